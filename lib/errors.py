@@ -1,0 +1,8 @@
+"""The one exception for input that cannot be used."""
+
+
+class DataError(ValueError):
+    """Input was refused.
+
+    The message says what is wrong, where, and what to do about it.
+    """

@@ -1,0 +1,151 @@
+"""One style for all figures: every run a point, the interval named, colours that colour-blind readers can tell."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from lib import stats
+
+FIGURES = Path(__file__).resolve().parents[1] / "figures"
+
+# Okabe & Ito's palette; each arm has its colour and name here and nowhere else.
+ARMS = {
+    "logistic_regression": ("Logistic regression (L1)", "#0072B2"),
+    "full": ("scBERT", "#D55E00"),
+    "no_pretraining": ("scBERT, not pre-trained", "#E69F00"),
+    "no_gene2vec": ("scBERT, no gene embedding", "#CC79A7"),
+    "pca": ("PCA", "#009E73"),
+    "majority": ("Majority class", "#767676"),
+    "most_common_bin": ("Cell's most common bin", "#767676"),
+}
+METRICS = {
+    "accuracy": "Accuracy", "macro_f1": "Macro-F1",
+    "accuracy_hard_pair": "Accuracy, hard pair", "macro_f1_hard_pair": "Macro-F1, hard pair",
+}  # fmt: skip
+
+
+def label(arm):
+    return ARMS[arm][0]
+
+
+def colour(arm):
+    return ARMS[arm][1]
+
+
+def style():
+    """Set the style of all figures; call once in a notebook."""
+    import matplotlib
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update({
+        "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
+        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.grid.axis": "y",
+        "grid.color": "#E6E6E6", "axes.axisbelow": True, "legend.frameon": False, "figure.dpi": 90,
+        "savefig.dpi": 160, "figure.constrained_layout.use": True, "svg.hashsalt": "scbert", "svg.fonttype": "none",
+    })  # fmt: skip
+    return matplotlib
+
+
+def jitter(n, width=0.16):
+    """``n`` offsets, evenly spread: no point hides another, and a rerun draws the same figure."""
+    return np.linspace(-width, width, n) if n > 1 else np.zeros(1)
+
+
+def runs_and_mean(ax, x, values, arm, marker="o", filled=True):
+    """Every run as a point at ``x``, and beside them the mean with its 95 % Student interval."""
+    values = np.asarray(values, float)
+    mean, half_width = stats.confidence_interval(values)
+    face = colour(arm) if filled else "white"
+    ax.scatter(x + jitter(len(values)) - 0.08, values, s=24, color=face, edgecolor=colour(arm), lw=1, marker=marker,
+               alpha=0.8, zorder=3)  # fmt: skip
+    ax.errorbar(x + 0.22, mean, half_width if np.isfinite(half_width) else None, color=colour(arm), marker="_", ms=12,
+                mew=2, lw=1.6, capsize=3, zorder=4)  # fmt: skip
+    return mean, half_width
+
+
+def compare(axes, ours, published, metrics, arms):
+    """Ours (filled) beside the paper's (hollow), one panel a metric, one group an arm; every run a point."""
+    for ax, metric in zip(np.atleast_1d(axes), metrics):
+        top = 0.0
+        for i, arm in enumerate(arms):
+            for offset, table, filled in ((-0.2, ours, True), (0.25, published, False)):
+                values = table.query("metric == @metric and arm == @arm")["value"].to_numpy()
+                if len(values):
+                    runs_and_mean(ax, 1.2 * i + offset, values, arm, "o" if filled else "D", filled)
+                    top = max(top, values.max())
+        ax.set_xticks(1.2 * np.arange(len(arms)), [label(arm).replace(", ", ",\n").replace(" (", "\n(") for arm in arms])
+        ax.set_title(METRICS[metric])
+        ax.set_ylim(0, min(1, top * 1.15))
+        ax.margins(x=0.08)
+
+
+def ours_and_paper_legend(ax, paper="the paper (Zheng68K)", **kwargs):
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D([], [], marker="o", ls="", color="#444444", label="ours, each run"),
+        Line2D([], [], marker="D", ls="", markerfacecolor="white", color="#444444", label=f"{paper}, each run"),
+        Line2D([], [], marker="_", ls="-", color="#444444", ms=10, mew=2, label="mean, 95 % Student interval"),
+    ]
+    ax.legend(handles=handles, fontsize=9, **kwargs)
+
+
+def curves(ax, table, metric, arms, marker="o", filled=True):
+    """A metric against the fraction of labelled cells: every run a point, the mean with its interval a line."""
+    for k, arm in enumerate(arms):
+        part = table.query("metric == @metric and arm == @arm")
+        if part.empty:
+            continue
+        shift = 0.012 * (k - (len(arms) - 1) / 2)
+        ax.scatter(part["fraction"] + shift, part["value"], s=20, marker=marker, edgecolor=colour(arm), lw=1,
+                   color=colour(arm) if filled else "white", alpha=0.7, zorder=3)  # fmt: skip
+        mean = stats.summarise(part, ["fraction"]).sort_values("fraction")
+        ax.errorbar(mean["fraction"] + shift, mean["mean"], mean["half_width"].where(mean["n"] > 1), color=colour(arm),
+                    lw=1.6, capsize=3, label=label(arm), zorder=4)  # fmt: skip
+    ax.set_xlabel("Fraction of the training cells with labels")
+    ax.set_title(METRICS[metric])
+
+
+def confusion(ax, labels, predicted, classes, arm):
+    """Row-normalised confusion matrix: the share of each true type (row) that is given each name (column)."""
+    from sklearn.metrics import confusion_matrix
+
+    counts = confusion_matrix(labels, predicted, labels=np.arange(len(classes)))
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for i, j in zip(*np.nonzero(counts)):
+        ax.text(j, i, f"{share[i, j]:.2f}".lstrip("0") if share[i, j] < 1 else "1", ha="center", va="center",
+                fontsize=7.5, color="white" if share[i, j] > 0.55 else "#222222")  # fmt: skip
+    ax.set_xticks(range(len(classes)), classes, rotation=90)
+    ax.set_yticks(range(len(classes)), classes)
+    ax.set_xlabel("predicted")
+    ax.grid(False)
+    ax.set_title(label(arm))
+    return share
+
+
+def profile_note(fig, profile):
+    """Say in the figure which profile and how many cells it shows."""
+    cells, genes = profile["adata"].shape
+    fig.supxlabel(f"profile {profile['name']}: {profile['data']['dataset']}, {cells:,} cells × {genes:,} genes",
+                  fontsize=8, color="#666666", x=0.99, ha="right")  # fmt: skip
+
+
+def folder(profile):
+    """``figures/<profile>``, or below ``SCBERT_FIGURES``."""
+    path = Path(os.environ.get("SCBERT_FIGURES") or FIGURES) / profile["name"]
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def save(fig, name, table, profile):
+    """Write a figure as png and svg, and the tidy table behind it as CSV; the same bytes at every rerun."""
+    profile_note(fig, profile)
+    target = folder(profile)
+    fig.savefig(target / f"{name}.png", metadata={"Software": None})
+    fig.savefig(target / f"{name}.svg", metadata={"Date": None, "Creator": None})
+    table.to_csv(target / f"{name}.csv", index=False, float_format="%.6g")
+    return target / f"{name}.png"

@@ -1,0 +1,131 @@
+"""Pre-training: hide some expressed genes of a cell, learn to tell their bins."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from lib.errors import DataError
+from lib.preprocess import MASK
+from lib.training import fit, make_fabric
+
+IGNORED = -100  # PyTorch's ignore_index: not a target
+
+
+def mask_tokens(tokens, generator=None, mask_prob=0.15, replace_prob=0.9):
+    """Choose the targets of the masked task and hide them.
+
+    Parameters
+    ----------
+    tokens : integer tensor, (cells, genes + 1)
+    generator : torch.Generator, optional
+        On the CPU, where the draw is made: the same numbers on every device.
+    mask_prob : float
+        Share of a cell's non-zero tokens that are targets, rounded up.
+    replace_prob : float
+        Share of the targets that is shown as the mask token; the others are shown as they are.
+
+    Returns
+    -------
+    masked : tensor like ``tokens``
+    targets : int64 tensor, (cells, genes + 1)
+        The true token of each target, −100 elsewhere.
+    """
+    device = tokens.device
+    expressed = tokens.cpu() > 0
+    chance = torch.rand(tokens.shape, generator=generator).masked_fill(~expressed, 2.0)
+    hidden = torch.rand(tokens.shape, generator=generator) < replace_prob
+    wanted = torch.ceil(mask_prob * expressed.sum(1, keepdim=True).double() - 1e-9).long()
+    rank = chance.argsort(dim=1, stable=True).argsort(dim=1, stable=True)  # 0 for the smallest; unexpressed come last
+    chosen = ((rank < wanted) & expressed).to(device)
+    masked = tokens.masked_fill(chosen & hidden.to(device), MASK)
+    return masked, tokens.long().masked_fill(~chosen, IGNORED)
+
+
+def target_logits(model, masked, targets):
+    """Logits of the targets only, (targets, 7): the head need not see the other tokens."""
+    return model.to_out(model.norm(model.hidden(masked)[targets != IGNORED]))
+
+
+def pretrain(model, tokens, *, epochs, batch_size=32, max_lr=1e-4, seed=0, validation=0.05, checkpoint=None,
+             accelerator="auto", name="pre-training"):  # fmt: skip
+    """Pre-train on the masked task, all weights trained.
+
+    Parameters
+    ----------
+    model : ScBert
+        Trained in place; ends with the weights of the epoch that is best on the validation cells.
+    tokens : uint8 array, (cells, genes + 1)
+    max_lr : float
+        Adam's rate after a warm-up of a tenth of the epochs; from there by a cosine to a hundredth.
+    validation : float
+        Share of the cells set aside to choose the epoch.
+    checkpoint, accelerator
+        See :func:`lib.training.fit` and :func:`lib.training.make_fabric`.
+
+    Returns
+    -------
+    list of dict
+        The log: epoch, learning_rate, loss, validation_loss, validation_accuracy.
+    """
+    if len(tokens) < 2:
+        raise DataError(f"{len(tokens)} cells are too few to pre-train on and validate.")
+    if model.gene_embedding is not None and tokens.shape[1] != len(model.gene_embedding):
+        raise DataError(f"The cells have {tokens.shape[1] - 1} genes, the model {len(model.gene_embedding) - 1}.")
+    fabric = make_fabric(accelerator)
+    model = fabric.to_device(model)
+    order = np.random.RandomState(seed).permutation(len(tokens))
+    held_out = max(1, round(validation * len(tokens)))
+    tokens = torch.as_tensor(tokens)
+
+    def loss_of(batch, generator):
+        masked, targets = mask_tokens(tokens[batch], generator)
+        masked, targets = fabric.to_device(masked), fabric.to_device(targets)
+        return F.cross_entropy(target_logits(model, masked, targets).float(), targets[targets != IGNORED])
+
+    def evaluate():
+        result = evaluate_masked(model, tokens[order[:held_out]], seed=seed, batch_size=batch_size)
+        accuracy = float((result["predicted"] == result["target"]).mean())
+        return {"validation_loss": result["loss"], "validation_accuracy": accuracy}, {}, np.zeros(0)
+
+    done = fit(model, order[held_out:], loss_of, evaluate, epochs=epochs, batch_size=batch_size, seed=seed,
+               learning_rate=lambda epoch: warm_cosine(epoch, epochs, max_lr), score="validation_accuracy",
+               fabric=fabric, checkpoint=checkpoint, name=name)  # fmt: skip
+    return done.log
+
+
+def warm_cosine(epoch, epochs, max_lr):
+    """A tenth of the epochs of linear warm-up, then a cosine down to ``max_lr`` / 100."""
+    warmup = max(1, epochs // 10)
+    if epoch < warmup:
+        return max_lr * (epoch + 1) / warmup
+    return max_lr * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * (epoch - warmup) / max(1, epochs - warmup))))
+
+
+@torch.no_grad()
+def evaluate_masked(model, tokens, seed=0, batch_size=32):
+    """The masked task on held-out cells.
+
+    Returns
+    -------
+    dict
+        ``cell``, ``gene``, ``target``, ``predicted`` (int arrays, one entry a target), ``probabilities``
+        (targets × 7) and ``loss`` (mean cross-entropy).
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.as_tensor(tokens)
+    masked, targets = mask_tokens(tokens, generator)
+    logits = [
+        target_logits(model, masked[i : i + batch_size].to(device), targets[i : i + batch_size].to(device)).float().cpu()
+        for i in range(0, len(tokens), batch_size)
+    ]
+    logits = torch.cat(logits)
+    cell, gene = torch.nonzero(targets != IGNORED, as_tuple=True)
+    target = targets[cell, gene]
+    return {
+        "cell": cell.numpy(), "gene": gene.numpy(), "target": target.numpy(), "predicted": logits.argmax(1).numpy(),
+        "probabilities": logits.softmax(1).numpy(), "loss": float(F.cross_entropy(logits, target)),
+    }  # fmt: skip

@@ -1,0 +1,105 @@
+"""Profiles: one YAML file for each rung of the ladder, and the specifications of the runs they ask for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lib import cells
+from lib.errors import DataError
+
+FOLDER = Path(__file__).resolve().parent / "profiles"
+ARMS = ("full", "no_pretraining", "no_gene2vec", "logistic_regression", "majority")
+
+
+def read(name):
+    """The content of a profile's file (dict)."""
+    import yaml
+
+    path = FOLDER / f"{name}.yaml"
+    known = sorted(file.stem for file in FOLDER.glob("*.yaml"))
+    if name not in known:
+        raise DataError(f"There is no profile {name!r}. Profiles: {', '.join(known)}.")
+    return yaml.safe_load(path.read_text()) | {"name": name}
+
+
+def load(name, **overrides):
+    """Read a profile and its cells; an override that is not None replaces the entry of that name.
+
+    Returns
+    -------
+    dict
+        The profile, with ``adata`` (the prepared cells, AnnData) and their ``fingerprint``.
+    """
+    profile = read(name)
+    for key, value in overrides.items():
+        if value is None:
+            continue
+        target = next((part for part in (profile, profile["data"]) if key in part), None)
+        if target is None:
+            raise DataError(f"Profile {name} has no entry {key!r}. It has: {', '.join([*profile, *profile['data']])}.")
+        target[key] = value
+    adata = cells.prepared(profile["data"])
+    return profile | {"adata": adata, "fingerprint": cells.store(adata)}
+
+
+def describe(profile):
+    """The data of a profile in a table: the card, the alignment report and the split (DataFrame)."""
+    import pandas as pd
+
+    adata = profile["adata"]
+    card, report = adata.uns["dataset"], adata.uns["alignment"]
+    types = adata.obs["cell_type"].value_counts()
+    rows = {
+        "data set": card["title"],
+        "source": card["source"],
+        "citation": card.get("citation", "–"),
+        "cells × genes": f"{adata.n_obs:,} × {adata.n_vars:,}",
+        "genes matched / missing": f"{report['matched']:,} / {len(report['missing']):,}",
+        "values found": report["values"],
+        "cells dropped (fewer than min_genes)": f"{report['dropped_cells']} (min_genes = {report['min_genes']})",
+        "cell types": ", ".join(f"{name} ({count})" for name, count in types.items()),
+        "held out": f"{profile['split']['test_size']:.0%} of each type, split seed {profile['split']['seed']}",
+    }
+    return pd.DataFrame({"": rows}).style.set_properties(**{"text-align": "left", "white-space": "normal"})
+
+
+def specs(profile, arms, fractions=(1.0,), seeds=None):
+    """Specifications of cell-type runs: arms × fractions × seeds, the same subset of cells for every arm."""
+    seeds = profile["seeds"] if seeds is None else seeds
+    return [_cell_types(profile, arm, float(fraction), int(seed)) for arm in arms for fraction in fractions for seed in seeds]
+
+
+def masked_specs(profile, arms=("full", "no_gene2vec")):
+    """Specifications of the masked task on held-out cells."""
+    return [_base(profile, "masked", arm) | {"seed": 0} for arm in arms]
+
+
+def representation_specs(profile, arms=("pca", "full", "no_pretraining", "no_gene2vec")):
+    """Specifications of cell and gene representations."""
+    return [_base(profile, "representations", arm) | {"seed": 0} for arm in arms]
+
+
+def _base(profile, task, arm):
+    """What all specifications of an arm have in common."""
+    spec = {
+        "task": task, "arm": arm, "model": arm if arm in ("logistic_regression", "majority", "pca") else "scBERT",
+        "data": {"dataset": profile["data"]["dataset"], "fingerprint": profile["fingerprint"]}, "split": profile["split"],
+    }  # fmt: skip
+    if spec["model"] == "pca":
+        spec["size"] = {"dim": profile["size"]["dim"]}
+    if spec["model"] == "scBERT":
+        spec["size"] = profile["size"]
+        spec["gene_embedding"] = None if arm == "no_gene2vec" else profile["gene_embedding"]
+        if task != "pretraining" and arm != "no_pretraining":
+            training = dict(profile["pretraining"])
+            spec["pretraining"] = _base(profile, "pretraining", arm) | {"seed": training.pop("seed"), "training": training}
+    return spec
+
+
+def _cell_types(profile, arm, fraction, seed):
+    if arm not in ARMS:
+        raise DataError(f"There is no arm {arm!r}. Arms: {', '.join(ARMS)}.")
+    spec = _base(profile, "cell_types", arm) | {"fraction": fraction, "seed": seed, "protocol": profile["protocol"]}
+    if spec["model"] == "majority":
+        return spec
+    return spec | {"training": profile["finetuning" if spec["model"] == "scBERT" else "logistic_regression"]}

@@ -1,0 +1,158 @@
+"""The paper's own numbers, run by run, as the authors' notebooks print them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+FOLDER = Path(__file__).resolve().parents[1] / "data" / "published"
+
+
+def runs():
+    """Every run: experiment, dataset, model, arm, C, fraction, seed, metric, value, source (DataFrame).
+
+    ``arm`` is one of this project's: ``full``, ``no_pretraining``, ``no_gene2vec``, ``logistic_regression``, or
+    ``as_reported_by_Yang_2022`` for two numbers of the original scBERT paper.
+    """
+    import pandas as pd
+
+    table = pd.read_csv(FOLDER / "runs.csv")
+    table["arm"] = table["arm"].where(table["model"] == "scBERT", table["model"])
+    return table
+
+
+def masked():
+    """The masked task with and without gene2vec: accuracy, and that of the most common bin (DataFrame)."""
+    import pandas as pd
+
+    return pd.read_csv(FOLDER / "masked.csv")
+
+
+def summary(metric, dataset="zheng68k", experiment=None):
+    """Mean and 95 % Student interval of a metric, for each experiment, arm and fraction (DataFrame)."""
+    from lib import stats
+
+    table = runs().query("metric == @metric and dataset == @dataset")
+    if experiment is not None:
+        table = table.query("experiment == @experiment")
+    return stats.summarise(table, ["experiment", "arm", "fraction"])
+
+
+def scorecard(ours, masked_runs, reproduces, few_shot_seeds):
+    """One row for each published number (the runs of one arm averaged), with ours and a verdict.
+
+    Parameters
+    ----------
+    ours : DataFrame
+        Of :func:`lib.stats.table`.
+    masked_runs : list of Run
+        Of the masked task.
+    reproduces : str
+        The published data set that our cells stand for.
+    few_shot_seeds : list of int
+        Seeds of the few-shot experiment; the other experiments use all.
+
+    Returns
+    -------
+    DataFrame
+        ``experiment``, ``dataset``, ``arm``, ``fraction``, ``metric``; value, half width of the Student interval
+        and number of runs of the paper and of ours; difference to the ``reference`` arm with Welch's interval for
+        both; ``verdict``, by the rule in notebook 05.
+    """
+    import pandas as pd
+
+    table = runs()
+    rows = []
+    for (experiment, dataset, arm, fraction, metric), part in table.groupby(
+        ["experiment", "dataset", "arm", "fraction", "metric"], sort=False
+    ):
+        own = ours[0:0]
+        if dataset == reproduces:
+            own = ours if experiment != "few_shot" else ours[ours["seed"].isin(few_shot_seeds)]
+        stands_for = "full" if arm == "as_reported_by_Yang_2022" else arm
+        reference = "full" if stands_for != "full" else "logistic_regression"
+        theirs_reference = _pick(table[table["dataset"] == dataset], reference, fraction, metric, experiment)
+        row = {"experiment": experiment, "dataset": dataset, "arm": arm, "reference": reference, "fraction": fraction,
+               "metric": metric, "source": part["source"].iloc[0]}  # fmt: skip
+        row |= _side("paper", part["value"], theirs_reference)
+        row |= _side("ours", _pick(own, stands_for, fraction, metric), _pick(own, reference, fraction, metric))
+        rows.append(row | {"verdict": _verdict(row, reproduces)})
+    return pd.DataFrame(rows + _masked_rows(masked_runs, reproduces))
+
+
+def _pick(table, arm, fraction, metric, experiment=None):
+    """Values of one arm; with ``experiment``, from that experiment if it has the arm, else from any."""
+    part = table[(table["arm"] == arm) & (table["fraction"] == fraction) & (table["metric"] == metric)]
+    if experiment is not None and (part["experiment"] == experiment).any():
+        part = part[part["experiment"] == experiment]
+    return part["value"]
+
+
+def _side(who, values, reference):
+    """Mean, interval and number of runs of one side, and its difference to the reference arm."""
+    from lib import stats
+
+    nan = float("nan")
+    mean, half_width = stats.confidence_interval(values) if len(values) else (nan, nan)
+    effect = stats.effect(values, reference) if len(values) and len(reference) else (nan, nan, nan)
+    return {who: mean, f"half_width_{who}": half_width, f"n_{who}": len(values),
+            **dict(zip((f"effect_{who}", f"low_{who}", f"high_{who}"), effect))}  # fmt: skip
+
+
+def _verdict(row, reproduces):
+    from lib import stats
+
+    if row["dataset"] != reproduces:
+        return f"not run: {row['dataset']}"
+    if row["n_ours"] == 0:
+        return "not run: not in these cells"
+    if row["effect_paper"] != row["effect_paper"]:
+        return "no reference published"
+    return _compare(*(stats.direction(row[f"low_{who}"], row[f"high_{who}"]) for who in ("paper", "ours")))
+
+
+def _compare(paper, ours):
+    if "?" in (paper, ours):
+        return "no interval"
+    if paper == ours:
+        return "same"
+    if "≈" not in (paper, ours):
+        return "opposite"
+    return "ours undecided" if ours == "≈" else "paper undecided"
+
+
+def _masked_rows(masked_runs, reproduces):
+    """Rows of the masked task; the difference is to the rule of the cell's most common bin."""
+    from lib import stats
+
+    per_cell = {}
+    for run in masked_runs:
+        p = run.predictions
+        columns = {
+            "masked_accuracy": p["predicted"] == p["target"],
+            "accuracy_of_most_common_bin": p["most_common_bin"] == p["target"],
+            "fraction_predicting_most_common_bin": p["predicted"] == p["most_common_bin"],
+        }
+        size = np.bincount(p["cell"])
+        per_cell[run.spec["arm"]] = {name: np.bincount(p["cell"], hit) / size for name, hit in columns.items()}
+    rows = []
+    for known in masked().to_dict("records"):
+        arm = {"none": "no_gene2vec", "gene2vec": "full"}[known["gene_embedding"]]
+        for metric in ("masked_accuracy", "accuracy_of_most_common_bin", "fraction_predicting_most_common_bin"):
+            row = {"experiment": "masked", "dataset": known["dataset"], "arm": arm, "reference": "most_common_bin",
+                   "fraction": 1.0, "metric": metric, "source": known["source"]}  # fmt: skip
+            row |= _side("paper", [known[metric]], []) | _side("ours", [], [])
+            if known["dataset"] == reproduces:
+                cells = per_cell[arm]
+                row |= _side("ours", cells[metric], [])
+                if metric == "masked_accuracy":
+                    row["effect_paper"] = known[metric] - known["accuracy_of_most_common_bin"]
+                    mean, half = stats.confidence_interval(cells[metric] - cells["accuracy_of_most_common_bin"])
+                    row |= {"effect_ours": mean, "low_ours": mean - half, "high_ours": mean + half}
+            row["verdict"] = _verdict(row, reproduces)
+            if row["effect_paper"] == row["effect_paper"]:  # a single number on millions of genes: half a point counts
+                paper = "≈" if abs(row["effect_paper"]) < 0.005 else "+" if row["effect_paper"] > 0 else "−"
+                row["verdict"] = _compare(paper, stats.direction(row["low_ours"], row["high_ours"]))
+            rows.append(row)
+    return rows

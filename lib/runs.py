@@ -1,0 +1,228 @@
+"""The run store: a run is a folder named after the hash of its specification.
+
+``data/cache/runs/<hash>/`` holds ``spec.json``, ``environment.json``, ``log.csv``, ``predictions.npz``, the weights
+``model.pt`` where the run trains, ``checkpoint.pt`` while it is unfinished, and ``DONE``, written last, with the
+SHA-256 of the others. What is done is not done again; what was interrupted goes on; what is damaged is done anew.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from lib.cells import ROOT, cache
+from lib.tasks import TASKS, dependencies
+
+FILES = ("spec.json", "environment.json", "log.csv", "predictions.npz")
+
+
+class Run:
+    """A finished run: ``spec`` (dict), ``id``, ``folder``, ``log`` (DataFrame), ``predictions`` (dict of arrays)."""
+
+    def __init__(self, spec):
+        self.spec, self.id = spec, run_id(spec)
+        self.folder = cache() / "runs" / self.id
+
+    @functools.cached_property
+    def predictions(self):
+        with np.load(self.folder / "predictions.npz", allow_pickle=False) as file:
+            return dict(file)
+
+    @property
+    def log(self):
+        import pandas as pd
+
+        return pd.read_csv(self.folder / "log.csv")
+
+    @property
+    def environment(self):
+        return json.loads((self.folder / "environment.json").read_text())
+
+
+def run_id(spec):
+    """16 hexadecimal digits: a hash of the specification and of the code that computes it."""
+    text = json.dumps({"spec": spec, "code": code_hash()}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@functools.cache
+def code_hash():
+    """Hash of the code that computes runs, without comments and docstrings: rewording them keeps the runs."""
+    digest = hashlib.sha256()
+    names = ("attention baselines cells datasets embeddings finetune model preprocess pretrain splits tasks training").split()
+    for name in names:
+        tree = ast.parse((ROOT / "lib" / f"{name}.py").read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(
+                body[0].value, ast.Constant
+            ):  # fmt: skip
+                body[0].value.value = ""
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()[:16]
+
+
+def is_done(run):
+    """Whether a run is finished and undamaged; one finished before ``SCBERT_RUNS_SINCE`` (--force) is not."""
+    try:
+        mark = json.loads((run.folder / "DONE").read_text())
+        damaged = [name for name, digest in mark["sha256"].items() if _sha256(run.folder / name) != digest]
+    except FileNotFoundError as error:
+        if (run.folder / "DONE").exists():
+            print(f"Run {run.id} lacks {Path(error.filename).name}: it is done again.", file=sys.stderr)
+        return False
+    except (ValueError, KeyError, TypeError):
+        damaged, mark = ["DONE"], None
+    if damaged:
+        print(f"Run {run.id} is damaged ({', '.join(damaged)}): it is done again.", file=sys.stderr)
+    return not damaged and mark["finished"] >= _since()
+
+
+def _since():
+    return float(os.environ.get("SCBERT_RUNS_SINCE") or 0)
+
+
+def complete(specs, scheduler=None):
+    """Make sure that all runs are done, those they depend on first, and return them in order.
+
+    Parameters
+    ----------
+    specs : list of dict
+    scheduler : str, optional
+        Address of a Dask scheduler whose workers see this folder under the same path. Default:
+        ``SCBERT_SCHEDULER``, or run here, one after the other.
+
+    Returns
+    -------
+    list of Run
+    """
+    scheduler = scheduler or os.environ.get("SCBERT_SCHEDULER")
+    needed = {run_id(spec): spec for parent in specs for spec in dependencies(parent)}
+    if needed:
+        complete(list(needed.values()), scheduler)
+    unique = {run_id(spec): spec for spec in specs}
+    missing = [spec for spec in unique.values() if not is_done(Run(spec))]
+    if len(unique) > len(missing):
+        print(f"{len(unique) - len(missing)} of {len(unique)} runs are stored already.", flush=True)
+    started = time.time()
+    for count, (spec, seconds) in enumerate(_compute_all(missing, scheduler), 1):
+        left = (time.time() - started) / count * (len(missing) - count)
+        print(f"[{count}/{len(missing)}] {describe(spec)}: {seconds:.0f} s"
+              + (f", about {int(left // 60)}:{int(left % 60):02d} left" if count < len(missing) else ""), flush=True)  # fmt: skip
+    return [Run(spec) for spec in specs]
+
+
+def _compute_all(specs, scheduler):
+    """Yield (spec, seconds) as the runs finish."""
+    if not specs:
+        return
+    if not scheduler:
+        for spec in specs:
+            yield spec, compute(spec)
+        return
+    from distributed import Client, as_completed
+
+    root, since, store = str(ROOT), os.environ.get("SCBERT_RUNS_SINCE", ""), str(cache())
+
+    def remote(spec):  # travels by value; the worker imports the library from the shared folder
+        os.environ.update(SCBERT_RUNS_SINCE=since, SCBERT_CACHE=store, SCBERT_PROGRESS="log")
+        if root not in sys.path:
+            sys.path.insert(0, root)
+        from lib import runs
+
+        return spec, runs.compute(spec)
+
+    with Client(scheduler, timeout=30) as client:
+        for future in as_completed(client.map(remote, specs, pure=False, retries=1)):
+            yield future.result()
+
+
+def compute(spec):
+    """Compute one run unless another process has done it meanwhile; return the seconds it took."""
+    import pandas as pd
+
+    run, started = Run(spec), time.time()
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(run.folder.with_suffix(".lock")):
+        if is_done(run):
+            return 0.0
+        if (run.folder / "DONE").exists():  # damaged, or to be forced: nothing of it may be mixed with the new
+            shutil.rmtree(run.folder)
+            run.folder.mkdir()
+        checkpoint = run.folder / "checkpoint.pt"
+        if checkpoint.exists() and checkpoint.stat().st_mtime < _since():
+            checkpoint.unlink()
+        _write(run.folder / "spec.json", json.dumps(spec, indent=1, sort_keys=True))
+        log, predictions, state = TASKS[spec["task"]](spec, checkpoint, lambda other: Run(other).folder / "model.pt")
+        seconds = time.time() - started
+        _write(run.folder / "environment.json", json.dumps(environment() | {"seconds": round(seconds, 2)}, indent=1))
+        _write(run.folder / "log.csv", pd.DataFrame(log).to_csv(index=False))
+        temporary = run.folder / f".predictions.{os.getpid()}.npz"
+        np.savez_compressed(temporary, **predictions)
+        os.replace(temporary, run.folder / "predictions.npz")
+        names = list(FILES)
+        if state is not None:
+            from lib.training import save_atomically
+
+            save_atomically(run.folder / "model.pt", state)
+            names.append("model.pt")
+        mark = {"finished": time.time(), "sha256": {name: _sha256(run.folder / name) for name in names}}
+        _write(run.folder / "DONE", json.dumps(mark, indent=1))
+        checkpoint.unlink(missing_ok=True)
+    return seconds
+
+
+def describe(spec):
+    """A run in a few words, for progress."""
+    words = [spec["task"].replace("_", " "), spec["arm"].replace("_", " ")]
+    words += [f"{name} {spec[name]}" for name in ("fraction", "seed") if name in spec]
+    return " · ".join(words)
+
+
+def environment():
+    """What a number depends on besides its specification."""
+    packages = ("torch", "performer-pytorch", "numpy", "scipy", "scikit-learn", "scanpy", "anndata")
+    found = {}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue  # a bare GPU machine has no scanpy
+    import torch
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    return {
+        "python": platform.python_version(), "platform": platform.platform(), "device": device,
+        "threads": torch.get_num_threads(), "packages": found, "code": code_hash(),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }  # fmt: skip
+
+
+def _write(path, text):
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+@functools.lru_cache(maxsize=4096)
+def _sha256_of(path, size, mtime):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256(path):
+    stat = Path(path).stat()
+    return _sha256_of(str(path), stat.st_size, stat.st_mtime_ns)

@@ -1,0 +1,164 @@
+"""What a run computes, by the task of its specification: four functions from a specification to arrays.
+
+``cell_types`` (a classifier's predictions), ``pretraining`` (weights), ``masked`` (the masked task on held-out
+cells) and ``representations`` (what cells and genes look like inside a model).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from lib import cells as cell_store
+from lib import splits
+
+
+def dependencies(spec):
+    """Specifications of the runs that must be done before this one."""
+    return [spec["pretraining"]] if spec.get("pretraining") else []
+
+
+def _load(spec):
+    """Cells, and the indices of the training and test cells."""
+    cells = cell_store.read(spec["data"]["fingerprint"])
+    return cells, *splits.holdout(cells.labels, **spec["split"])
+
+
+def gene_embedding(spec, cells, train):
+    """Array (genes, dim) of the kind that the specification names, or None."""
+    from lib import embeddings
+
+    kind, dim = spec["gene_embedding"], spec["size"]["dim"]
+    if kind is None:
+        return None
+    if kind == "coexpression":
+        return embeddings.coexpression(cells.tokens[train], dim)
+    vectors, _ = embeddings.gene2vec(cell_store.cache() / "gene2vec_dim_200_iter_9.txt", cells.genes)
+    return embeddings.reduce(vectors, dim)
+
+
+def _new_model(spec, cells, train, seed):
+    """scBERT with random weights from ``seed``."""
+    import torch
+
+    from lib.model import ScBert, ScBertConfig
+
+    torch.manual_seed(seed)
+    config = ScBertConfig(genes=len(cells.genes), **spec["size"])
+    return ScBert(config, gene_embedding(spec, cells, train))
+
+
+def _trunk(spec, cells, train, weights_of):
+    """Pre-trained weights where the specification has a pre-training, else random ones."""
+    from lib.model import ScBert
+
+    if not spec.get("pretraining"):
+        return _new_model(spec, cells, train, spec["seed"])
+    return ScBert.from_checkpoint(weights_of(spec["pretraining"]), genes=cells.genes.tolist())
+
+
+def _weights(model, cells):
+    return {"model_state_dict": model.state_dict(), "genes": cells.genes.tolist()}
+
+
+def pretraining(spec, checkpoint, weights_of):
+    """Pre-train on the training cells, without their labels."""
+    from lib.pretrain import pretrain
+
+    cells, train, _ = _load(spec)
+    model = _new_model(spec, cells, train, spec["seed"])
+    log = pretrain(model, cells.tokens[train], seed=spec["seed"], checkpoint=checkpoint,
+                   name=f"pre-training, {spec['arm'].replace('_', ' ')}", **spec["training"])  # fmt: skip
+    return log, {"train": train}, _weights(model.cpu(), cells)
+
+
+def cell_types(spec, checkpoint, weights_of):
+    """Learn the cell types of a fraction of the training cells; predict the test cells."""
+    cells, train, test = _load(spec)
+    train_all, train = train, splits.few_shot(train, spec["fraction"], spec["seed"])
+    select = test
+    if spec["protocol"] == "clean":  # a fifth of the labelled cells chooses the epoch, none of it is reported
+        inner = splits.few_shot(train, 0.8, spec["seed"])
+        train, select = inner, np.setdiff1d(train, inner)
+    about = {"test": test, "train": train, "labels": cells.labels[test], "classes": cells.classes}
+    if spec["model"] != "scBERT":
+        classifier, labelled = _baseline(spec), np.union1d(train, select) if select is not test else train
+        classifier.fit(cells.x[labelled], cells.labels[labelled], spec["seed"])
+        probabilities = np.zeros((len(test), len(cells.classes)), np.float32)
+        probabilities[:, classifier.classes_] = classifier.predict_proba(cells.x[test])
+        learned = classifier.classes_[classifier.predict_proba(cells.x[labelled]).argmax(1)]
+        log = {"C": getattr(classifier, "C_", None), "train_accuracy": np.mean(learned == cells.labels[labelled])}
+        return [log], about | {"probabilities": probabilities}, None
+
+    import torch
+
+    from lib.finetune import finetune
+    from lib.model import CellTypeClassifier
+
+    trunk = _trunk(spec, cells, train_all, weights_of)
+    torch.manual_seed(spec["seed"])
+    classifier = CellTypeClassifier.from_pretrained(trunk, len(cells.classes))
+    done = finetune(classifier, cells.tokens, cells.labels, train, test, select=select, seed=spec["seed"],
+                    checkpoint=checkpoint, name=f"fine-tuning, {spec['arm'].replace('_', ' ')}",
+                    **spec["training"])  # fmt: skip
+    arrays = {"probabilities": done.probabilities, "predicted_by_epoch": done.predicted_by_epoch,
+              "best_epoch": np.array(done.best_epoch)}  # fmt: skip
+    return done.log, about | arrays, _weights(classifier.cpu(), cells)
+
+
+def _baseline(spec):
+    from lib import baselines
+
+    return baselines.LogisticRegression(**spec["training"]) if spec["model"] == "logistic_regression" else baselines.Majority()
+
+
+def masked(spec, checkpoint, weights_of):
+    """The masked task on the test cells, and the bin that is most common in each cell, for comparison."""
+    from lib.pretrain import evaluate_masked
+
+    cells, train, test = _load(spec)
+    result = evaluate_masked(_trunk(spec, cells, train, weights_of), cells.tokens[test], seed=spec["seed"])
+    counts = np.stack([(cells.tokens[test] == bin_).sum(1) for bin_ in range(1, 6)], 1)
+    log = [{"loss": result.pop("loss")}]
+    return log, result | {"most_common_bin": 1 + counts.argmax(1)[result["cell"]], "test": test}, None
+
+
+def representations(spec, checkpoint, weights_of):
+    """Cells and genes as a model represents them, with a UMAP of the cells.
+
+    ``cells`` (cells, dim): mean over the genes of the final, normalised hidden states, or principal components;
+    ``genes_out`` (genes, dim): mean over the cells of the same; ``genes_in``: the gene embedding; ``umap``.
+    """
+    cells, train, test = _load(spec)
+    arrays = {"labels": cells.labels, "classes": cells.classes, "train": train, "test": test}
+    if spec["model"] == "pca":
+        from sklearn.decomposition import PCA
+
+        dense = cells.x.toarray()
+        width = min(spec["size"]["dim"], len(train) - 1, dense.shape[1])
+        arrays["cells"] = PCA(width, random_state=0).fit(dense[train]).transform(dense).astype(np.float32)
+    else:
+        arrays |= _hidden_means(_trunk(spec, cells, train, weights_of), cells)
+    import umap
+
+    neighbours = min(15, len(cells.labels) - 1)
+    arrays["umap"] = umap.UMAP(n_neighbors=neighbours, random_state=0, n_jobs=1).fit_transform(arrays["cells"])
+    return [], arrays, None
+
+
+def _hidden_means(model, cells, batch_size=32):
+    import torch
+
+    model.eval()
+    per_cell, per_gene = [], 0
+    with torch.no_grad():
+        for i in range(0, len(cells.tokens), batch_size):
+            hidden = model.norm(model.hidden(torch.as_tensor(cells.tokens[i : i + batch_size])))[:, :-1]  # (b, genes, d)
+            per_cell.append(hidden.mean(1))
+            per_gene = per_gene + hidden.sum(0)
+    arrays = {"cells": torch.cat(per_cell).numpy(), "genes_out": (per_gene / len(cells.tokens)).numpy()}
+    if model.gene_embedding is not None:
+        arrays["genes_in"] = model.gene_embedding[:-1].numpy()
+    return arrays
+
+
+TASKS = {"pretraining": pretraining, "cell_types": cell_types, "masked": masked, "representations": representations}

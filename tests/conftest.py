@@ -1,0 +1,41 @@
+"""Shared by all tests: the repository on the path, one thread, fixed seeds, real cells."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes more than three seconds (leave out with -m 'not slow')")
+
+
+@pytest.fixture(autouse=True)
+def seeds():
+    """Every test starts from the same random state, whatever ran before it."""
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def raw():
+    """The 700 real cells that scanpy ships, as counts. Not to be changed in place."""
+    from lib import datasets
+
+    return datasets.load("pbmc68k_reduced")
+
+
+@pytest.fixture(scope="session")
+def cells(raw):
+    """The same cells prepared for the model. Not to be changed in place."""
+    from lib import preprocess
+
+    return preprocess.prepare(raw, min_genes=0, library_size="n_counts")
