@@ -49,7 +49,7 @@ def style():
     return matplotlib
 
 
-def jitter(n, width=0.16):
+def jitter(n, width=0.1):
     """``n`` offsets, evenly spread: no point hides another, and a rerun draws the same figure."""
     return np.linspace(-width, width, n) if n > 1 else np.zeros(1)
 
@@ -59,30 +59,29 @@ def runs_and_mean(ax, x, values, arm, marker="o", filled=True):
     values = np.asarray(values, float)
     mean, half_width = stats.confidence_interval(values)
     face = colour(arm) if filled else "white"
-    ax.scatter(x + jitter(len(values)) - 0.08, values, s=24, color=face, edgecolor=colour(arm), lw=1, marker=marker,
+    ax.scatter(x + jitter(len(values)) - 0.05, values, s=24, color=face, edgecolor=colour(arm), lw=1, marker=marker,
                alpha=0.8, zorder=3)  # fmt: skip
-    ax.errorbar(x + 0.22, mean, half_width if np.isfinite(half_width) else None, color=colour(arm), marker="_", ms=12,
+    ax.errorbar(x + 0.13, mean, half_width if np.isfinite(half_width) else None, color=colour(arm), marker="_", ms=9,
                 mew=2, lw=1.6, capsize=3, zorder=4)  # fmt: skip
     return mean, half_width
 
 
 def compare(axes, ours, published, metrics, arms):
     """Ours (filled) beside the paper's (hollow), one panel a metric, one group an arm; every run a point."""
-    for ax, metric in zip(np.atleast_1d(axes), metrics):
-        top = 0.0
+    for ax, metric in zip(np.ravel(axes), metrics):
         for i, arm in enumerate(arms):
-            for offset, table, filled in ((-0.2, ours, True), (0.25, published, False)):
+            for offset, table, filled in ((-0.22, ours, True), (0.2, published, False)):
                 values = table.query("metric == @metric and arm == @arm")["value"].to_numpy()
                 if len(values):
-                    runs_and_mean(ax, 1.2 * i + offset, values, arm, "o" if filled else "D", filled)
-                    top = max(top, values.max())
-        ax.set_xticks(1.2 * np.arange(len(arms)), [label(arm).replace(", ", ",\n").replace(" (", "\n(") for arm in arms])
+                    runs_and_mean(ax, i + offset, values, arm, "o" if filled else "D", filled)
+        ax.set_xticks(range(len(arms)), [label(arm).replace(", ", ",\n").replace(" regr", "\nregr") for arm in arms])
         ax.set_title(METRICS[metric])
-        ax.set_ylim(0, min(1, top * 1.15))
-        ax.margins(x=0.08)
+        ax.set_ylim(0, 1)
+        ax.set_xlim(-0.6, len(arms) - 0.35)
 
 
-def ours_and_paper_legend(ax, paper="the paper (Zheng68K)", **kwargs):
+def ours_and_paper_legend(fig, paper="the paper (Zheng68K)"):
+    """A legend above the panels of :func:`compare`."""
     from matplotlib.lines import Line2D
 
     handles = [
@@ -90,7 +89,7 @@ def ours_and_paper_legend(ax, paper="the paper (Zheng68K)", **kwargs):
         Line2D([], [], marker="D", ls="", markerfacecolor="white", color="#444444", label=f"{paper}, each run"),
         Line2D([], [], marker="_", ls="-", color="#444444", ms=10, mew=2, label="mean, 95 % Student interval"),
     ]
-    ax.legend(handles=handles, fontsize=9, **kwargs)
+    fig.legend(handles=handles, loc="outside upper center", ncols=3)
 
 
 def curves(ax, table, metric, arms, marker="o", filled=True):

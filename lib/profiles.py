@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from lib import cells
@@ -38,8 +39,23 @@ def load(name, **overrides):
         if target is None:
             raise DataError(f"Profile {name} has no entry {key!r}. It has: {', '.join([*profile, *profile['data']])}.")
         target[key] = value
+    profile |= _gene_embedding(profile["gene_embedding"])
     adata = cells.prepared(profile["data"])
     return profile | {"adata": adata, "fingerprint": cells.store(adata)}
+
+
+def _gene_embedding(kind):
+    """Which gene embedding: ``auto`` is gene2vec where its file is, else the stand-in from the training cells."""
+    path = cells.cache() / "gene2vec_dim_200_iter_9.txt"
+    if kind == "auto":
+        kind = "gene2vec" if path.exists() else "coexpression"
+    if kind == "gene2vec":
+        if not path.exists():
+            raise DataError(f"gene_embedding is gene2vec, but there is no {path}. data/README.md says where to get it.")
+        return {"gene_embedding": kind, "gene2vec": hashlib.sha256(path.read_bytes()).hexdigest()[:16]}
+    if kind != "coexpression":
+        raise DataError(f"gene_embedding is {kind!r}; it is one of auto, gene2vec, coexpression.")
+    return {"gene_embedding": kind}
 
 
 def describe(profile):
@@ -58,6 +74,7 @@ def describe(profile):
         "values found": report["values"],
         "cells dropped (fewer than min_genes)": f"{report['dropped_cells']} (min_genes = {report['min_genes']})",
         "cell types": ", ".join(f"{name} ({count})" for name, count in types.items()),
+        "gene embedding": profile["gene_embedding"],
         "held out": f"{profile['split']['test_size']:.0%} of each type, split seed {profile['split']['seed']}",
     }
     return pd.DataFrame({"": rows}).style.set_properties(**{"text-align": "left", "white-space": "normal"})
@@ -90,6 +107,8 @@ def _base(profile, task, arm):
     if spec["model"] == "scBERT":
         spec["size"] = profile["size"]
         spec["gene_embedding"] = None if arm == "no_gene2vec" else profile["gene_embedding"]
+        if spec["gene_embedding"] == "gene2vec":
+            spec["gene2vec"] = profile["gene2vec"]  # the file's hash: another file, other runs
         if task != "pretraining" and arm != "no_pretraining":
             training = dict(profile["pretraining"])
             spec["pretraining"] = _base(profile, "pretraining", arm) | {"seed": training.pop("seed"), "training": training}

@@ -83,9 +83,9 @@ stats.beside_paper(ours, paper, [*metrics[:1], "accuracy_last_epoch", *metrics[1
 # is CD8+ Cytotoxic T against CD8+/CD45RA+ Naive Cytotoxic, the types that scBERT's authors single out.
 
 # %%
-fig, axes = plt.subplots(1, 4, figsize=(13, 3.9))
+fig, axes = plt.subplots(2, 2, figsize=(10, 7.4))
 plots.compare(axes, ours, paper, metrics, arms)
-plots.ours_and_paper_legend(axes[0], loc="lower left")
+plots.ours_and_paper_legend(fig)
 plots.save(fig, "01_baseline_comparison", ours.query("metric in @metrics").assign(source="ours"), chosen)
 
 # %% [markdown]
@@ -110,7 +110,7 @@ for row, name in enumerate(counts.index[::-1]):
 ax.set_yticks(range(len(counts)), [f"{name} ({count})" for name, count in counts[::-1].items()])
 ax.set(xlabel="Recall: each run a point, the bar their mean", xlim=(-0.03, 1.03))
 ax.grid(True, axis="x")
-ax.legend(loc="upper center", bbox_to_anchor=(0.4, 1.16), ncols=3, fontsize=9)
+fig.legend(loc="outside upper center", ncols=3)
 plots.save(fig, "01_recall_by_type", recall.drop(columns="metric"), chosen)
 
 # %% [markdown]

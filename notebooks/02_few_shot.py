@@ -72,19 +72,19 @@ pd.concat({f"{metric}, {fraction:.0%}": stats.beside_paper(ours.query("fraction 
 # %% [markdown]
 # ## Figure: learning curves
 #
-# Look at whether the orange curve (scBERT) lies above the blue one on the left, where labels are few. Left two panels:
-# ours. Right two: the paper's.
+# Look at whether the orange curve (scBERT) lies above the blue one on the left, where labels are few. Upper panels:
+# ours. Lower panels: the paper's.
 
 # %%
-fig, axes = plt.subplots(1, 4, figsize=(14, 3.8), sharex=True)
-for ax, metric in zip(axes[:2], ["accuracy", "macro_f1"]):
+fig, axes = plt.subplots(2, 2, figsize=(10, 7.4), sharex=True)
+for ax, metric in zip(axes[0], ["accuracy", "macro_f1"]):
     plots.curves(ax, ours, metric, arms)
-for ax, metric in zip(axes[2:], ["accuracy", "macro_f1"]):
+for ax, metric in zip(axes[1], ["accuracy", "macro_f1"]):
     plots.curves(ax, paper, metric, arms, marker="D", filled=False)
     ax.set_title(f"{plots.METRICS[metric]}, the paper (Zheng68K)")
-for ax in axes:
+for ax in axes.flat:
     ax.set_ylim(0, 1)
-axes[0].legend(fontsize=9, loc="lower right")
+axes[0, 0].legend(loc="center right")
 shown = ours.query("metric in ['accuracy', 'macro_f1']")
 plots.save(fig, "02_few_shot", pd.concat([shown.assign(source="ours"), paper.query("metric in ['accuracy', 'macro_f1']")[["arm", "fraction", "seed", "metric", "value"]].assign(source="paper")]), chosen)
 

@@ -71,9 +71,9 @@ stats.beside_paper(ours, paper, metrics, arms, plots.label)
 # between two means is worth little where the runs of one arm differ as much.
 
 # %%
-fig, axes = plt.subplots(1, 4, figsize=(14, 4.0))
+fig, axes = plt.subplots(2, 2, figsize=(10, 7.4))
 plots.compare(axes, ours, paper, metrics, arms)
-plots.ours_and_paper_legend(axes[0], loc="lower left")
+plots.ours_and_paper_legend(fig)
 plots.save(fig, "03_no_pretraining", ours.query("metric in @metrics").assign(source="ours"), chosen)
 
 # %% [markdown]

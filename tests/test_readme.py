@@ -1,0 +1,109 @@
+"""README and the committed figures agree. ``python tests/test_readme.py`` writes README's results table anew."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+MARKS = ("<!-- results: tests/test_readme.py -->\n", "<!-- end of results -->")
+ROWS = [
+    ("Logistic regression", "baseline", "logistic_regression", 1.0, ["accuracy", "macro_f1"]),
+    ("scBERT", "baseline", "full", 1.0, ["accuracy", "macro_f1"]),
+    ("scBERT, not pre-trained", "ablation", "no_pretraining", 1.0, ["accuracy", "macro_f1"]),
+    ("scBERT, no gene embedding", "ablation", "no_gene2vec", 1.0, ["accuracy", "macro_f1"]),
+    ("Logistic regression, 10 % of the labels", "few_shot", "logistic_regression", 0.1, ["accuracy", "macro_f1"]),
+    ("scBERT, 10 % of the labels", "few_shot", "full", 0.1, ["accuracy", "macro_f1"]),
+]  # fmt: skip
+
+
+def results_table():
+    """README's table, from the scorecard that ``figures/quick`` holds."""
+    sys.path.insert(0, str(ROOT))
+    from lib import stats
+
+    card = pd.read_csv(ROOT / "figures" / "quick" / "05_scorecard.csv")
+    card = card[card["dataset"] == "zheng68k"].set_index(["experiment", "arm", "fraction", "metric"])
+    lines = ["| | accuracy, paper | accuracy, ours | macro-F1, paper | macro-F1, ours |", "|---|---|---|---|---|"]
+    for name, experiment, arm, fraction, metrics in ROWS:
+        found = [card.loc[(experiment, arm, fraction, metric)] for metric in metrics]
+        numbers = [stats.show(r[who], r[f"half_width_{who}"]) for r in found for who in ("paper", "ours")]
+        lines.append(f"| {name} | {' | '.join(numbers)} |")
+    lines += ["", "| masked task: hidden genes told right | paper | ours |", "|---|---|---|"]
+    for name, arm, metric in (
+        ("scBERT", "full", "masked_accuracy"),
+        ("scBERT, no gene embedding", "no_gene2vec", "masked_accuracy"),
+        ("saying the cell's most common bin", "no_gene2vec", "accuracy_of_most_common_bin"),
+    ):
+        row = card.loc[("masked", arm, 1.0, metric)]
+        lines.append(f"| {name} | {row['paper']:.3f} | {stats.show(row['ours'], row['half_width_ours'])} |")
+    return "\n".join(lines) + "\n"
+
+
+def block(text):
+    return text.split(MARKS[0])[1].split(MARKS[1])[0]
+
+
+def test_results_are_those_of_the_committed_figures():
+    """Every number of the results table is in figures/quick."""
+    assert block(README.read_text()) == results_table()
+
+
+def test_links_and_pictures_exist():
+    """Every relative link of the Markdown files leads somewhere."""
+    for page in (README, ROOT / "data" / "README.md"):
+        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_commands_are_understood():
+    """Every run_all.sh command of README is one that the program accepts, up to running it."""
+    from lib import execute, profiles
+
+    commands = re.findall(r"^(\./run_all\.sh.*?|bash tests/run\.sh.*?)(?:\s+#.*)?$", README.read_text(), re.M)
+    assert len(commands) >= 4
+    for command in commands:
+        words = command.split()
+        if words[0] != "./run_all.sh" or "ADDRESS" in command:
+            continue
+        options = dict(zip(words[1:], words[2:]))
+        profiles.read(options.get("--profile", "quick"))
+        books = execute.notebooks([options["--only"]] if "--only" in options else None)
+        for name in [words[i + 1] for i, word in enumerate(words) if word == "-p"]:
+            for book in books:
+                execute.check_parameters(book, [name])
+
+
+def test_layout_names_every_file_of_lib():
+    """README's map of lib/ has each module, and none that is not there."""
+    named = set(re.findall(r"^  (\w+)\.py\b", README.read_text(), re.M))
+    assert named == {path.stem for path in (ROOT / "lib").glob("*.py") if path.stem != "__init__"}
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "environment.yml"])
+def test_pins_stand_once(name):
+    """Exact versions are in requirements.txt alone; environment.yml includes it."""
+    text = (ROOT / name).read_text()
+    if name == "environment.yml":
+        assert "-r requirements.txt" in text and "==" not in text
+    else:
+        pins = [line for line in text.splitlines() if line and not line.startswith("#")]
+        assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in pins)
+        assert "torch==2.13.0" in pins and len({line.split("==")[0].lower() for line in pins}) == len(pins)
+
+
+def test_no_path_of_a_machine_is_committed():
+    """No tracked text file names a home or working folder of the machine that made it."""
+    found = subprocess.run(["git", "grep", "-nIE", r"(^|[^A-Za-z0-9_.])/(work|root|home)/", "--", ".", ":!figures/*.svg"],
+                           cwd=ROOT, capture_output=True, text=True).stdout  # fmt: skip
+    assert [line for line in found.splitlines() if "test_readme.py" not in line] == []
+
+
+if __name__ == "__main__":
+    text = README.read_text()
+    README.write_text(text.replace(block(text), results_table()))
