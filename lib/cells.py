@@ -23,6 +23,11 @@ def cache():
     return Path(os.environ.get("SCBERT_CACHE") or ROOT / "data" / "cache")
 
 
+def gene2vec_path():
+    """Where gene2vec's text file is looked for (data/README.md says where to get it)."""
+    return cache() / "gene2vec_dim_200_iter_9.txt"
+
+
 @dataclass(frozen=True)
 class Cells:
     """Prepared cells of one data set."""

@@ -80,6 +80,8 @@ def _pbmc68k_reduced():
 
 
 def _read_h5ad(path):
+    from importlib import metadata
+
     import anndata
 
     if not path.exists():
@@ -100,7 +102,7 @@ def _read_h5ad(path):
     except Exception as error:  # anndata and h5py raise half a dozen kinds for a damaged or foreign file
         raise DataError(
             f"{path} cannot be read as .h5ad ({type(error).__name__}: {error}). The file is truncated, damaged or "
-            f"of an AnnData version that anndata {anndata.__version__} cannot read: copy it again or write it anew."
+            f"of an AnnData version that anndata {metadata.version('anndata')} cannot read: copy it again or write it anew."
         ) from error
 
 

@@ -35,6 +35,8 @@ def gene2vec(path, genes):
     embedding, found, width = None, set(), None
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
             gene, *values = line.split()
             if number == 1 and len(values) == 1:
                 continue  # word2vec's header: number of genes and width

@@ -217,7 +217,8 @@ class ClassificationHead(nn.Module):
         self.fc3 = nn.Linear(128, classes)
 
     def forward(self, x):
-        x = self.conv1(x.unsqueeze(1)).relu().flatten(1)  # (b, 1, n, d) -> (b, n)
+        # The convolution covers the whole width, so it is a product with its only kernel, and faster as one.
+        x = nn.functional.linear(x, self.conv1.weight.flatten(1), self.conv1.bias).squeeze(2).relu()  # (b, n)
         return self.fc3(self.fc2(self.fc1(x).relu()).relu())
 
 

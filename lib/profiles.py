@@ -46,7 +46,7 @@ def load(name, **overrides):
 
 def _gene_embedding(kind):
     """Which gene embedding: ``auto`` is gene2vec where its file is, else the stand-in from the training cells."""
-    path = cells.cache() / "gene2vec_dim_200_iter_9.txt"
+    path = cells.gene2vec_path()
     if kind == "auto":
         kind = "gene2vec" if path.exists() else "coexpression"
     if kind == "gene2vec":

@@ -32,7 +32,7 @@ def gene_embedding(spec, cells, train):
         return None
     if kind == "coexpression":
         return embeddings.coexpression(cells.tokens[train], dim)
-    vectors, _ = embeddings.gene2vec(cell_store.cache() / "gene2vec_dim_200_iter_9.txt", cells.genes)
+    vectors, _ = embeddings.gene2vec(cell_store.gene2vec_path(), cells.genes)
     return embeddings.reduce(vectors, dim)
 
 
@@ -126,6 +126,7 @@ def representations(spec, checkpoint, weights_of):
     """Cells and genes as a model represents them, with a UMAP of the cells.
 
     ``cells`` (cells, dim): mean over the genes of the final, normalised hidden states, or principal components;
+    ``cells_closing`` (cells, dim): the hidden state of the closing token, scBERT's [CLS];
     ``genes_out`` (genes, dim): mean over the cells of the same; ``genes_in``: the gene embedding; ``umap``.
     """
     cells, train, test = _load(spec)
@@ -149,13 +150,15 @@ def _hidden_means(model, cells, batch_size=32):
     import torch
 
     model.eval()
-    per_cell, per_gene = [], 0
+    per_cell, closing, per_gene = [], [], 0
     with torch.no_grad():
         for i in range(0, len(cells.tokens), batch_size):
-            hidden = model.norm(model.hidden(torch.as_tensor(cells.tokens[i : i + batch_size])))[:, :-1]  # (b, genes, d)
-            per_cell.append(hidden.mean(1))
-            per_gene = per_gene + hidden.sum(0)
-    arrays = {"cells": torch.cat(per_cell).numpy(), "genes_out": (per_gene / len(cells.tokens)).numpy()}
+            hidden = model.norm(model.hidden(torch.as_tensor(cells.tokens[i : i + batch_size])))  # (b, genes + 1, d)
+            per_cell.append(hidden[:, :-1].mean(1))
+            closing.append(hidden[:, -1])
+            per_gene = per_gene + hidden[:, :-1].sum(0)
+    arrays = {"cells": torch.cat(per_cell).numpy(), "cells_closing": torch.cat(closing).numpy(),
+              "genes_out": (per_gene / len(cells.tokens)).numpy()}  # fmt: skip
     if model.gene_embedding is not None:
         arrays["genes_in"] = model.gene_embedding[:-1].numpy()
     return arrays
