@@ -12,8 +12,8 @@ from lib.attention import favor_attention
 from lib.model import ScBert, ScBertConfig
 
 GENES = 24
-TINY = dict(genes=GENES, dim=20, depth=2, heads=2, dim_head=8, features=20)
-WIDE = dict(genes=GENES, depth=2)  # the paper's widths: 10 heads of 64, 266 features
+TINY = {"genes": GENES, "dim": 20, "depth": 2, "heads": 2, "dim_head": 8, "features": 20}
+WIDE = {"genes": GENES, "depth": 2}  # the paper's widths: 10 heads of 64, 266 features
 
 
 def qkv(dtype=torch.float32, cells=3, heads=2, tokens=9, dim=8):
@@ -75,9 +75,7 @@ def explicit_logits(model, tokens):
     for layer in range(model.config.depth):
         attention, feed_forward = f"performer.net.layers.{layer}.0", f"performer.net.layers.{layer}.1"
         y = layer_norm(x, f"{attention}.norm")
-        q, k, v = (
-            np.stack(np.split(linear(y, f"{attention}.fn.to_{name}"), heads, axis=-1), axis=1) for name in "qkv"
-        )
+        q, k, v = (np.stack(np.split(linear(y, f"{attention}.fn.to_{name}"), heads, axis=-1), axis=1) for name in "qkv")
         y = explicit_attention(q, k, v, w[f"{attention}.fn.fast_attention.projection_matrix"])
         x = x + linear(np.concatenate(list(y.transpose(1, 0, 2, 3)), axis=-1), f"{attention}.fn.to_out")
         y = linear(layer_norm(x, f"{feed_forward}.norm"), f"{feed_forward}.fn.fn.w1")
@@ -188,9 +186,10 @@ def test_gradients_by_differences():
     (favor_attention(*inputs, projection) * torch.from_numpy(weights)).sum().backward()
 
     arrays, p = [x.numpy() for x in (q, k, v)], projection.numpy()
-    shifts = (np.einsum("bhnd,md->bhnm", arrays[0], p) / 4**0.25).max(-1), (
-        np.einsum("bhnd,md->bhnm", arrays[1], p) / 4**0.25
-    ).max((1, 2, 3))
+    shifts = (
+        (np.einsum("bhnd,md->bhnm", arrays[0], p) / 4**0.25).max(-1),
+        (np.einsum("bhnd,md->bhnm", arrays[1], p) / 4**0.25).max((1, 2, 3)),
+    )
     for which, x in enumerate(inputs):
         for place in np.ndindex(*x.shape):
             values = []
