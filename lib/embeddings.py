@@ -32,6 +32,8 @@ def gene2vec(path, genes):
     if not path.is_file():
         raise DataError(f"No gene2vec file at {path}. data/README.md says where to get it.")
     row = {gene: i for i, gene in enumerate(genes)}
+    if len(row) != len(genes):
+        raise DataError("The gene vocabulary names a gene twice; each gene has one row of the embedding.")
     embedding, found, width = None, set(), None
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
@@ -45,7 +47,9 @@ def gene2vec(path, genes):
                 vector = np.array(values, np.float32)
             except ValueError:
                 raise DataError(f"Line {number} of {path} is not a gene followed by numbers: {line[:60]!r}.") from None
-            if len(vector) != width or not np.isfinite(vector).all():
+            if not np.isfinite(vector).all():
+                raise DataError(f"Line {number} of {path} holds a number that is missing or infinite.")
+            if len(vector) != width:
                 raise DataError(f"Line {number} of {path} has {len(vector)} numbers, the lines before {width}.")
             if embedding is None:
                 embedding = np.zeros((len(row), width), np.float32)

@@ -67,7 +67,8 @@ class FrozenBlocks:
     def __init__(self, model, tokens, cells, batch_size, cache_bytes):
         self.model, self.tokens, self.batch_size = model, tokens, batch_size
         self.cells = np.unique(cells)
-        size = len(self.cells) * tokens.shape[1] * model.config.dim * 4
+        places = model.config.tokens if model.gene_embedding is None else tokens.shape[1]
+        size = len(self.cells) * places * model.config.dim * 4
         self.fits = size <= cache_bytes
         self.cache = None
 
@@ -82,7 +83,7 @@ class FrozenBlocks:
     @torch.no_grad()
     def _compute(self, cells):
         tokens = self.tokens[cells].to(next(self.model.parameters()).device)
-        return self.model.blocks(self.model.embed(tokens), stop=-1)
+        return self.model.blocks(self.model.embed(tokens), self.model.counts(tokens), stop=-1)
 
 
 def finetune(model, tokens, labels, train, test, *, select=None, epochs=10, batch_size=32, schedule=None, seed=0,
@@ -113,6 +114,8 @@ def finetune(model, tokens, labels, train, test, *, select=None, epochs=10, batc
     """
     labels, train, test = np.asarray(labels), np.asarray(train), np.asarray(test)
     select = test if select is None else np.asarray(select)
+    if not (len(train) and len(test) and len(select)):
+        raise DataError(f"Fine-tuning needs cells to train on ({len(train)}), select by ({len(select)}), test ({len(test)}).")
     if tokens.shape[1] != model.config.genes + 1:
         raise DataError(f"The cells have {tokens.shape[1] - 1} genes, the model was made for {model.config.genes}.")
     classes = model.config.classes
@@ -126,7 +129,8 @@ def finetune(model, tokens, labels, train, test, *, select=None, epochs=10, batc
     frozen = FrozenBlocks(model, tokens, np.concatenate([train, select, test]), batch_size, cache_bytes)
 
     def logits(cells):
-        return model.to_out(model.norm(model.blocks(frozen(cells), start=-1))).float()
+        shown = fabric.to_device(tokens[cells])
+        return model.classify(model.blocks(frozen(cells), model.counts(shown), start=-1), shown).float()
 
     def loss_of(batch, _):
         if model.count_forward():

@@ -72,31 +72,52 @@ class ScBert(nn.Module):
     def _head(self, config):
         return nn.Linear(config.dim, config.tokens)
 
+    # Without a gene embedding, all genes of a cell that show the same token enter the first block with the same
+    # hidden state, attend to the same keys, and so leave every block with the same hidden state. It is enough to
+    # compute the 7 distinct ones, each key counting as often as its token occurs in the cell. Below, a "place" is a
+    # gene (or the closing token) where there is a gene embedding, and a token value where there is none.
+
     def forward(self, tokens):
         """Tokens (cells, genes + 1), any integer dtype, to logits (cells, genes + 1, 7)."""
-        return self.to_out(self.norm(self.hidden(tokens)))
+        return self.spread(self.to_out(self.norm(self.states(tokens))), tokens)
 
     def hidden(self, tokens):
         """Hidden states before the final norm, (cells, genes + 1, dim)."""
+        return self.spread(self.states(tokens), tokens)
+
+    def states(self, tokens):
+        """Hidden states before the final norm, (cells, places, dim)."""
         self.count_forward()
-        return self.blocks(self.embed(tokens))
+        return self.blocks(self.embed(tokens), self.counts(tokens))
 
     def embed(self, tokens):
-        """Token embedding plus gene embedding, (cells, genes + 1, dim)."""
-        x = self.token_emb(tokens.long())
+        """Token embedding plus gene embedding, (cells, places, dim)."""
         if self.gene_embedding is None:
-            return x
+            return self.token_emb.weight.expand(len(tokens), -1, -1)
         if tokens.shape[1] != len(self.gene_embedding):
             raise DataError(
                 f"Cells have {tokens.shape[1] - 1} genes and a closing token, the model's gene embedding "
                 f"{len(self.gene_embedding) - 1} genes. Prepare the cells with the model's gene vocabulary."
             )
-        return x + self.gene_embedding
+        return self.token_emb(tokens.long()) + self.gene_embedding
 
-    def blocks(self, x, start=0, stop=None):
-        """Run blocks ``start`` to ``stop`` of the Performer on hidden states (cells, genes + 1, dim)."""
+    def counts(self, tokens):
+        """How often each token occurs in each cell, (cells, 7); None where places are genes."""
+        if self.gene_embedding is not None:
+            return None
+        zeros = torch.zeros(len(tokens), self.config.tokens, dtype=self.token_emb.weight.dtype, device=tokens.device)
+        return zeros.scatter_add_(1, tokens.long(), zeros.new_ones(()).expand(tokens.shape))
+
+    def spread(self, values, tokens):
+        """From places to genes: (cells, places, …) to (cells, genes + 1, …)."""
+        if self.gene_embedding is not None:
+            return values
+        return values[torch.arange(len(tokens), device=tokens.device)[:, None], tokens.long()]
+
+    def blocks(self, x, counts=None, start=0, stop=None):
+        """Run blocks ``start`` to ``stop`` of the Performer on hidden states (cells, places, dim)."""
         for attention, feed_forward in self.performer.net.layers[start:stop]:
-            x = x + attention(x)
+            x = x + _attend(attention.fn, attention.norm(x), counts)
             x = x + feed_forward(x)
         return x
 
@@ -139,6 +160,8 @@ class ScBert(nn.Module):
             _check_gene_embedding(stored, gene_embedding, path)
         elif stored is not None:
             gene_embedding = stored[:-1].numpy()
+        if stored is not None and stored[-1].any():
+            raise DataError(f"The gene embedding in {path} ends with a row that is not zero: no closing token's.")
         config = cls._sizes(state, path)
         if gene_embedding is None and genes is not None:
             config = replace(config, genes=len(genes))
@@ -188,6 +211,16 @@ class CellTypeClassifier(ScBert):
     def _head(self, config):
         return ClassificationHead(config.dim, config.genes + 1, config.classes)
 
+    def forward(self, tokens):
+        """Tokens (cells, genes + 1) to logits (cells, classes)."""
+        return self.classify(self.states(tokens), tokens)
+
+    def classify(self, states, tokens):
+        """Hidden states (cells, places, dim) of these tokens to logits (cells, classes)."""
+        if tokens.shape[1] != self.config.genes + 1:
+            raise DataError(f"Cells have {tokens.shape[1] - 1} genes, the head was made for {self.config.genes}.")
+        return self.to_out(self.spread(self.to_out.squeeze(self.norm(states)), tokens))
+
     @classmethod
     def from_pretrained(cls, model, classes):
         """Put a new head on a copy of a pre-trained :class:`ScBert`."""
@@ -207,7 +240,7 @@ class CellTypeClassifier(ScBert):
 
 
 class ClassificationHead(nn.Module):
-    """One number per gene, then three linear layers: (cells, genes + 1, dim) to (cells, classes)."""
+    """One number per gene, then three linear layers."""
 
     def __init__(self, dim, tokens, classes):
         super().__init__()
@@ -216,10 +249,22 @@ class ClassificationHead(nn.Module):
         self.fc2 = nn.Linear(512, 128)
         self.fc3 = nn.Linear(128, classes)
 
-    def forward(self, x):
+    def squeeze(self, x):
+        """Hidden states (cells, places, dim) to one number for each, (cells, places)."""
         # The convolution covers the whole width, so it is a product with its only kernel, and faster as one.
-        x = nn.functional.linear(x, self.conv1.weight.flatten(1), self.conv1.bias).squeeze(2).relu()  # (b, n)
+        return nn.functional.linear(x, self.conv1.weight.flatten(1), self.conv1.bias).squeeze(2).relu()
+
+    def forward(self, x):
+        """One number per gene (cells, genes + 1) to logits (cells, classes)."""
         return self.fc3(self.fc2(self.fc1(x).relu()).relu())
+
+
+def _attend(attention, x, counts):
+    """Attention of one block: (cells, places, dim) to the same, each key counting ``counts`` times."""
+    weight = torch.cat([attention.to_q.weight, attention.to_k.weight, attention.to_v.weight])
+    q, k, v = nn.functional.linear(x, weight).unflatten(2, (3, attention.heads, -1)).permute(2, 0, 3, 1, 4)  # (b, h, n, d)
+    out = attention.fast_attention(q, k, v, counts)
+    return attention.to_out(out.transpose(1, 2).flatten(2))
 
 
 def _performer(config):
@@ -254,7 +299,10 @@ def _read_checkpoint(path):
         ) from error
     state = checkpoint.get("model_state_dict") if isinstance(checkpoint, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise DataError(f"{path} holds no model_state_dict of tensors, as scBERT's checkpoints do.")
+        raise DataError(
+            f"{path} holds no model_state_dict of tensors, as scBERT's checkpoints do. Save a bare state dict as "
+            "{'model_state_dict': state}."
+        )
     return checkpoint, _rename(state)
 
 

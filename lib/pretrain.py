@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -45,7 +47,9 @@ def mask_tokens(tokens, generator=None, mask_prob=0.15, replace_prob=0.9):
 
 def target_logits(model, masked, targets):
     """Logits of the targets only, (targets, 7): the head need not see the other tokens."""
-    return model.to_out(model.norm(model.hidden(masked)[targets != IGNORED]))
+    cell, gene = torch.nonzero(targets != IGNORED, as_tuple=True)
+    place = gene if model.gene_embedding is not None else masked[cell, gene].long()
+    return model.to_out(model.norm(model.states(masked)[cell, place]))
 
 
 def pretrain(model, tokens, *, epochs, batch_size=32, max_lr=1e-4, seed=0, validation=0.05, checkpoint=None,
@@ -100,7 +104,7 @@ def warm_cosine(epoch, epochs, max_lr):
     warmup = max(1, epochs // 10)
     if epoch < warmup:
         return max_lr * (epoch + 1) / warmup
-    return max_lr * (0.01 + 0.99 * 0.5 * (1 + np.cos(np.pi * (epoch - warmup) / max(1, epochs - warmup))))
+    return max_lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(1, epochs - warmup))))
 
 
 @torch.no_grad()

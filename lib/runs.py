@@ -45,7 +45,7 @@ class Run:
     def log(self):
         import pandas as pd
 
-        return pd.read_csv(self.folder / "log.csv")
+        return pd.read_csv(self.folder / "log.csv", float_precision="round_trip")
 
     @property
     def environment(self):

@@ -28,6 +28,9 @@ def holdout(labels, test_size=0.2, seed=2022):
     """
     from sklearn.model_selection import StratifiedShuffleSplit
 
+    missing = np.array([label is None or label != label for label in labels], bool)
+    if missing.any():
+        raise DataError(f"{missing.sum()} of {len(labels)} labels are missing, first that of cell {missing.argmax()}.")
     labels = np.asarray(labels)
     classes, counts = np.unique(labels, return_counts=True)
     if len(classes) < 2:
@@ -66,4 +69,6 @@ def few_shot(train, fraction, seed):
     if not 0 < fraction <= 1:
         raise DataError(f"fraction is {fraction}: it must lie in (0, 1].")
     train = np.asarray(train)
+    if round(fraction * len(train)) == 0:
+        raise DataError(f"A fraction of {fraction} of {len(train)} training cells is no cell at all.")
     return np.random.RandomState(seed).choice(train, round(fraction * len(train)), replace=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -124,6 +125,9 @@ def load_checkpoint(path):
     if path is None or not Path(path).exists():
         return None
     try:
+        with zipfile.ZipFile(path) as file:  # torch.load does not look at the checksums that torch.save writes
+            if (member := file.testzip()) is not None:
+                raise ValueError(f"{member} fails its checksum")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a truncated zip raises, the remedy is the same
         print(f"The checkpoint {path} is damaged ({type(error).__name__}): training starts again.", file=sys.stderr)

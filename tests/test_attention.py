@@ -9,7 +9,7 @@ from performer_pytorch import PerformerLM
 from performer_pytorch.performer_pytorch import FastAttention
 
 from lib.attention import favor_attention
-from lib.model import ScBert, ScBertConfig
+from lib.model import CellTypeClassifier, ScBert, ScBertConfig
 
 GENES = 24
 TINY = {"genes": GENES, "dim": 20, "depth": 2, "heads": 2, "dim_head": 8, "features": 20}
@@ -222,3 +222,58 @@ def test_unknown_stabiliser_is_refused():
     """A misspelt stabiliser is refused by name."""
     with pytest.raises(ValueError, match="'heads'.*head"):
         ScBert(ScBertConfig(**TINY, stabiliser="heads"))
+
+
+def both_ways(classifier):
+    """A model without gene embedding, and one with an embedding of zeros, which computes every gene for itself."""
+    kind = CellTypeClassifier if classifier else ScBert
+    config = ScBertConfig(genes=40, dim=12, depth=2, heads=2, dim_head=6, features=15, classes=3)
+    torch.manual_seed(1)
+    collapsed = kind(config).double()
+    whole = kind(config, np.zeros((40, 12))).double()
+    whole.load_state_dict(collapsed.state_dict(), strict=False)
+    tokens = torch.randint(0, 7, (5, 41))
+    tokens[0, :30], tokens[1] = 0, tokens[1].clamp(max=2)  # token values that do not occur in a cell
+    return collapsed, whole, tokens
+
+
+@pytest.mark.parametrize("classifier", [False, True], ids=["masked head", "classifier"])
+@pytest.mark.parametrize("stabiliser", ["cell", "head", "batch"])
+def test_collapse_is_exact(classifier, stabiliser):
+    """Attention over the distinct tokens with multiplicities: logits and gradients of the full computation."""
+    collapsed, whole, tokens = both_ways(classifier)
+    for model in (collapsed, whole):
+        for attention, _ in model.performer.net.layers:
+            attention.fn.fast_attention.stabiliser = stabiliser
+    assert torch.allclose(collapsed(tokens), whole(tokens), atol=1e-10)
+    for model in (collapsed, whole):
+        model(tokens).square().sum().backward()
+    reference = dict(whole.named_parameters())
+    for name, parameter in collapsed.named_parameters():
+        assert torch.allclose(parameter.grad, reference[name].grad, rtol=1e-7, atol=1e-9), name
+
+
+def test_chunks_change_nothing(monkeypatch):
+    """Tokens taken 64 at a time give what one chunk gives, values and gradients."""
+    from lib import attention
+
+    q, k, v = (torch.randn(2, 2, 300, 8, dtype=torch.double, requires_grad=True) for _ in range(3))
+    projection = torch.randn(20, 8, dtype=torch.double)
+    results = []
+    for chunk in (2**30, 1):
+        monkeypatch.setattr(attention, "CHUNK", chunk)
+        out = attention.favor_attention(q, k, v, projection)
+        results.append([out, *torch.autograd.grad(out.square().sum(), (q, k, v))])
+    for one, many in zip(*results):
+        assert torch.allclose(one, many, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [0.01, 1.0, 30.0])
+def test_extreme_queries_and_keys_stay_finite(size):
+    """Norms far from those of a trained model neither overflow nor lose the answer: fp32 equals float64."""
+    q, k, v = (size * torch.randn(1, 2, 50, 64, dtype=torch.double) for _ in range(3))
+    projection = 8 * torch.nn.functional.normalize(torch.randn(30, 64, dtype=torch.double), dim=1)
+    exact = favor_attention(q, k, v, projection)
+    single = favor_attention(q.float(), k.float(), v.float(), projection.float())
+    assert torch.isfinite(single).all()
+    assert (single - exact).abs().max() <= 1e-4 * exact.abs().max()

@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
+import torch
 
-from lib import datasets, preprocess, splits
+from lib import datasets, preprocess, profiles, splits
 from lib.errors import DataError
+from lib.model import CellTypeClassifier, ScBertConfig
 
 CELLS, GENES = 40, 30
 
@@ -159,3 +161,19 @@ def test_unlabelled_input_is_taken_without_a_label(tmp_path):
     assert "cell_type" not in datasets.load(path).obs
     written(lambda a: anndata.AnnData(a.X, obs=a.obs.rename(columns={"cell_type": "celltype"}), var=a.var))(path)
     assert list(datasets.load(path).obs["cell_type"].cat.categories) == ["B", "T"]
+
+
+@pytest.mark.parametrize("call, words", [
+    (lambda: splits.holdout(["a", "b", float("nan")] * 9), "9 of 27 labels are missing"),
+    (lambda: splits.few_shot(np.arange(9), 0.01, 0), "no cell at all"),
+    (lambda: splits.few_shot(np.arange(9), 1.5, 0), "must lie in"),
+    (lambda: profiles.load("smoke", gene_embedding="word2vec"), "auto, gene2vec, coexpression"),
+    (lambda: profiles.load("smoke", gene_embedding="gene2vec"), "data/README.md"),
+    (lambda: CellTypeClassifier(ScBertConfig(genes=9, dim=4, depth=1, heads=1, dim_head=4, features=4))(
+        torch.zeros(1, 12, dtype=torch.long)), "11 genes, the head was made for 9"),
+], ids=["missing labels", "no cell", "fraction", "embedding", "no gene2vec file", "genes"])  # fmt: skip
+def test_bad_calls_are_refused(call, words, monkeypatch, tmp_path):
+    """What is wrong further in is refused as clearly."""
+    monkeypatch.setenv("SCBERT_CACHE", str(tmp_path))
+    with pytest.raises(DataError, match=words):
+        call()
