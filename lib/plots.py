@@ -37,7 +37,6 @@ def colour(arm):
 
 def style():
     """Set the style of all figures; call once in a notebook."""
-    import matplotlib
     import matplotlib.pyplot as plt
 
     plt.rcParams.update({
@@ -46,7 +45,6 @@ def style():
         "grid.color": "#E6E6E6", "axes.axisbelow": True, "legend.frameon": False, "figure.dpi": 90,
         "savefig.dpi": 160, "figure.constrained_layout.use": True, "svg.hashsalt": "scbert", "svg.fonttype": "none",
     })  # fmt: skip
-    return matplotlib
 
 
 def jitter(n, width=0.1):

@@ -82,10 +82,11 @@ def scorecard(ours, masked_runs, reproduces, few_shot_seeds):
 
 
 def _pick(table, arm, fraction, metric, experiment=None):
-    """Values of one arm; with ``experiment``, from that experiment if it has the arm, else from any."""
+    """Values of one arm; with ``experiment``, from that experiment if it has the arm, else from the baseline's."""
     part = table[(table["arm"] == arm) & (table["fraction"] == fraction) & (table["metric"] == metric)]
-    if experiment is not None and (part["experiment"] == experiment).any():
-        part = part[part["experiment"] == experiment]
+    if experiment is not None:
+        own = part["experiment"] == experiment
+        part = part[own if own.any() else part["experiment"] == "baseline"]
     return part["value"]
 
 

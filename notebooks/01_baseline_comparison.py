@@ -119,7 +119,7 @@ plots.save(fig, "01_recall_by_type", recall.drop(columns="metric"), chosen)
 # Test cells of the first seed. Each row sums to 1. Look at the T cell types: both models mix up the same ones.
 
 # %%
-fig, axes = plt.subplots(1, 2, figsize=(13, 6.4))
+fig, axes = plt.subplots(1, 2, figsize=(11.5, 6.2), layout="compressed")
 shares = []
 for ax, arm in zip(axes, ["logistic_regression", "full"]):
     p = next(run for run in done if run.spec["arm"] == arm).predictions
@@ -140,6 +140,7 @@ pair = [[run for run in done if run.spec["arm"] == arm] for arm in ("logistic_re
 found = stats.paired_difference(*pair)
 theirs = [paper.query("metric == 'accuracy' and arm == @arm")["value"] for arm in ("logistic_regression", "full")]
 difference, low, high = (100 * x for x in stats.effect(*theirs))
+pd.DataFrame([found]).to_csv(plots.folder(chosen) / "01_difference.csv", index=False, float_format="%.6g")
 Markdown(f"{stats.describe_difference(found, 'Logistic regression', 'scBERT')}\n\n"
          f"The paper's runs: {difference:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f} (n = 10 against 10).")
 

@@ -102,13 +102,15 @@ plots.save(fig, "03_learning", logs, chosen)
 
 # %%
 by_arm = {arm: [run for run in done if run.spec["arm"] == arm] for arm in arms}
-lines = []
+lines, rows = [], []
 for arm in arms[1:]:
     found = stats.paired_difference(by_arm[arm], by_arm["full"])
+    rows.append({"arm": arm} | found)
     theirs = [paper.query("metric == 'accuracy' and arm == @a")["value"] for a in (arm, "full")]
     difference, low, high = (100 * x for x in stats.effect(*theirs))
     lines.append(f"- {stats.describe_difference(found, plots.label(arm), plots.label('full'))} "
                  f"The paper's runs: {difference:+.1f} points, {low:+.1f} to {high:+.1f}.")
+pd.DataFrame(rows).to_csv(plots.folder(chosen) / "03_difference.csv", index=False, float_format="%.6g")
 Markdown("\n".join(lines))
 
 # %% [markdown]

@@ -41,6 +41,20 @@ def results_table():
     ):
         row = card.loc[("masked", arm, 1.0, metric)]
         lines.append(f"| {name} | {row['paper']:.3f} | {stats.show(row['ours'], row['half_width_ours'])} |")
+    lines += ["", "| accuracy, difference to scBERT in points | paper | ours |", "|---|---|---|"]
+    ours = pd.concat([pd.read_csv(ROOT / "figures" / "quick" / f"{name}_difference.csv") for name in ("01", "03")])
+    ours["arm"] = ours["arm"].fillna("logistic_regression")
+    for (name, experiment, arm, fraction, _), row in zip([ROWS[0], ROWS[2], ROWS[3]], ours.itertuples()):
+        paper = card.loc[(experiment, arm, fraction, "accuracy")]
+        assert row.arm == arm
+        numbers = [paper["effect_paper"], paper["low_paper"], paper["high_paper"], row.difference, row.low, row.high]
+        texts = [f"{100 * n:+.1f}" for n in numbers]
+        lines.append(f"| {name} | {texts[0]} ({texts[1]} to {texts[2]}) | {texts[3]} ({texts[4]} to {texts[5]}) |")
+    knn = pd.read_csv(ROOT / "figures" / "quick" / "04_knn.csv").set_index("arm")
+    lines += ["", "| cells whose nearest neighbours give the right type | ours |", "|---|---|"]
+    for name, arm in (("principal components", "pca"), ("scBERT", "full"), ("scBERT, not pre-trained", "no_pretraining")):
+        row = knn.loc[arm]
+        lines.append(f"| {name} | {row['knn_accuracy']:.2f} ({row['low']:.2f} to {row['high']:.2f}) |")
     return "\n".join(lines) + "\n"
 
 
@@ -105,5 +119,5 @@ def test_no_path_of_a_machine_is_committed():
 
 
 if __name__ == "__main__":
-    text = README.read_text()
-    README.write_text(text.replace(block(text), results_table()))
+    before, rest = README.read_text().split(MARKS[0])
+    README.write_text(before + MARKS[0] + results_table() + MARKS[1] + rest.split(MARKS[1])[1])

@@ -140,6 +140,10 @@ def test_scorecard_verdicts_follow_the_rule(card):
     verdict = card.set_index(["experiment", "dataset", "arm", "fraction", "metric"])["verdict"]
     assert verdict["ablation", "zheng68k", "no_gene2vec", 1.0, "accuracy"] == "same"
     assert verdict["ablation", "zheng68k", "no_pretraining", 1.0, "accuracy"] == "paper undecided"
+    row = card.query("arm == 'no_pretraining' and metric == 'accuracy'").iloc[0]
+    runs = published.runs().query("metric == 'accuracy' and dataset == 'zheng68k' and fraction == 1")
+    full = runs.query("arm == 'full' and experiment == 'baseline'")["value"]
+    assert row["effect_paper"] == pytest.approx(runs.query("arm == 'no_pretraining'")["value"].mean() - full.mean())
     assert verdict["baseline", "macparland", "logistic_regression", 1.0, "accuracy"] == "not run: macparland"
     assert verdict["baseline", "zheng68k", "logistic_regression", 1.0, "recall[CD34+]"] == "no reference published"
     assert verdict["masked", "zheng68k", "full", 1.0, "masked_accuracy"] == "same"
