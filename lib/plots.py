@@ -145,4 +145,3 @@ def save(fig, name, table, profile):
     fig.savefig(target / f"{name}.png", metadata={"Software": None})
     fig.savefig(target / f"{name}.svg", metadata={"Date": None, "Creator": None})
     table.to_csv(target / f"{name}.csv", index=False, float_format="%.6g")
-    return target / f"{name}.png"
