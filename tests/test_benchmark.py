@@ -1,0 +1,51 @@
+"""The benchmark compares like with like, and writes what README quotes."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from lib import benchmark
+from lib.cells import ROOT
+from lib.model import ScBert, ScBertConfig
+
+
+def test_stock_computes_the_same_model():
+    """The stock side is performer-pytorch's own arithmetic: our logits with its stabiliser."""
+    config = ScBertConfig(genes=50, dim=12, depth=2, heads=2, dim_head=6, features=15, stabiliser="head")
+    model = ScBert(config, np.random.randn(50, 12)).eval()
+    tokens = torch.randint(0, 6, (3, 51))
+    with torch.no_grad():
+        ours = model(tokens)
+        model.__class__ = benchmark._stock(ScBert)
+        stock = model(tokens)
+    assert torch.allclose(ours, stock, atol=1e-5)
+
+
+@pytest.mark.parametrize("job", benchmark.JOBS)
+@pytest.mark.parametrize("model", benchmark.MODELS)
+def test_every_job_runs(model, job):
+    """Each job of each model can be done, also at small sizes."""
+    config = ScBertConfig(genes=40, dim=12, depth=2, heads=2, dim_head=6, features=15, classes=3)
+    benchmark.make_job(model, job, 40, 2, config)()
+
+
+def test_feeding_gives_equal_batches():
+    """Both ways to feed give the same tokens (asserted inside) and take some time."""
+    assert all(seconds > 0 for seconds in benchmark.feeding(cells=64, genes=200, batch=8).values())
+
+
+@pytest.mark.slow
+def test_benchmark_writes_its_table(tmp_path):
+    """``python -m lib.benchmark`` on few genes: a row for each model and job, ratios against stock, a figure."""
+    subprocess.run([sys.executable, "-m", "lib.benchmark", "--full", "200", "--genes", "100", "--repeats", "1"], check=True,
+                   cwd=ROOT, env=os.environ | {"SCBERT_FIGURES": str(tmp_path)}, timeout=600)  # fmt: skip
+    table = pd.read_csv(tmp_path / "benchmark" / "cpu.csv").set_index(["job", "genes", "model"])
+    for job in benchmark.JOBS:
+        assert table.loc[(job, 200, "stock"), "ratio"] == 1
+        assert table.loc[(job, 200, "ours, no gene embedding"), "ratio"] > 1
+    assert (table["seconds"] > 0).all() and (tmp_path / "benchmark" / "cpu.png").exists()
