@@ -82,7 +82,7 @@ def make_job(model, job, genes, cells, config=None):
 
 def _stock(kind):
     """The same model with performer-pytorch's own forward, its attention included."""
-    from performer_pytorch.performer_pytorch import softmax_kernel, linear_attention
+    from performer_pytorch.performer_pytorch import linear_attention, softmax_kernel
 
     class Stock(kind):
         def blocks(self, x, counts=None, start=0, stop=None):

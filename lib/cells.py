@@ -14,7 +14,6 @@ import scipy.sparse as sp
 from lib.errors import DataError
 from lib.preprocess import tokenize
 
-
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -107,6 +106,8 @@ def read(fingerprint):
         with np.load(path, allow_pickle=False) as file:
             a = dict(file)
     except Exception as error:  # zipfile, zlib, ValueError, OSError: the remedy is one
-        raise DataError(f"The prepared cells {path} are missing or damaged ({error}). Delete that file and rerun.") from error
+        raise DataError(
+            f"The prepared cells {path} are missing or damaged ({error}). Delete that file and rerun."
+        ) from error
     x = sp.csr_matrix((a["data"], a["indices"], a["indptr"]), shape=tuple(a["shape"]))
     return Cells(x, tokenize(x), a["labels"], a["classes"], a["genes"], a["names"])

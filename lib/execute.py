@@ -54,7 +54,8 @@ def execute(path, output, parameters):
             extra_arguments=["--IPKernelApp.log_level=40"],  # no warnings about the kernel's transport
         )  # fmt: skip
     except PapermillExecutionError as failure:
-        error = f"cell {failure.cell_index} (In [{failure.exec_count}]):\n{failure.source.strip()}\n\n{failure.ename}: {failure.evalue}"
+        place = f"cell {failure.cell_index} (In [{failure.exec_count}])"
+        error = f"{place}:\n{failure.source.strip()}\n\n{failure.ename}: {failure.evalue}"
     except Exception as failure:  # a dead kernel, a missing kernel: nbclient and jupyter raise their own kinds
         error = f"{type(failure).__name__}: {failure}"
     if partial.exists():
@@ -78,7 +79,9 @@ def _strip(path):
 
 
 def main(arguments):
-    parser = argparse.ArgumentParser(prog="./run_all.sh", description="Run every notebook and write figures/<profile>/.")
+    parser = argparse.ArgumentParser(
+        prog="./run_all.sh", description="Run every notebook and write figures/<profile>/."
+    )
     parser.add_argument("--profile", default="quick", help="smoke, quick, … (lib/profiles); default: quick")
     parser.add_argument("--only", action="append", metavar="NN", help="only this notebook, e.g. 01; may be repeated")
     parser.add_argument("--force", action="store_true", help="do all runs again, also those that are stored")
@@ -107,10 +110,15 @@ def main(arguments):
         print(f"[{count}/{len(books)}] {path.stem}", flush=True)
         begun = time.time()
         error = execute(path, target / "notebooks" / path.name, parameters)
-        print(f"[{count}/{len(books)}] {path.stem}: {'failed' if error else 'done'} after {time.time() - begun:.0f} s\n", flush=True)
+        print(
+            f"[{count}/{len(books)}] {path.stem}: {'failed' if error else 'done'} after {time.time() - begun:.0f} s\n",
+            flush=True,
+        )
         if error:
             failed.append((path.stem, error))
-    print(f"{len(books) - len(failed)} of {len(books)} notebooks done in {time.time() - started:.0f} s; figures in {target}")
+    print(
+        f"{len(books) - len(failed)} of {len(books)} notebooks done in {time.time() - started:.0f} s; figures in {target}"
+    )
     for name, error in failed:
         print(f"\nFAILED {name}, {error}", file=sys.stderr)
     return 1 if failed else 0

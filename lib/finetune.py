@@ -115,7 +115,9 @@ def finetune(model, tokens, labels, train, test, *, select=None, epochs=10, batc
     labels, train, test = np.asarray(labels), np.asarray(train), np.asarray(test)
     select = test if select is None else np.asarray(select)
     if not (len(train) and len(test) and len(select)):
-        raise DataError(f"Fine-tuning needs cells to train on ({len(train)}), select by ({len(select)}), test ({len(test)}).")
+        raise DataError(
+            f"Fine-tuning needs cells to train on ({len(train)}), select by ({len(select)}), test ({len(test)})."
+        )
     if tokens.shape[1] != model.config.genes + 1:
         raise DataError(f"The cells have {tokens.shape[1] - 1} genes, the model was made for {model.config.genes}.")
     classes = model.config.classes

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
+from lib import checkpoints
 from lib.attention import FavorAttention
 from lib.errors import DataError
 
@@ -153,11 +153,11 @@ class ScBert(nn.Module):
         DataError
             Not a checkpoint, another head, sizes that do not fit, or genes in another order.
         """
-        checkpoint, state = _read_checkpoint(path)
-        _check_gene_order(checkpoint.get("genes"), genes, path)
+        checkpoint, state = checkpoints.read(path)
+        checkpoints.check_gene_order(checkpoint.get("genes"), genes, path)
         stored = state.pop("gene_embedding", None)
         if gene_embedding is not None:
-            _check_gene_embedding(stored, gene_embedding, path)
+            checkpoints.check_gene_embedding(stored, gene_embedding, path)
         elif stored is not None:
             gene_embedding = stored[:-1].numpy()
         if stored is not None and stored[-1].any():
@@ -262,7 +262,9 @@ class ClassificationHead(nn.Module):
 def _attend(attention, x, counts):
     """Attention of one block: (cells, places, dim) to the same, each key counting ``counts`` times."""
     weight = torch.cat([attention.to_q.weight, attention.to_k.weight, attention.to_v.weight])
-    q, k, v = nn.functional.linear(x, weight).unflatten(2, (3, attention.heads, -1)).permute(2, 0, 3, 1, 4)  # (b, h, n, d)
+    q, k, v = (
+        nn.functional.linear(x, weight).unflatten(2, (3, attention.heads, -1)).permute(2, 0, 3, 1, 4)
+    )  # (b, h, n, d)
     out = attention.fast_attention(q, k, v, counts)
     return attention.to_out(out.transpose(1, 2).flatten(2))
 
@@ -283,70 +285,3 @@ def _performer(config):
     net = updater._modules.pop("instance")
     object.__setattr__(updater, "instance", net)
     return performer
-
-
-def _read_checkpoint(path):
-    """The file's dictionary and its weights under this project's names."""
-    path = Path(path)
-    if not path.is_file():
-        raise DataError(f"There is no checkpoint at {path}.")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for foreign, truncated and unsafe files
-        raise DataError(
-            f"{path} cannot be read as a checkpoint ({type(error).__name__}). It is damaged, or a pickle with "
-            "more than weights, which is never executed. Download it again or save its model_state_dict alone."
-        ) from error
-    state = checkpoint.get("model_state_dict") if isinstance(checkpoint, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise DataError(
-            f"{path} holds no model_state_dict of tensors, as scBERT's checkpoints do. Save a bare state dict as "
-            "{'model_state_dict': state}."
-        )
-    return checkpoint, _rename(state)
-
-
-def _rename(state):
-    """The original's names, and performer-pytorch's, to ours."""
-    renamed = {}
-    for name, value in state.items():
-        name = name.removeprefix("module.")
-        if name.startswith("performer.proj_updater.instance."):
-            continue  # the second copy of the net
-        name = {
-            "pos_emb.emb.weight": "gene_embedding",
-            "performer.calls_since_last_redraw": "performer.proj_updater.calls_since_last_redraw",
-        }.get(name, name)
-        renamed[name] = value
-    return renamed
-
-
-def _check_gene_order(stored, genes, path):
-    if stored is None or genes is None:
-        return
-    genes = list(genes)
-    for i, (theirs, ours) in enumerate(zip(stored, genes)):
-        if theirs != ours:
-            raise DataError(
-                f"Gene {i} of {path} is {theirs}, gene {i} of the cells is {ours}: the order differs. "
-                "Prepare the cells with the checkpoint's gene vocabulary."
-            )
-    if len(stored) != len(genes):
-        raise DataError(f"{path} was made for {len(stored)} genes, the cells have {len(genes)}.")
-
-
-def _check_gene_embedding(stored, given, path):
-    if stored is None:
-        return
-    given = torch.as_tensor(np.asarray(given), dtype=torch.float32)
-    if given.shape != stored[:-1].shape:
-        raise DataError(
-            f"{path} was made for {len(stored) - 1} genes × {stored.shape[1]}, the gene embedding given is "
-            f"{' × '.join(map(str, given.shape))}."
-        )
-    differs = (given - stored[:-1]).abs().amax(1) > 1e-4
-    if differs.any():
-        raise DataError(
-            f"The gene embedding given differs from the one in {path}, first at gene {int(differs.int().argmax())}: "
-            "are the genes in the same order?"
-        )

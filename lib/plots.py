@@ -124,6 +124,41 @@ def confusion(ax, labels, predicted, classes, arm):
     return share
 
 
+def differences(ax, claims):
+    """Differences of arms to their references, in points: the paper's (hollow) above ours (filled), a row a claim."""
+    rows = claims.iloc[::-1].to_dict("records")
+    for y, row in enumerate(rows):
+        for shift, who, marker in ((0.16, "paper", "D"), (-0.16, "ours", "o")):
+            effect, low, high = (100 * row[f"{name}_{who}"] for name in ("effect", "low", "high"))
+            error = [[max(0, effect - low)], [max(0, high - effect)]] if np.isfinite(low) else None
+            ax.errorbar(effect, y + shift, xerr=error, marker=marker, ms=6, color=colour(row["arm"]), capsize=2, lw=1.4,
+                        mfc="white" if who == "paper" else colour(row["arm"]))  # fmt: skip
+    ax.axvline(0, color="#444444", lw=1)
+    names = [f"{label(r['arm'])} − {label(r['reference'])}, {r['fraction']:.0%}, {METRICS[r['metric']]}" for r in rows]
+    ax.set_yticks(range(len(rows)), names, fontsize=9)
+    ax.set_xlabel("points (95 % Welch interval over runs)")
+    ax.grid(True, axis="x")
+
+
+def masked_task(ax, card):
+    """The masked task with and without gene embedding: bars of ours with intervals over cells, the paper as diamonds."""
+    names = {
+        "masked_accuracy": "Accuracy on\nhidden genes",
+        "accuracy_of_most_common_bin": "Accuracy of saying the\ncell's most common bin",
+        "fraction_predicting_most_common_bin": "Share of answers that are\nthe most common bin",
+    }
+    for shift, arm in ((-0.2, "full"), (0.2, "no_gene2vec")):
+        rows = card[card["arm"] == arm].set_index("metric").loc[list(names)]
+        x = np.arange(len(names)) + shift
+        ax.bar(x, rows["ours"], 0.36, color=colour(arm), alpha=0.85, yerr=rows["half_width_ours"], capsize=3,
+               label=label(arm))  # fmt: skip
+        ax.scatter(x, rows["paper"], marker="D", s=40, facecolor="white", edgecolor="#222222", zorder=3)
+    ax.scatter([], [], marker="D", s=40, facecolor="white", edgecolor="#222222", label="the paper")
+    ax.set_xticks(range(len(names)), names.values())
+    ax.set_ylim(0, 1.12)
+    ax.legend(fontsize=9, ncols=3, loc="upper left")
+
+
 def profile_note(fig, profile):
     """Say in the figure which profile and how many cells it shows."""
     cells, genes = profile["adata"].shape

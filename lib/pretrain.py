@@ -126,7 +126,9 @@ def evaluate_masked(model, tokens, seed=0, batch_size=32):
     masked, targets = mask_tokens(tokens, generator)
     targets[masked != MASK] = IGNORED
     logits = [
-        target_logits(model, masked[i : i + batch_size].to(device), targets[i : i + batch_size].to(device)).float().cpu()
+        target_logits(model, masked[i : i + batch_size].to(device), targets[i : i + batch_size].to(device))
+        .float()
+        .cpu()
         for i in range(0, len(tokens), batch_size)
     ]
     logits = torch.cat(logits)

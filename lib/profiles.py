@@ -83,7 +83,12 @@ def describe(profile):
 def specs(profile, arms, fractions=(1.0,), seeds=None):
     """Specifications of cell-type runs: arms × fractions × seeds, the same subset of cells for every arm."""
     seeds = profile["seeds"] if seeds is None else seeds
-    return [_cell_types(profile, arm, float(fraction), int(seed)) for arm in arms for fraction in fractions for seed in seeds]
+    return [
+        _cell_types(profile, arm, float(fraction), int(seed))
+        for arm in arms
+        for fraction in fractions
+        for seed in seeds
+    ]
 
 
 def masked_specs(profile, arms=("full", "no_gene2vec")):
@@ -111,7 +116,10 @@ def _base(profile, task, arm):
             spec["gene2vec"] = profile["gene2vec"]  # the file's hash: another file, other runs
         if task != "pretraining" and arm != "no_pretraining":
             training = dict(profile["pretraining"])
-            spec["pretraining"] = _base(profile, "pretraining", arm) | {"seed": training.pop("seed"), "training": training}
+            spec["pretraining"] = _base(profile, "pretraining", arm) | {
+                "seed": training.pop("seed"),
+                "training": training,
+            }
     return spec
 
 

@@ -78,7 +78,7 @@ def scorecard(ours, masked_runs, reproduces, few_shot_seeds):
         row |= _side("paper", part["value"], theirs_reference)
         row |= _side("ours", _pick(own, stands_for, fraction, metric), _pick(own, reference, fraction, metric))
         rows.append(row | {"verdict": _verdict(row, reproduces)})
-    return pd.DataFrame(rows + _masked_rows(masked_runs, reproduces))
+    return pd.concat([pd.DataFrame(rows), masked_scorecard(masked_runs, reproduces)], ignore_index=True)
 
 
 def _pick(table, arm, fraction, metric, experiment=None):
@@ -123,8 +123,13 @@ def _compare(paper, ours):
     return "ours undecided" if ours == "≈" else "paper undecided"
 
 
-def _masked_rows(masked_runs, reproduces):
-    """Rows of the masked task; the difference is to the rule of the cell's most common bin."""
+def masked_scorecard(masked_runs, reproduces):
+    """The rows of :func:`scorecard` for the masked task, means over test cells (DataFrame).
+
+    The difference is to the rule that always says the cell's most common bin.
+    """
+    import pandas as pd
+
     from lib import stats
 
     per_cell = {}
@@ -156,4 +161,10 @@ def _masked_rows(masked_runs, reproduces):
                 paper = "≈" if abs(row["effect_paper"]) < 0.005 else "+" if row["effect_paper"] > 0 else "−"
                 row["verdict"] = _compare(paper, stats.direction(row["low_ours"], row["high_ours"]))
             rows.append(row)
-    return rows
+    return pd.DataFrame(rows)
+
+
+def claims(card, reproduces):
+    """The rows of a scorecard that are claims: an arm against its reference, where both sides have runs (DataFrame)."""
+    own = (card["dataset"] == reproduces) & card["metric"].isin(["accuracy", "macro_f1"]) & (card["arm"] != "full")
+    return card[own & card["effect_ours"].notna() & card["effect_paper"].notna()]

@@ -16,7 +16,7 @@ import platform
 import shutil
 import sys
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
@@ -62,7 +62,9 @@ def run_id(spec):
 def code_hash():
     """Hash of the code that computes runs, without comments and docstrings: rewording them keeps the runs."""
     digest = hashlib.sha256()
-    names = ("attention baselines cells datasets embeddings finetune model preprocess pretrain splits tasks training").split()
+    names = (
+        "attention baselines cells checkpoints datasets embeddings finetune model preprocess pretrain splits tasks training"
+    ).split()
     for name in names:
         tree = ast.parse((ROOT / "lib" / f"{name}.py").read_text(encoding="utf-8"))
         for node in ast.walk(tree):
@@ -207,7 +209,7 @@ def environment():
     return {
         "python": platform.python_version(), "platform": platform.platform(), "device": device,
         "threads": torch.get_num_threads(), "packages": found, "code": code_hash(),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
 
 

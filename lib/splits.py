@@ -34,8 +34,11 @@ def holdout(labels, test_size=0.2, seed=2022):
     labels = np.asarray(labels)
     classes, counts = np.unique(labels, return_counts=True)
     if len(classes) < 2:
-        raise DataError(f"All {len(labels)} cells have the label {classes[0]!r}: two classes at least are needed."
-                        if len(classes) else "There are no labels: load the data with a label column.")
+        raise DataError(
+            f"All {len(labels)} cells have the label {classes[0]!r}: two classes at least are needed."
+            if len(classes)
+            else "There are no labels: load the data with a label column."
+        )
     if counts.min() < 2:
         small = [f"{name} ({count})" for name, count in zip(classes, counts) if count < 2]
         raise DataError(f"Classes with too few cells to split: {', '.join(small)}. Merge or drop them; 2 are needed.")

@@ -240,7 +240,5 @@ def neighbour_overlap(first, second, neighbours=10):
         unit = embedding / np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12)
         index = NearestNeighbors(n_neighbors=neighbours + 1).fit(unit)
         found.append(index.kneighbors(unit, return_distance=False))
-    shared = [
-        len((set(a) - {i}) & (set(b) - {i})) / neighbours for i, (a, b) in enumerate(zip(found[0], found[1]))
-    ]
+    shared = [len((set(a) - {i}) & (set(b) - {i})) / neighbours for i, (a, b) in enumerate(zip(found[0], found[1]))]
     return float(np.mean(np.minimum(shared, 1.0)))

@@ -108,7 +108,11 @@ def cell_types(spec, checkpoint, weights_of):
 def _baseline(spec):
     from lib import baselines
 
-    return baselines.LogisticRegression(**spec["training"]) if spec["model"] == "logistic_regression" else baselines.Majority()
+    return (
+        baselines.LogisticRegression(**spec["training"])
+        if spec["model"] == "logistic_regression"
+        else baselines.Majority()
+    )
 
 
 def masked(spec, checkpoint, weights_of):

@@ -26,13 +26,14 @@ seeds = None  # e.g. [0, 1, 2]; None: those of the profile
 protocol = None  # "paper" or "clean"; None: that of the profile
 
 # %%
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "runs.py").exists())))
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
-from IPython.display import Markdown, display
+from IPython.display import Markdown
 
 from lib import plots, profiles, published, runs, stats
 
@@ -102,11 +103,23 @@ for row, name in enumerate(counts.index[::-1]):
     for shift, arm in ((0.17, "logistic_regression"), (-0.17, "full")):
         values = recall.query("type == @name and arm == @arm")["value"]
         ax.scatter(values, row + shift + plots.jitter(len(values), 0.1), s=18, color=plots.colour(arm), alpha=0.75)
-        ax.plot([values.mean()] * 2, [row + shift - 0.15, row + shift + 0.15], color=plots.colour(arm), lw=2.5,
-                label=plots.label(arm) if row == 0 else None)
+        ax.plot(
+            [values.mean()] * 2,
+            [row + shift - 0.15, row + shift + 0.15],
+            color=plots.colour(arm),
+            lw=2.5,
+            label=plots.label(arm) if row == 0 else None,
+        )
     known = paper.query("metric == @name_of and arm == 'logistic_regression'" if (name_of := f"recall[{name}]") else "")
-    ax.scatter(known["value"], [row + 0.17] * len(known), marker="D", s=34, facecolor="white",
-               edgecolor=plots.colour("logistic_regression"), label="Logistic regression, the paper" if row == 0 else None)
+    ax.scatter(
+        known["value"],
+        [row + 0.17] * len(known),
+        marker="D",
+        s=34,
+        facecolor="white",
+        edgecolor=plots.colour("logistic_regression"),
+        label="Logistic regression, the paper" if row == 0 else None,
+    )
 ax.set_yticks(range(len(counts)), [f"{name} ({count})" for name, count in counts[::-1].items()])
 ax.set(xlabel="Recall: each run a point, the bar their mean", xlim=(-0.03, 1.03))
 ax.grid(True, axis="x")
@@ -141,8 +154,10 @@ found = stats.paired_difference(*pair)
 theirs = [paper.query("metric == 'accuracy' and arm == @arm")["value"] for arm in ("logistic_regression", "full")]
 difference, low, high = (100 * x for x in stats.effect(*theirs))
 pd.DataFrame([found]).to_csv(plots.folder(chosen) / "01_difference.csv", index=False, float_format="%.6g")
-Markdown(f"{stats.describe_difference(found, 'Logistic regression', 'scBERT')}\n\n"
-         f"The paper's runs: {difference:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f} (n = 10 against 10).")
+Markdown(
+    f"{stats.describe_difference(found, 'Logistic regression', 'scBERT')}\n\n"
+    f"The paper's runs: {difference:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f} (n = 10 against 10)."
+)
 
 # %% [markdown]
 # ## Where these numbers come from

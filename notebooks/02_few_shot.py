@@ -25,11 +25,12 @@ protocol = None  # "paper" or "clean"; None: that of the profile
 fractions = None  # e.g. [0.1, 0.5, 1.0]; None: those of the profile
 
 # %%
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "runs.py").exists())))
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
@@ -54,8 +55,13 @@ arms = ["logistic_regression", "full", "majority"]
 done = runs.complete(profiles.specs(chosen, arms, chosen["fractions"], chosen["few_shot_seeds"]))
 ours = stats.table(done)
 labels = chosen["adata"].obs["cell_type"].to_numpy()
-subsets = pd.DataFrame([{"fraction": run.spec["fraction"], "seed": run.spec["seed"], "cells": len(run.predictions["train"]),
-                         "types": len(set(labels[run.predictions["train"]]))} for run in done if run.spec["arm"] == "majority"])
+subsets = [run.spec | {"cells": run.predictions["train"]} for run in done if run.spec["arm"] == "majority"]
+subsets = pd.DataFrame(
+    [
+        {"fraction": s["fraction"], "seed": s["seed"], "cells": len(s["cells"]), "types": len(set(labels[s["cells"]]))}
+        for s in subsets
+    ]
+)
 subsets.pivot(index="fraction", columns="seed", values=["cells", "types"])
 
 # %% [markdown]
@@ -65,9 +71,13 @@ subsets.pivot(index="fraction", columns="seed", values=["cells", "types"])
 # is 4.3, not 2.
 
 # %%
-paper = published.runs().query("dataset == 'zheng68k' and (experiment == 'few_shot' or (experiment == 'baseline' and arm == 'logistic_regression'))")
-pd.concat({f"{metric}, {fraction:.0%}": stats.beside_paper(ours.query("fraction == @fraction"), paper.query("fraction == @fraction"), [metric], arms[:2], plots.label)[metric]
-           for metric in ("accuracy", "macro_f1") for fraction in chosen["fractions"]}, axis=1).T
+paper = published.runs().query("dataset == 'zheng68k' and experiment in ['few_shot', 'baseline']")
+paper = paper[(paper["experiment"] == "few_shot") | (paper["arm"] == "logistic_regression")]
+rows = {}
+for fraction in chosen["fractions"]:
+    ours_here, paper_here = (table[table["fraction"] == fraction] for table in (ours, paper))
+    rows[f"{fraction:.0%}"] = stats.beside_paper(ours_here, paper_here, ["accuracy", "macro_f1"], arms[:2], plots.label)
+pd.concat(rows, names=["labels"])
 
 # %% [markdown]
 # ## Figure: learning curves
@@ -85,8 +95,11 @@ for ax, metric in zip(axes[1], ["accuracy", "macro_f1"]):
 for ax in axes.flat:
     ax.set_ylim(0, 1)
 axes[0, 0].legend(loc="center right")
-shown = ours.query("metric in ['accuracy', 'macro_f1']")
-plots.save(fig, "02_few_shot", pd.concat([shown.assign(source="ours"), paper.query("metric in ['accuracy', 'macro_f1']")[["arm", "fraction", "seed", "metric", "value"]].assign(source="paper")]), chosen)
+columns = ["arm", "fraction", "seed", "metric", "value"]
+drawn = pd.concat(
+    [ours.assign(source="ours")[[*columns, "run", "source"]], paper.assign(source="paper")[[*columns, "source"]]]
+)
+plots.save(fig, "02_few_shot", drawn.query("metric in ['accuracy', 'macro_f1']"), chosen)
 
 # %% [markdown]
 # ## The answer
@@ -100,7 +113,9 @@ rows = []
 for fraction in chosen["fractions"]:
     pair = [[run for run in done if run.spec["arm"] == arm and run.spec["fraction"] == fraction] for arm in arms[:2]]
     found = stats.paired_difference(*pair)
-    theirs = [paper.query("metric == 'accuracy' and arm == @arm and fraction == @fraction")["value"] for arm in arms[:2]]
+    theirs = [
+        paper.query("metric == 'accuracy' and arm == @arm and fraction == @fraction")["value"] for arm in arms[:2]
+    ]
     row = {"fraction": fraction, "ours": found["difference"], "ours_low": found["low"], "ours_high": found["high"]}
     if all(len(values) for values in theirs):
         row |= dict(zip(("paper", "paper_low", "paper_high"), stats.effect(*theirs)))
@@ -109,8 +124,11 @@ answer = pd.DataFrame(rows)
 answer.to_csv(plots.folder(chosen) / "02_difference.csv", index=False, float_format="%.6g")
 ahead = [f"{row.fraction:.0%}" for row in answer.itertuples() if row.ours_high < 0]
 display(answer.set_index("fraction").mul(100).round(1).rename_axis("fraction (differences in points)"))
-Markdown(f"**scBERT is ahead of logistic regression at {', '.join(ahead)} of the labels.**" if ahead
-         else "**At no fraction is scBERT ahead of logistic regression by more than the interval.**")
+Markdown(
+    f"**scBERT is ahead of logistic regression at {', '.join(ahead)} of the labels.**"
+    if ahead
+    else "**At no fraction is scBERT ahead of logistic regression by more than the interval.**"
+)
 
 # %% [markdown]
 # ## Where these numbers come from

@@ -16,8 +16,8 @@
 # **What is done here.** The same fine-tuning, from three starting points: pre-trained; random weights, with *the same
 # layers frozen*; pre-trained and fine-tuned without a gene embedding. **The finding is stated under "The answer".**
 #
-# **Caveat.** In the `quick` profile the gene embedding is not gene2vec but `coexpression`, computed from the training
-# cells alone, and the pre-training corpus is the training cells without their labels: 560 cells instead of 1.1
+# **Caveat.** In the `quick` profile, unless gene2vec's file is there, the gene embedding is `coexpression`, computed
+# from the training cells alone, and the pre-training corpus is the training cells without their labels: 560 cells instead of 1.1
 # million. What little pre-training can do here is not what it could do there.
 
 # %% tags=["parameters"]
@@ -26,13 +26,14 @@ seeds = None  # e.g. [0, 1, 2]; None: those of the profile
 protocol = None  # "paper" or "clean"; None: that of the profile
 
 # %%
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "runs.py").exists())))
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
-from IPython.display import Markdown, display
+from IPython.display import Markdown
 
 from lib import plots, profiles, published, runs, stats
 
@@ -88,7 +89,14 @@ fig, axes = plt.subplots(1, 2, figsize=(10, 3.6))
 for arm in arms:
     for i, (_, log) in enumerate(logs.query("arm == @arm").groupby("seed")):
         for ax, column in zip(axes, ["loss", "accuracy"]):
-            ax.plot(log["epoch"] + 1, log[column], color=plots.colour(arm), lw=1.3, alpha=0.8, label=plots.label(arm) if i == 0 else None)
+            ax.plot(
+                log["epoch"] + 1,
+                log[column],
+                color=plots.colour(arm),
+                lw=1.3,
+                alpha=0.8,
+                label=plots.label(arm) if i == 0 else None,
+            )
 axes[0].set(yscale="log", title="Weighted cross-entropy, training cells", xlabel="epoch")
 axes[1].set(title="Accuracy, test cells", xlabel="epoch", ylim=(0, 1))
 axes[1].legend(fontsize=9, loc="lower right")
@@ -108,8 +116,10 @@ for arm in arms[1:]:
     rows.append({"arm": arm} | found)
     theirs = [paper.query("metric == 'accuracy' and arm == @a")["value"] for a in (arm, "full")]
     difference, low, high = (100 * x for x in stats.effect(*theirs))
-    lines.append(f"- {stats.describe_difference(found, plots.label(arm), plots.label('full'))} "
-                 f"The paper's runs: {difference:+.1f} points, {low:+.1f} to {high:+.1f}.")
+    lines.append(
+        f"- {stats.describe_difference(found, plots.label(arm), plots.label('full'))} "
+        f"The paper's runs: {difference:+.1f} points, {low:+.1f} to {high:+.1f}."
+    )
 pd.DataFrame(rows).to_csv(plots.folder(chosen) / "03_difference.csv", index=False, float_format="%.6g")
 Markdown("\n".join(lines))
 

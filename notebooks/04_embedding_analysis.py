@@ -26,13 +26,15 @@
 profile = "quick"  # a rung of the ladder, see README
 
 # %%
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "runs.py").exists())))
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown, display
+from IPython.display import Markdown
 
 from lib import plots, profiles, published, runs, stats
 
@@ -54,18 +56,9 @@ profiles.describe(chosen)
 
 # %%
 done = runs.complete(profiles.masked_specs(chosen))
-masked = pd.concat([pd.DataFrame({key: run.predictions[key] for key in ("cell", "gene", "target", "predicted", "most_common_bin")}).assign(arm=run.spec["arm"]) for run in done])
-masked["right"], masked["rule_right"] = masked["predicted"] == masked["target"], masked["most_common_bin"] == masked["target"]
-masked["says_rule"] = masked["predicted"] == masked["most_common_bin"]
-per_cell = masked.groupby(["arm", "cell"])[["right", "rule_right", "says_rule"]].mean().reset_index()
-rows = []
-for arm in ("no_gene2vec", "full"):
-    part, known = per_cell.query("arm == @arm"), published.masked().query("dataset == 'zheng68k' and gene_embedding == @embedding" if (embedding := {"full": "gene2vec"}.get(arm, "none")) else "").iloc[0]
-    for column, name, theirs in (("right", "accuracy", known["masked_accuracy"]), ("rule_right", "accuracy of the most common bin", known["accuracy_of_most_common_bin"]), ("says_rule", "share of answers that are the most common bin", known["fraction_predicting_most_common_bin"])):
-        mean, half_width = stats.confidence_interval(part[column])
-        rows.append({"arm": arm, "metric": name, "mean": mean, "half_width": half_width, "paper": theirs})
-table3 = pd.DataFrame(rows)
-table3.assign(arm=table3["arm"].map(plots.label), ours=[stats.show(m, h) for m, h in zip(table3["mean"], table3["half_width"])]).set_index(["arm", "metric"])[["ours", "paper"]]
+card = published.masked_scorecard(done, chosen["reproduces"]).query("dataset == @chosen['reproduces']")
+card["ours ± interval"] = [stats.show(mean, half) for mean, half in zip(card["ours"], card["half_width_ours"])]
+card.assign(arm=card["arm"].map(plots.label)).set_index(["arm", "metric"])[["ours ± interval", "paper"]]
 
 # %% [markdown]
 # ## Figure 1: the paper's Table 3
@@ -75,22 +68,21 @@ table3.assign(arm=table3["arm"].map(plots.label), ours=[stats.show(m, h) for m, 
 # rule's (right pair), and how much better a model with an embedding does (left pair).
 
 # %%
-names = ["accuracy", "accuracy of the most common bin", "share of answers that are the most common bin"]
 fig, ax = plt.subplots(figsize=(9, 3.9))
-for i, name in enumerate(names):
-    for shift, arm in ((-0.2, "full"), (0.2, "no_gene2vec")):
-        row = table3.query("arm == @arm and metric == @name").iloc[0]
-        ax.bar(i + shift, row["mean"], 0.36, color=plots.colour(arm), alpha=0.85, yerr=row["half_width"], capsize=3, label=plots.label(arm) if i == 0 else None)
-        ax.scatter(i + shift, row["paper"], marker="D", s=40, facecolor="white", edgecolor="#222222", zorder=3, label="the paper" if i == 0 and arm == "no_gene2vec" else None)
-ax.set_xticks(range(3), ["Accuracy on\nhidden genes", "Accuracy of saying the\ncell's most common bin", "Share of answers that are\nthe most common bin"])
-ax.set_ylim(0, 1.05)
-ax.legend(fontsize=9, ncols=3, loc="upper left")
-plots.save(fig, "04_masked_task", table3, chosen)
+plots.masked_task(ax, card)
+plots.save(fig, "04_masked_task", card[["arm", "metric", "ours", "half_width_ours", "paper"]], chosen)
 
 # %%
-wide = per_cell.assign(excess=per_cell["right"] - per_cell["rule_right"]).groupby("arm")["excess"].apply(stats.confidence_interval)
-answers = masked.groupby(["arm", "cell"])["predicted"].nunique().groupby("arm").mean()
-Markdown("\n".join(f"- **{plots.label(arm)}**: {100 * wide[arm][0]:+.1f} ± {100 * wide[arm][1]:.1f} points against the rule; {answers[arm]:.1f} different answers in a cell on average." for arm in ("full", "no_gene2vec")))
+lines = []
+for run in done:
+    p, row = run.predictions, card.query("arm == @run.spec['arm'] and metric == 'masked_accuracy'").iloc[0]
+    answers = np.mean([len(set(p["predicted"][p["cell"] == cell])) for cell in np.unique(p["cell"])])
+    effect, low, high = (100 * row[name] for name in ("effect_ours", "low_ours", "high_ours"))
+    lines.append(
+        f"- **{plots.label(run.spec['arm'])}**: {effect:+.1f} points against the rule (95 % interval {low:+.1f} "
+        f"to {high:+.1f}); {answers:.1f} different answers in a cell on average."
+    )
+Markdown("\n".join(lines))
 
 # %% [markdown]
 # ## Genes: before and after the transformer
@@ -103,8 +95,11 @@ Markdown("\n".join(f"- **{plots.label(arm)}**: {100 * wide[arm][0]:+.1f} ± {100
 shown = runs.complete(profiles.representation_specs(chosen))
 reps = {run.spec["arm"]: run.predictions for run in shown}
 n_genes = len(reps["full"]["genes_in"])
-overlap = pd.DataFrame([{"model": plots.label(arm), "overlap": stats.neighbour_overlap(reps[arm]["genes_in"], reps[arm]["genes_out"]), "by chance": 10 / (n_genes - 1)} for arm in ("full", "no_pretraining")])
-overlap
+overlap = {
+    plots.label(arm): stats.neighbour_overlap(reps[arm]["genes_in"], reps[arm]["genes_out"])
+    for arm in ("full", "no_pretraining")
+}
+pd.Series(overlap | {"by chance": 10 / (n_genes - 1)}, name="share of neighbours in common").round(3).to_frame()
 
 # %% [markdown]
 # ## Figure 2: cells
@@ -125,8 +120,18 @@ for ax, arm in zip(axes, order):
     r = reps[arm]
     accuracy = stats.knn_accuracy(r["cells"], r["labels"], r["train"], r["test"])
     interval = binomtest(round(accuracy * len(r["test"])), len(r["test"])).proportion_ci(method="wilson")
-    closing = stats.knn_accuracy(r["cells_closing"], r["labels"], r["train"], r["test"]) if "cells_closing" in r else np.nan
-    rows.append({"arm": arm, "knn_accuracy": accuracy, "low": interval.low, "high": interval.high, "knn_accuracy_closing_token": closing})
+    closing = (
+        stats.knn_accuracy(r["cells_closing"], r["labels"], r["train"], r["test"]) if "cells_closing" in r else np.nan
+    )
+    rows.append(
+        {
+            "arm": arm,
+            "knn_accuracy": accuracy,
+            "low": interval.low,
+            "high": interval.high,
+            "knn_accuracy_closing_token": closing,
+        }
+    )
     for k, name in enumerate(r["classes"]):
         ax.scatter(*r["umap"][r["labels"] == k].T, s=7, color=palette[2 * k % 20 + (k >= 10)], label=name)
     ax.set_title(f"{plots.label(arm)}\nkNN {accuracy:.2f} ({interval.low:.2f}–{interval.high:.2f})")
@@ -134,13 +139,25 @@ for ax, arm in zip(axes, order):
     ax.grid(False)
 fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, markerscale=2.5, fontsize=9)
 knn = pd.DataFrame(rows)
-points = pd.concat([pd.DataFrame(reps[arm]["umap"], columns=["umap_1", "umap_2"]).assign(cell_type=reps[arm]["classes"][reps[arm]["labels"]], arm=arm) for arm in order])
+points = pd.concat(
+    [
+        pd.DataFrame(reps[arm]["umap"], columns=["umap_1", "umap_2"]).assign(
+            cell_type=reps[arm]["classes"][reps[arm]["labels"]], arm=arm
+        )
+        for arm in order
+    ]
+)
 plots.save(fig, "04_cells", points, chosen)
 knn.to_csv(plots.folder(chosen) / "04_knn.csv", index=False, float_format="%.6g")
 
 # %%
 best = knn.set_index("arm")["knn_accuracy"]
-Markdown(f"**Cell representations**: nearest neighbours name {best['full']:.0%} of the test cells right in scBERT's representation, {best['pca']:.0%} in principal components, {best['no_pretraining']:.0%} behind random weights. By the closing token instead of the mean over genes: {knn.set_index('arm')['knn_accuracy_closing_token']['full']:.0%}.")
+closing = knn.set_index("arm")["knn_accuracy_closing_token"]["full"]
+Markdown(
+    f"**Cell representations**: nearest neighbours name {best['full']:.0%} of the test cells right in scBERT's "
+    f"representation, {best['pca']:.0%} in principal components, {best['no_pretraining']:.0%} behind random weights. "
+    f"By scBERT's closing token instead of the mean over genes: {closing:.0%}."
+)
 
 # %% [markdown]
 # ## Where these numbers come from

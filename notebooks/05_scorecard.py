@@ -27,13 +27,14 @@ seeds = None  # e.g. [0, 1, 2]; None: those of the profile
 protocol = None  # "paper" or "clean"; None: that of the profile
 
 # %%
-import sys; from pathlib import Path
+import sys
+from pathlib import Path
+
 sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "runs.py").exists())))
 
 import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
-from IPython.display import Markdown, display
+from IPython.display import Markdown
 
 from lib import plots, profiles, published, runs, stats
 
@@ -46,8 +47,10 @@ plots.style()
 
 # %%
 chosen = profiles.load(profile, seeds=seeds, protocol=protocol)
-done = runs.complete(profiles.specs(chosen, ["logistic_regression", "full", "no_pretraining", "no_gene2vec"])
-                     + profiles.specs(chosen, ["logistic_regression", "full"], chosen["fractions"], chosen["few_shot_seeds"]))
+done = runs.complete(
+    profiles.specs(chosen, ["logistic_regression", "full", "no_pretraining", "no_gene2vec"])
+    + profiles.specs(chosen, ["logistic_regression", "full"], chosen["fractions"], chosen["few_shot_seeds"])
+)
 ours = stats.table({run.id: run for run in done}.values())
 masked = runs.complete(profiles.masked_specs(chosen))
 
@@ -59,10 +62,13 @@ masked = runs.complete(profiles.masked_specs(chosen))
 # %%
 card = published.scorecard(ours, masked, chosen["reproduces"], chosen["few_shot_seeds"])
 card.to_csv(plots.folder(chosen) / "05_scorecard.csv", index=False, float_format="%.6g")
-claims = card.query("dataset == @chosen['reproduces'] and metric in ['accuracy', 'macro_f1'] and effect_ours == effect_ours and arm != 'full'").copy()
+claims = published.claims(card, chosen["reproduces"])
+shown = claims.assign(arm=claims["arm"].map(plots.label), minus=claims["reference"].map(plots.label))
 for who in ("paper", "ours"):
-    claims[f"difference, {who}"] = [f"{100 * e:+.1f} ({100 * l:+.1f} to {100 * h:+.1f})" for e, l, h in zip(claims[f"effect_{who}"], claims[f"low_{who}"], claims[f"high_{who}"])]
-claims.assign(arm=claims["arm"].map(plots.label), minus=claims["reference"].map(plots.label))[["experiment", "arm", "minus", "fraction", "metric", "difference, paper", "difference, ours", "verdict"]].style.hide().set_caption("Differences in points, with 95 % intervals")
+    columns = (100 * claims[f"{name}_{who}"] for name in ("effect", "low", "high"))
+    shown[f"difference, {who}"] = [f"{effect:+.1f} ({low:+.1f} to {high:+.1f})" for effect, low, high in zip(*columns)]
+columns = ["experiment", "arm", "minus", "fraction", "metric", "difference, paper", "difference, ours", "verdict"]
+shown[columns].style.hide().format(precision=2).set_caption("Differences in points, with 95 % intervals")
 
 # %% [markdown]
 # ## Figure: the claims as differences
@@ -72,17 +78,14 @@ claims.assign(arm=claims["arm"].map(plots.label), minus=claims["reference"].map(
 
 # %%
 fig, ax = plt.subplots(figsize=(9.5, 0.44 * len(claims) + 1.4))
-for row, claim in enumerate(claims.iloc[::-1].itertuples()):
-    for shift, who, marker, face in ((0.16, "paper", "D", "white"), (-0.16, "ours", "o", None)):
-        effect, low, high = (100 * getattr(claim, f"{name}_{who}") for name in ("effect", "low", "high"))
-        ax.errorbar(effect, row + shift, xerr=[[max(0, effect - low)], [max(0, high - effect)]] if np.isfinite(low) else None, marker=marker, ms=6, color=plots.colour(claim.arm),
-                    mfc=face or plots.colour(claim.arm), capsize=2, lw=1.4, label={"paper": "the paper", "ours": "ours"}[who] if row == 0 else None)
-ax.axvline(0, color="#444444", lw=1)
-ax.set_yticks(range(len(claims)), [f"{plots.label(c.arm)} − {plots.label(c.reference)}, {c.fraction:.0%}, {plots.METRICS[c.metric].lower()}" for c in claims.iloc[::-1].itertuples()], fontsize=9)
-ax.set_xlabel("points (95 % Welch interval over runs)")
-ax.grid(True, axis="x")
-ax.legend(fontsize=9, loc="best")
-plots.save(fig, "05_scorecard_claims", claims[["experiment", "arm", "reference", "fraction", "metric", "effect_paper", "low_paper", "high_paper", "effect_ours", "low_ours", "high_ours", "verdict"]], chosen)
+plots.differences(ax, claims)
+sides = [f"{name}_{who}" for who in ("paper", "ours") for name in ("effect", "low", "high")]
+plots.save(
+    fig,
+    "05_scorecard_claims",
+    claims[["experiment", "arm", "reference", "fraction", "metric", *sides, "verdict"]],
+    chosen,
+)
 
 # %% [markdown]
 # ## Every published number
@@ -90,11 +93,16 @@ plots.save(fig, "05_scorecard_claims", claims[["experiment", "arm", "reference",
 # `n` is the number of published runs behind a row. *Not run* says what is missing in this profile.
 
 # %%
-with pd.option_context("display.max_rows", None, "display.max_colwidth", 60):
-    display(card.assign(paper=[stats.show(m, h) for m, h in zip(card["paper"], card["half_width_paper"])], ours=[stats.show(m, h) for m, h in zip(card["ours"], card["half_width_ours"])])[["experiment", "dataset", "arm", "fraction", "metric", "paper", "n_paper", "ours", "n_ours", "verdict"]].style.hide())
+whole = card.copy()
+for who in ("paper", "ours"):
+    whole[who] = [stats.show(mean, half) for mean, half in zip(card[who], card[f"half_width_{who}"])]
+columns = ["experiment", "dataset", "arm", "fraction", "metric", "paper", "n_paper", "ours", "n_ours", "verdict"]
+whole[columns].style.hide().format(precision=2)
 
 # %%
-Markdown("Verdicts: " + ", ".join(f"**{name}** {count}" for name, count in card["verdict"].value_counts().items()) + ".")
+Markdown(
+    "Verdicts: " + ", ".join(f"**{name}** {count}" for name, count in card["verdict"].value_counts().items()) + "."
+)
 
 # %% [markdown]
 # ## Where these numbers come from

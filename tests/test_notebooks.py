@@ -16,7 +16,11 @@ BOOKS = execute.notebooks()
 
 
 def program(*arguments, folder, **extra):
-    environment = os.environ | {"SCBERT_CACHE": str(folder / "cache"), "SCBERT_FIGURES": str(folder / "figures"), **extra}
+    environment = os.environ | {
+        "SCBERT_CACHE": str(folder / "cache"),
+        "SCBERT_FIGURES": str(folder / "figures"),
+        **extra,
+    }
     return subprocess.run([sys.executable, "-m", "lib.execute", *arguments], cwd=ROOT, env=environment, text=True,
                           capture_output=True, timeout=1200)  # fmt: skip
 

@@ -52,7 +52,11 @@ def results_table():
         lines.append(f"| {name} | {texts[0]} ({texts[1]} to {texts[2]}) | {texts[3]} ({texts[4]} to {texts[5]}) |")
     knn = pd.read_csv(ROOT / "figures" / "quick" / "04_knn.csv").set_index("arm")
     lines += ["", "| cells whose nearest neighbours give the right type | ours |", "|---|---|"]
-    for name, arm in (("principal components", "pca"), ("scBERT", "full"), ("scBERT, not pre-trained", "no_pretraining")):
+    for name, arm in (
+        ("principal components", "pca"),
+        ("scBERT", "full"),
+        ("scBERT, not pre-trained", "no_pretraining"),
+    ):
         row = knn.loc[arm]
         lines.append(f"| {name} | {row['knn_accuracy']:.2f} ({row['low']:.2f} to {row['high']:.2f}) |")
     return "\n".join(lines) + "\n"
