@@ -65,7 +65,10 @@ def prepared(data):
         adata = adata[adata.obs.groupby("cell_type", observed=True).cumcount() < limit].copy()
     genes = None
     if data["vocabulary"]:
-        genes = Path(data["vocabulary"]).read_text().split()
+        path = Path(data["vocabulary"]).expanduser()
+        if not path.is_file():
+            raise DataError(f"There is no gene vocabulary at {path}. Give a text file with one gene symbol a line.")
+        genes = path.read_text(encoding="utf-8").split()
     return preprocess.prepare(adata, genes, min_genes=data["min_genes"], library_size=data["library_size"])
 
 
