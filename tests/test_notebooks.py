@@ -44,7 +44,7 @@ def test_notebook_runs_and_writes_its_figures(smoke, book):
     text = (target / "notebooks" / book.name).read_text()
     assert str(ROOT) not in text and str(folder) not in text, "the executed notebook names a path of this machine"
     assert (target / "notebooks" / book.name).with_suffix(".html").stat().st_size > 10_000
-    figures = re.findall(r'plots\.save\(fig, "(\w+)"', book.with_suffix(".py").read_text())
+    figures = re.findall(r'plots\.save\(\s*fig,\s*"(\w+)"', book.with_suffix(".py").read_text())
     assert figures
     for name in figures:
         assert (target / f"{name}.png").stat().st_size > 5_000
