@@ -131,12 +131,14 @@ def differences(ax, claims):
         for shift, who, marker in ((0.16, "paper", "D"), (-0.16, "ours", "o")):
             effect, low, high = (100 * row[f"{name}_{who}"] for name in ("effect", "low", "high"))
             error = [[max(0, effect - low)], [max(0, high - effect)]] if np.isfinite(low) else None
-            ax.errorbar(effect, y + shift, xerr=error, marker=marker, ms=6, color=colour(row["arm"]), capsize=2, lw=1.4,
+            name = {"paper": "the paper", "ours": "ours"}[who] if y == 0 else None
+            ax.errorbar(effect, y + shift, label=name, xerr=error, marker=marker, ms=6, color=colour(row["arm"]), capsize=2, lw=1.4,
                         mfc="white" if who == "paper" else colour(row["arm"]))  # fmt: skip
     ax.axvline(0, color="#444444", lw=1)
     names = [f"{label(r['arm'])} − {label(r['reference'])}, {r['fraction']:.0%}, {METRICS[r['metric']]}" for r in rows]
     ax.set_yticks(range(len(rows)), names, fontsize=9)
     ax.set_xlabel("points (95 % Welch interval over runs)")
+    ax.legend(loc="upper right", fontsize=9)
     ax.grid(True, axis="x")
 
 

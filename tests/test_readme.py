@@ -10,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
+SPEED_MARKS = ("<!-- speed: tests/test_readme.py -->\n", "<!-- end of speed -->")
 MARKS = ("<!-- results: tests/test_readme.py -->\n", "<!-- end of results -->")
 ROWS = [
     ("Logistic regression", "baseline", "logistic_regression", 1.0, ["accuracy", "macro_f1"]),
@@ -62,8 +63,30 @@ def results_table():
     return "\n".join(lines) + "\n"
 
 
-def block(text):
-    return text.split(MARKS[0])[1].split(MARKS[1])[0]
+def speed_table():
+    """README's table of speed, from the benchmark that ``figures/benchmark`` holds; costs are computed from it."""
+    table = pd.read_csv(ROOT / "figures" / "benchmark" / "cpu.csv").set_index(["job", "genes", "model"])
+    lines = ["| 16,906 genes, a cell | stock | ours | ours, no gene embedding |", "|---|---|---|---|"]
+    for job in ("forward", "finetuning step", "pretraining step"):
+        rows = [table.loc[(job, 16_906, model)] for model in ("stock", "ours", "ours, no gene embedding")]
+        cells = [f"{row['seconds']:.3g} s ({row['ratio']:.3g}×), {row['bytes'] / 2**20:.0f} MiB" for row in rows]
+        lines.append(f"| {job} | {' | '.join(cells)} |")
+    days = [
+        10 * 54_760 * table.loc[("finetuning step", 16_906, model), "seconds"] / 86_400
+        for model in ("stock", "ours", "ours, no gene embedding")
+    ]
+    cost = " | ".join(f"{d:.3g} days" if d > 1 else f"{24 * d:.2g} hours" for d in days)
+    lines.append(f"| *computed:* fine-tuning, 10 epochs of 54,760 cells | {cost} |")
+    return "\n".join(lines) + "\n"
+
+
+def block(text, marks=MARKS):
+    return text.split(marks[0])[1].split(marks[1])[0]
+
+
+def test_speed_is_that_of_the_committed_benchmark():
+    """Every number of the table of speed is in figures/benchmark, or computed from it."""
+    assert block(README.read_text(), SPEED_MARKS) == speed_table()
 
 
 def test_results_are_those_of_the_committed_figures():
@@ -123,5 +146,6 @@ def test_no_path_of_a_machine_is_committed():
 
 
 if __name__ == "__main__":
-    before, rest = README.read_text().split(MARKS[0])
-    README.write_text(before + MARKS[0] + results_table() + MARKS[1] + rest.split(MARKS[1])[1])
+    for marks, table in ((MARKS, results_table), (SPEED_MARKS, speed_table)):
+        before, rest = README.read_text().split(marks[0])
+        README.write_text(before + marks[0] + table() + marks[1] + rest.split(marks[1])[1])
