@@ -240,13 +240,15 @@ def _figure(table, full, path):
     for k, model in enumerate(MODELS):
         rows = part[part["model"] == model].set_index("job").reindex(JOBS)
         bars = axes[0].bar(np.arange(3) + 0.27 * (k - 1), rows["seconds"], 0.25, color=colours[model], label=model)
-        axes[0].bar_label(bars, [f"{r:.3g}×" if r != 1 else "" for r in rows["ratio"]], fontsize=8)
+        axes[0].bar_label(
+            bars, ["" if r == 1 else f"{r:.1f}×" if r < 100 else f"{r:,.0f}×" for r in rows["ratio"]], fontsize=8
+        )
         growth = table[(table["model"] == model) & (table["job"] == "forward")].sort_values("genes")
         axes[1].plot(growth["genes"], growth["seconds"], "o-", color=colours[model], label=model)
     axes[0].set_xticks(range(3), [f"{job}\n{full:,} genes" for job in JOBS])
     axes[0].set(yscale="log", title="Seconds a cell (× faster than stock)")
     axes[1].set(xscale="log", yscale="log", xlabel="genes", title="Forward pass, seconds a cell")
-    axes[0].legend(fontsize=9)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     fig.savefig(path.with_suffix(".png"), metadata={"Software": None})
     fig.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})
 

@@ -69,7 +69,7 @@ def speed_table():
     lines = ["| 16,906 genes, a cell | stock | ours | ours, no gene embedding |", "|---|---|---|---|"]
     for job in ("forward", "finetuning step", "pretraining step"):
         rows = [table.loc[(job, 16_906, model)] for model in ("stock", "ours", "ours, no gene embedding")]
-        cells = [f"{row['seconds']:.3g} s ({row['ratio']:.3g}×), {row['bytes'] / 2**20:.0f} MiB" for row in rows]
+        cells = [f"{row['seconds']:.3g} s ({row['ratio']:,.1f}×), {row['bytes'] / 2**20:.0f} MiB" for row in rows]
         lines.append(f"| {job} | {' | '.join(cells)} |")
     days = [
         10 * 54_760 * table.loc[("finetuning step", 16_906, model), "seconds"] / 86_400
