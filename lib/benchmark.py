@@ -212,7 +212,7 @@ def main(arguments):
         found = compare(job, genes, batch, MODELS, chosen.repeats, threads)
         stock = found[0]
         for row in found:
-            row |= {"ratio": stock["seconds"] / row["seconds"], "memory_ratio": row["bytes"] / stock["bytes"],
+            row |= {"ratio": stock["seconds"] / row["seconds"], "memory_ratio": row["bytes"] / stock["bytes"] if stock["bytes"] else np.nan,
                     "share_of_rate": row["flops"] / row["seconds"] / rate if row["cells"] == 1 else np.nan,
                     "matrix_rate": rate}  # fmt: skip
             print(f"{row['job']:18s} {row['genes']:6d} genes  {row['model']:24s} {row['seconds']:9.4f} s a cell  "
