@@ -39,6 +39,8 @@ def load(name, **overrides):
         if target is None:
             raise DataError(f"Profile {name} has no entry {key!r}. It has: {', '.join([*profile, *profile['data']])}.")
         target[key] = value
+    if profile["protocol"] not in ("paper", "clean"):
+        raise DataError(f"protocol is {profile['protocol']!r}; it is one of paper, clean.")
     profile |= _gene_embedding(profile["gene_embedding"])
     adata = cells.prepared(profile["data"])
     return profile | {"adata": adata, "fingerprint": cells.store(adata)}

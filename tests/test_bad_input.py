@@ -170,9 +170,10 @@ def test_unlabelled_input_is_taken_without_a_label(tmp_path):
     (lambda: profiles.load("smoke", gene_embedding="word2vec"), "auto, gene2vec, coexpression"),
     (lambda: profiles.load("smoke", gene_embedding="gene2vec"), "data/README.md"),
     (lambda: profiles.load("smoke", vocabulary="nowhere.txt"), "one gene symbol a line"),
+    (lambda: profiles.load("smoke", protocol="cleann"), "one of paper, clean"),
     (lambda: CellTypeClassifier(ScBertConfig(genes=9, dim=4, depth=1, heads=1, dim_head=4, features=4))(
         torch.zeros(1, 12, dtype=torch.long)), "11 genes, the head was made for 9"),
-], ids=["missing labels", "no cell", "fraction", "embedding", "no gene2vec file", "no vocabulary", "genes"])  # fmt: skip
+], ids=["missing labels", "no cell", "fraction", "embedding", "no gene2vec file", "no vocabulary", "protocol", "genes"])  # fmt: skip
 def test_bad_calls_are_refused(call, words, monkeypatch, tmp_path):
     """What is wrong further in is refused as clearly."""
     monkeypatch.setenv("SCBERT_CACHE", str(tmp_path))
