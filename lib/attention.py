@@ -13,20 +13,26 @@ Over what the keys' maximum is taken therefore changes the result:
 The features of a whole cell are never held: 10 heads × 16,907 tokens × 266 features are 180 MB, for queries and keys
 alike, and stock code passes over them about eight times. Here c is taken out of the sum,
 φ(k)ᵀ v = e^(−c) Σ exp(P k − |k|²/2) vᵀ + ε Σ v, so that tokens can be taken in chunks that stay in the processor's
-cache, in one pass, with c known only at its end. What is left of c in the exponent is a constant: by completing the
-square, P k − |k|²/2 ≤ |P|²/2, whatever k. The backward pass computes the features anew, chunk by chunk.
+cache, in one pass, with c known only at its end. The factor exp(−|k|²/2) goes to the values, which are a quarter as
+wide as the features. The backward pass computes the features anew, chunk by chunk.
 
 Choromanski et al., "Rethinking attention with Performers", ICLR 2021.
 """
 
 from __future__ import annotations
 
+import math
+
 import torch
 from performer_pytorch.performer_pytorch import FastAttention
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 STABILISERS = {"cell": (1, 2, 3), "head": (2, 3), "batch": (0, 1, 2, 3)}
 EPS = 1e-4
-CHUNK = 2**20  # entries of one chunk's features: 4 MB, about a core's share of the cache
+# Entries of one chunk's features: on a CPU 8 MB, so that they stay in its cache; on a GPU 1 GB, for few large launches.
+CHUNK = {"cpu": 2**21, "cuda": 2**28}
+SAFE = 60.0  # exp of this, times exp of as much again, is finite in fp32
 
 
 def favor_attention(q, k, v, projection, stabiliser="cell", counts=None):
@@ -52,109 +58,240 @@ def favor_attention(q, k, v, projection, stabiliser="cell", counts=None):
 
 
 class _Favor(torch.autograd.Function):
-    """Forward and backward of :func:`favor_attention`; the projection is not differentiated.
-
-    Shapes: b cells, h heads, n tokens, c tokens of a chunk, d dim_head, m features.
-    """
+    """Forward and backward of :func:`favor_attention`; the projection is not differentiated."""
 
     @staticmethod
     def forward(ctx, q, k, v, projection, stabiliser, counts):
-        kernel = _Kernel(projection, q)
-        dims = STABILISERS[stabiliser]
-        total = shift = values = 0.0
-        for at in kernel.chunks(k):
-            exp, largest = kernel.features(k[:, :, at], counts if counts is None else counts[:, at])
-            weighted = kernel.values(v[:, :, at], counts if counts is None else counts[:, at])  # (b, h, c, d + 1)
-            total = total + exp.transpose(2, 3) @ weighted  # (b, h, m, d + 1)
-            values = values + weighted.sum(2, keepdim=True)  # (b, h, 1, d + 1)
-            largest = largest.amax(dims, keepdim=True)
-            shift = largest if isinstance(shift, float) else torch.maximum(shift, largest)
-        rate = torch.exp(kernel.bound - shift)  # the keys' stabiliser, (b or 1, h or 1, 1, 1)
-        context = rate * total + EPS * values  # Σ φ(k) [v, 1], (b, h, m, d + 1)
-        floor = EPS * context.sum(2, keepdim=True)  # what the ε of φ(q) contributes, (b, h, 1, d + 1)
+        features = Features(projection, q, *q.shape[:3])
+        memory = Memory(features)
+        for at in features.chunks:
+            memory.add(*(_chunk(x, at) for x in (k, v)), at, counts)
+        memory.close(stabiliser)
         out = torch.empty(q.shape, dtype=v.dtype, device=v.device)
-        for at in kernel.chunks(q):
-            exp, largest = kernel.features(q[:, :, at])
-            sums = torch.exp(kernel.bound - largest) * (exp @ context) + floor  # (b, h, c, d + 1)
-            out[:, :, at] = sums[..., :-1] / sums[..., -1:]
-        ctx.save_for_backward(q, k, v, projection, counts, context, floor, rate)
+        for at in features.chunks:
+            out[at[0], :, at[1]] = memory.answer(_chunk(q, at), at)[0]
+        features.scratch.clear()
+        ctx.memory = memory
+        ctx.save_for_backward(q, k, v, counts)
         return out
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, grad):
-        q, k, v, projection, counts, context, floor, rate = ctx.saved_tensors
-        kernel = _Kernel(projection, q)
+        q, k, v, counts = ctx.saved_tensors
+        memory = ctx.memory
         grad_q, grad_k, grad_v = (torch.empty_like(x) for x in (q, k, v))
-        grad_context = grad_floor = 0.0
-        for at in kernel.chunks(q):
-            exp, largest = kernel.features(q[:, :, at])
-            scale = torch.exp(kernel.bound - largest)
-            sums = scale * (exp @ context) + floor
-            g = grad[:, :, at].to(sums.dtype) / sums[..., -1:]
-            out = sums[..., :-1] / sums[..., -1:]
-            g = torch.cat([g, -(g * out).sum(3, keepdim=True)], 3)  # gradient of the sums, (b, h, c, d + 1)
-            grad_floor = grad_floor + g.sum(2, keepdim=True)
-            g = g * scale
-            grad_context = grad_context + exp.transpose(2, 3) @ g  # (b, h, m, d + 1)
-            grad_q[:, :, at] = kernel.gradient(exp.mul_(g @ context.transpose(2, 3)), q[:, :, at])
-        grad_context = grad_context + EPS * grad_floor
-        grad_values = EPS * grad_context.sum(2, keepdim=True)
-        grad_total = rate * grad_context
-        for at in kernel.chunks(k):
-            part = counts if counts is None else counts[:, at]
-            exp, _ = kernel.features(k[:, :, at], part)
-            g = exp @ grad_total + grad_values  # gradient of the weighted values
-            weighted = kernel.values(v[:, :, at], part)
-            grad_k[:, :, at] = kernel.gradient(exp.mul_(weighted @ grad_total.transpose(2, 3)), k[:, :, at])
-            grad_v[:, :, at] = g[..., :-1] if part is None else g[..., :-1] * part[:, None, :, None]
+        memory.begin_backward()
+        for at in memory.features.chunks:
+            query = _chunk(q, at)
+            _, state = memory.answer(query, at)
+            grad_q[at[0], :, at[1]] = memory.answer_backward(_chunk(grad, at), query, state, at)
+        memory.turn_backward()
+        for at in memory.features.chunks:
+            grads = memory.add_backward(_chunk(k, at), _chunk(v, at), at, counts)
+            grad_k[at[0], :, at[1]], grad_v[at[0], :, at[1]] = grads
+        memory.features.scratch.clear()
         return grad_q, grad_k, grad_v, None, None, None
 
 
-class _Kernel:
-    """exp(P x / d^¼ − |x|²/2√d − bound) of chunks of tokens, with the norm taken into the product as a column."""
+def _chunk(x, at):
+    return x[at[0], :, at[1]]
 
-    def __init__(self, projection, like):
-        dtype = torch.float32 if like.dtype in (torch.float16, torch.bfloat16) else like.dtype
-        projection = projection.to(dtype)
-        self.dtype, self.scale = dtype, like.shape[-1] ** -0.25
-        # Where |P|²/2 is below 50, the exponential is safe as it is.
+
+class Scratch(dict):
+    """Memory by name, written anew by every chunk: fresh memory costs as much as the arithmetic that fills it."""
+
+    def __init__(self, device):
+        self.device = device
+
+    def __call__(self, name, dtype, *shape):
+        size = math.prod(shape)
+        if (name, dtype) not in self or self[name, dtype].numel() < size:
+            self[name, dtype] = torch.empty(size, dtype=dtype, device=self.device)
+        return self[name, dtype][:size].view(shape)
+
+
+class Features:
+    """exp(P x / d^¼ − |x|²/2√d) of chunks of tokens, as a product of exp(P x / d^¼) and a factor for each token.
+
+    Shapes here and in :class:`Memory`: b cells, g cells of a chunk, h heads, n tokens, c tokens of a chunk,
+    d dim_head, m features. A chunk is all tokens of some cells, or some tokens of one cell: ``(cells, tokens)``.
+    In memory, one cell keeps tokens before heads, as the linear layers give them, so that nothing is copied.
+    """
+
+    def __init__(self, projection, like, cells, heads, tokens):
+        device = like.device
+        self.dtype = torch.float32 if like.dtype in (torch.float16, torch.bfloat16) else like.dtype
+        self.cells, self.heads, self.dim, self.count = cells, heads, projection.shape[1], len(projection)
+        self.scale = self.dim**-0.25
+        projection = projection.to(self.dtype)
+        # P x − |x|²/2 ≤ |P|²/2, whatever x, by completing the square; where that is below 50, its exp is safe as it is.
         self.bound = (0.5 * projection.square().sum(1).max() - 50).clamp(min=0)
-        ones = projection.new_ones(len(projection), 1)
-        self.columns = torch.cat([projection * self.scale, ones], 1).t().contiguous()  # (d + 1, m)
-        cells, heads, tokens, width = like.shape
-        self.size = min(tokens, max(64, CHUNK // (cells * heads * len(projection))))
-        # Written anew by every chunk: fresh memory for each would cost as much as the arithmetic.
-        self.padded = projection.new_empty(cells, heads, self.size, width + 1)
-        self.exponent = projection.new_empty(cells, heads, self.size, len(projection))
+        # Rows of whole 64 bytes make the products faster: some features are added that count for nothing.
+        self.rows = F.pad(projection * self.scale, (0, 0, 0, -self.count % 16))  # (m, d)
+        self.columns = (self.rows * math.log2(math.e)).t().contiguous()  # (d, m); powers of two are faster than exp
+        self.scratch, self.branch = Scratch(device), device.type == "cpu"
+        wanted = max(1, CHUNK.get(device.type, 2**24) // (heads * len(self.rows)))  # tokens of a chunk
+        if wanted >= 2 * tokens:
+            step = wanted // tokens
+            self.chunks = [(slice(i, min(i + step, cells)), slice(None)) for i in range(0, cells, step)]
+        else:
+            step = max(64, -(-tokens // max(1, round(tokens / wanted))))
+            spans = [slice(i, min(i + step, tokens)) for i in range(0, tokens, step)]
+            self.chunks = [(slice(i, i + 1), span) for i in range(cells) for span in spans]
 
-    def chunks(self, x):
-        return [slice(start, min(start + self.size, x.shape[2])) for start in range(0, x.shape[2], self.size)]
+    def empty(self, name, g, c, width):
+        """Scratch memory of shape (g, h, c, width)."""
+        if g == 1:
+            return self.scratch(name, self.dtype, 1, c, self.heads, width).transpose(1, 2)
+        return self.scratch(name, self.dtype, g, self.heads, c, width)
 
-    def features(self, x, counts=None):
-        """The exponentials (b, h, c, m), and each token's largest P x / d^¼ (b, h, c, 1); valid until the next call."""
-        padded, exponent = self.padded[:, :, : x.shape[2]], self.exponent[:, :, : x.shape[2]]
-        if x.shape[2] < self.size:
-            padded, exponent = padded.contiguous(), exponent.contiguous()
-        padded[..., :-1] = x
-        norm = 0.5 * self.scale**2 * padded[..., :-1].square().sum(3, keepdim=True) + self.bound
-        padded[..., -1:] = -norm
-        torch.matmul(padded, self.columns, out=exponent)
-        largest = exponent.amax(3, keepdim=True) + norm
+    def __call__(self, x):
+        """Features of x (g, h, c, d): exponentials (g, h, c, m), log factors and P x's maxima (g, h, c, 1).
+
+        The feature is exp · e^factor, less ``bound``. The exponentials are valid until the next call.
+        """
+        g, h, c, d = x.shape
+        rows = (x.transpose(1, 2) if g == 1 else x).reshape(-1, d).to(self.dtype)
+        exponent = torch.mm(rows, self.columns, out=self.scratch("features", self.dtype, len(rows), len(self.rows)))
+        largest = exponent[:, : self.count].amax(1, keepdim=True).mul_(math.log(2))
+        factor = torch.linalg.vector_norm(rows, dim=1, keepdim=True).square_()
+        factor.mul_(-0.5 * self.scale**2).sub_(self.bound)
+        # Mostly exp(P x) is far from overflow and its factor can wait; else it is taken in before the exponential.
+        if self.branch and float(largest.max()) < SAFE and float(factor.min()) > -SAFE:
+            rest = factor
+        else:
+            exponent.add_(factor, alpha=math.log2(math.e))
+            rest = torch.zeros_like(factor)
+        exponent.exp2_()
+        shape = (1, c, h, -1) if g == 1 else (g, h, c, -1)
+        return (y.view(shape).transpose(1, 2) if g == 1 else y.view(shape) for y in (exponent, rest, largest))
+
+    def gradient(self, grad, row_sums, x):
+        """From gradients of the exponents (g, h, c, m) and their sums over m to the gradient of x (g, h, c, d)."""
+        g, h, c, d = x.shape
+        rows = (grad.transpose(1, 2) if g == 1 else grad).reshape(-1, grad.shape[3])
+        result = self.empty("grad_x", g, c, d)
+        torch.mm(rows, self.rows, out=(result.transpose(1, 2) if g == 1 else result).view(-1, d))
+        return result.addcmul_(row_sums, x, value=-(self.scale**2))
+
+    def dot(self, a, b):
+        """Sums over the last dimension of a · b, both (g, h, c, width): (g, h, c, 1)."""
+        g, _, c, width = a.shape
+        return torch.mul(a, b, out=self.empty("dot", g, c, width)).sum(3, keepdim=True)
+
+
+class Memory:
+    """What the keys and values of the cells leave behind: context = Σ φ(k) [v, 1], (b, h, m, d + 1).
+
+    Filled by :meth:`add`, chunk by chunk, finished by :meth:`close`, read by :meth:`answer`. What a method returns is
+    in scratch memory, valid until it is called again.
+
+    Parameters
+    ----------
+    features : Features
+    product : dtype, optional
+        Of the products with features, where it is narrower than theirs.
+    """
+
+    def __init__(self, features, product=None):
+        self.features, self.product = features, product
+        like = features.rows
+        b, h, m, d = features.cells, features.heads, *like.shape
+        self.total, self.values = like.new_zeros(b, h, m, d + 1), like.new_zeros(b, h, 1, d + 1)
+        self.shift = like.new_full((b, h, 1, 1), -torch.inf)
+
+    def _product(self, name, a, b):
+        """(g, h, i, j) times (g, h, j, k)."""
+        g, h, i, _ = a.shape
+        a, b = a.flatten(0, 1), b.flatten(0, 1)
+        if self.product is not None:
+            return (a.to(self.product) @ b.to(self.product)).to(self.features.dtype).view(g, h, i, -1)
+        out = self.features.scratch(name, a.dtype, g * h, i, b.shape[2])
+        return torch.bmm(a, b, out=out).view(g, h, i, -1)
+
+    def _weighted(self, v, factor, counts, cells):
+        """Values with a column of ones, times the keys' factors and counts: (g, h, c, d + 1)."""
+        weight = factor.exp()
         if counts is not None:
-            absent = (counts == 0)[:, None, :, None]
-            exponent.masked_fill_(absent, -torch.inf)
-            largest.masked_fill_(absent, -torch.inf)
-        return exponent.exp_(), largest
+            weight = weight * counts[cells, None, :, None]
+        g, _, c, d = v.shape
+        weighted = self.features.empty("weighted", g, c, d + 1)
+        torch.mul(v, weight, out=weighted[..., :d])
+        weighted[..., d:] = weight
+        return weighted
 
-    def values(self, v, counts):
-        """Values with a column of ones, times the counts: (b, h, c, d + 1)."""
-        v = torch.cat([v.to(self.dtype), v.new_ones(*v.shape[:3], 1, dtype=self.dtype)], 3)
-        return v if counts is None else v * counts[:, None, :, None].to(self.dtype)
+    def add(self, k, v, at, counts=None):
+        """Take in the keys and values (g, h, c, d) of a chunk; ``counts`` (b, n)."""
+        cells, _ = at
+        exp, factor, largest = self.features(k)
+        self.total[cells] += self._product("total", exp.transpose(2, 3), self._weighted(v, factor, counts, cells))
+        times = v.new_ones(1, 1, v.shape[2], 1) if counts is None else counts[cells, None, :, None]
+        self.values[cells, ..., :-1] += (v if counts is None else v * times).sum(2, True, dtype=self.features.dtype)
+        self.values[cells, ..., -1:] += times.sum(2, keepdim=True)
+        if counts is not None:
+            largest = largest.masked_fill(times == 0, -torch.inf)
+        self.shift[cells] = torch.maximum(self.shift[cells], largest.amax(2, keepdim=True))
 
-    def gradient(self, grad_exponent, x):
-        """Gradient of the exponents (b, h, c, m) back to x (b, h, c, d); overwrites nothing."""
-        g = grad_exponent @ self.columns.t()
-        return g[..., :-1] - g[..., -1:] * self.scale**2 * x.to(self.dtype)
+    def close(self, stabiliser):
+        """All keys are in: apply the stabiliser and the ε."""
+        shift = self.shift.amax(STABILISERS[stabiliser], keepdim=True)
+        self.rate = torch.exp(self.features.bound - shift)  # (b or 1, h or 1, 1, 1)
+        self.context = (self.rate * self.total).add_(self.values, alpha=EPS)
+        self.context[:, :, self.features.count :] = 0
+        self.floor = EPS * self.context.sum(2, keepdim=True)  # what the ε of φ(q) contributes, (b, h, 1, d + 1)
+        self.total = self.values = self.shift = None
+
+    def answer(self, q, at):
+        """Attention of the queries of a chunk, (g, h, c, d), and what its backward pass needs."""
+        cells, _ = at
+        g, _, c, d = q.shape
+        exp, factor, largest = self.features(q)
+        # In the exponent stands P q, and of the factor what is not left over; φ(q) wants P q − |q|²/2 − its maximum.
+        scale = torch.exp(factor - largest + self.features.bound)
+        raw = self._product("raw", exp, self.context[cells])  # (g, h, c, d + 1)
+        sums = torch.addcmul(self.floor[cells], raw, scale, out=self.features.scratch("sums", raw.dtype, *raw.shape))
+        out = self.features.scratch("answer", raw.dtype, g, c, self.features.heads, d).transpose(1, 2)
+        torch.div(sums[..., :-1], sums[..., -1:], out=out)
+        return out, (exp, scale, raw, sums, out)
+
+    def begin_backward(self):
+        self.grad_context, self.grad_floor = torch.zeros_like(self.context), torch.zeros_like(self.floor)
+
+    def answer_backward(self, grad, q, state, at):
+        """From the gradient of the answers of a chunk to that of its queries, both (g, h, c, d)."""
+        cells, _ = at
+        exp, scale, raw, sums, out = state
+        g, _, c, d = out.shape
+        grad_sums = self.features.empty("grad_sums", g, c, d + 1)
+        torch.div(grad, sums[..., -1:], out=grad_sums[..., :d])
+        torch.neg(self.features.dot(grad_sums[..., :d], out), out=grad_sums[..., d:])
+        self.grad_floor[cells] += grad_sums.sum(2, keepdim=True)
+        grad_raw = grad_sums.mul_(scale)
+        self.grad_context[cells] += self._product("total", exp.transpose(2, 3), grad_raw)
+        grad_exponent = exp.mul_(self._product("grad_features", grad_raw, self.context[cells].transpose(2, 3)))
+        return self.features.gradient(grad_exponent, self.features.dot(grad_raw, raw), q)
+
+    def turn_backward(self):
+        """All answers have been gone through: what they leave for the keys and values."""
+        self.grad_context.add_(self.grad_floor, alpha=EPS)
+        self.grad_context[:, :, self.features.count :] = 0
+        self.grad_values = EPS * self.grad_context.sum(2, keepdim=True)
+        self.grad_total = self.grad_context.mul_(self.rate)
+
+    def add_backward(self, k, v, at, counts=None):
+        """Gradients of the keys and values (g, h, c, d) of a chunk."""
+        cells, _ = at
+        exp, factor, _ = self.features(k)
+        weighted = self._weighted(v, factor, counts, cells)
+        raw = self._product("raw", exp, self.grad_total[cells])  # (g, h, c, d + 1)
+        g, _, c, d = v.shape
+        grad_v = self.features.scratch("answer", raw.dtype, g, c, self.features.heads, d).transpose(1, 2)
+        torch.addcmul(self.grad_values[cells, ..., :-1], raw[..., :-1], factor.exp(), out=grad_v)
+        if counts is not None:
+            grad_v *= counts[cells, None, :, None]
+        grad_exponent = exp.mul_(self._product("grad_features", weighted, self.grad_total[cells].transpose(2, 3)))
+        return self.features.gradient(grad_exponent, self.features.dot(weighted, raw), k), grad_v
 
 
 class FavorAttention(FastAttention):

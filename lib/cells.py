@@ -12,7 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from lib.errors import DataError
-from lib.preprocess import tokenize
+from lib.tokens import TokenStore
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -32,7 +32,7 @@ class Cells:
     """Prepared cells of one data set."""
 
     x: sp.csr_matrix  # (cells, genes), log2(1 + counts per 10⁴), float32
-    tokens: np.ndarray  # (cells, genes + 1), uint8
+    tokens: TokenStore  # (cells, genes + 1), uint8
     labels: np.ndarray  # (cells,), index into classes
     classes: np.ndarray  # names
     genes: np.ndarray  # the vocabulary, in order
@@ -113,4 +113,4 @@ def read(fingerprint):
             f"The prepared cells {path} are missing or damaged ({error}). Delete that file and rerun."
         ) from error
     x = sp.csr_matrix((a["data"], a["indices"], a["indptr"]), shape=tuple(a["shape"]))
-    return Cells(x, tokenize(x), a["labels"], a["classes"], a["genes"], a["names"])
+    return Cells(x, TokenStore.of(x), a["labels"], a["classes"], a["genes"], a["names"])

@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from lib.errors import DataError
+from lib.tokens import TokenStore
 from lib.training import fit, make_fabric
 
 
@@ -78,11 +79,11 @@ class FrozenBlocks:
         if self.cache is None:  # in a fixed order, so that a resumed run sees the same bits
             batches = range(0, len(self.cells), self.batch_size)
             self.cache = torch.cat([self._compute(self.cells[i : i + self.batch_size]) for i in batches])
-        return self.cache[torch.from_numpy(np.searchsorted(self.cells, cells))]
+        return self.cache[np.searchsorted(self.cells, cells)]
 
     @torch.no_grad()
     def _compute(self, cells):
-        tokens = self.tokens[cells].to(next(self.model.parameters()).device)
+        tokens = torch.from_numpy(self.tokens[cells]).to(next(self.model.parameters()).device)
         return self.model.blocks(self.model.embed(tokens), self.model.counts(tokens), stop=-1)
 
 
@@ -94,7 +95,7 @@ def finetune(model, tokens, labels, train, test, *, select=None, epochs=10, batc
     ----------
     model : CellTypeClassifier
         Trained in place; ends with the weights of the best epoch.
-    tokens : uint8 array, (cells, genes + 1)
+    tokens : TokenStore, or uint8 array, (cells, genes + 1)
     labels : int array, (cells,)
         In 0 … classes − 1.
     train, test : int arrays
@@ -126,22 +127,22 @@ def finetune(model, tokens, labels, train, test, *, select=None, epochs=10, batc
     fabric = make_fabric(accelerator)
     model = fabric.to_device(model)
     freeze(model)
-    tokens, targets = torch.as_tensor(tokens), fabric.to_device(torch.as_tensor(labels).long())
+    tokens, targets = TokenStore.of(tokens), fabric.to_device(torch.as_tensor(labels).long())
     weights = fabric.to_device(torch.as_tensor(class_weights(labels[train], classes)))
     frozen = FrozenBlocks(model, tokens, np.concatenate([train, select, test]), batch_size, cache_bytes)
 
-    def logits(cells):
-        shown = fabric.to_device(tokens[cells])
+    def logits(cells, shown):
+        shown = shown.to(fabric.device, non_blocking=True)
         return model.classify(model.blocks(frozen(cells), model.counts(shown), start=-1), shown).float()
 
-    def loss_of(batch, _):
+    def loss_of(batch, shown, _):
         if model.count_forward():
             frozen.cache = None
-        return F.cross_entropy(logits(batch), targets[torch.from_numpy(batch)], weight=weights)
+        return F.cross_entropy(logits(batch, shown), targets[batch.to(fabric.device)], weight=weights)
 
     def probabilities(cells):
-        batches = range(0, len(cells), batch_size)
-        return torch.cat([logits(cells[i : i + batch_size]).softmax(1) for i in batches]).cpu().numpy()
+        feed = tokens.feed(cells, batch_size, fabric.device)
+        return torch.cat([logits(batch, shown).softmax(1) for batch, shown in feed]).cpu().numpy()
 
     def evaluate():
         result = probabilities(test)
@@ -149,7 +150,7 @@ def finetune(model, tokens, labels, train, test, *, select=None, epochs=10, batc
         accuracy = float((chosen.argmax(1) == labels[select]).mean())
         return {"accuracy": accuracy}, {"probabilities": result}, result.argmax(1).astype(np.int16)
 
-    done = fit(model, train, loss_of, evaluate, epochs=epochs, batch_size=batch_size, seed=seed,
+    done = fit(model, tokens, train, loss_of, evaluate, epochs=epochs, batch_size=batch_size, seed=seed,
                learning_rate=lambda epoch: learning_rate(epoch, **(schedule or {})), score="accuracy",
                fabric=fabric, checkpoint=checkpoint, name=name)  # fmt: skip
     return FineTuned(done.best_outputs["probabilities"], np.stack(done.history), done.log, done.best_epoch)

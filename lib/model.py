@@ -16,6 +16,7 @@ from torch import nn
 
 from lib import checkpoints
 from lib.attention import FavorAttention
+from lib.blocks import performer_block
 from lib.errors import DataError
 
 with warnings.catch_warnings():  # performer-pytorch 1.1.4 imports deprecated names
@@ -99,7 +100,7 @@ class ScBert(nn.Module):
                 f"Cells have {tokens.shape[1] - 1} genes and a closing token, the model's gene embedding "
                 f"{len(self.gene_embedding) - 1} genes. Prepare the cells with the model's gene vocabulary."
             )
-        return self.token_emb(tokens.long()) + self.gene_embedding
+        return self.token_emb(tokens.long()).add_(self.gene_embedding)
 
     def counts(self, tokens):
         """How often each token occurs in each cell, (cells, 7); None where places are genes."""
@@ -116,9 +117,8 @@ class ScBert(nn.Module):
 
     def blocks(self, x, counts=None, start=0, stop=None):
         """Run blocks ``start`` to ``stop`` of the Performer on hidden states (cells, places, dim)."""
-        for attention, feed_forward in self.performer.net.layers[start:stop]:
-            x = x + _attend(attention.fn, attention.norm(x), counts)
-            x = x + feed_forward(x)
+        for i, (attention, feed_forward) in enumerate(self.performer.net.layers[start:stop]):
+            x = performer_block(x, attention, feed_forward, counts, overwrite=i > 0)
         return x
 
     def count_forward(self):
@@ -257,16 +257,6 @@ class ClassificationHead(nn.Module):
     def forward(self, x):
         """One number per gene (cells, genes + 1) to logits (cells, classes)."""
         return self.fc3(self.fc2(self.fc1(x).relu()).relu())
-
-
-def _attend(attention, x, counts):
-    """Attention of one block: (cells, places, dim) to the same, each key counting ``counts`` times."""
-    weight = torch.cat([attention.to_q.weight, attention.to_k.weight, attention.to_v.weight])
-    q, k, v = (
-        nn.functional.linear(x, weight).unflatten(2, (3, attention.heads, -1)).permute(2, 0, 3, 1, 4)
-    )  # (b, h, n, d)
-    out = attention.fast_attention(q, k, v, counts)
-    return attention.to_out(out.transpose(1, 2).flatten(2))
 
 
 def _performer(config):

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from lib.errors import DataError
 from lib.preprocess import MASK
+from lib.tokens import TokenStore
 from lib.training import fit, make_fabric
 
 IGNORED = -100  # PyTorch's ignore_index: not a target
@@ -34,15 +35,19 @@ def mask_tokens(tokens, generator=None, mask_prob=0.15, replace_prob=0.9):
     targets : int64 tensor, (cells, genes + 1)
         The true token of each target, −100 elsewhere.
     """
-    device = tokens.device
-    expressed = tokens.cpu() > 0
-    chance = torch.rand(tokens.shape, generator=generator).masked_fill(~expressed, 2.0)
-    hidden = torch.rand(tokens.shape, generator=generator) < replace_prob
-    wanted = torch.ceil(mask_prob * expressed.sum(1, keepdim=True).double() - 1e-9).long()
-    rank = chance.argsort(dim=1, stable=True).argsort(dim=1, stable=True)  # 0 for the smallest; unexpressed come last
-    chosen = ((rank < wanted) & expressed).to(device)
-    masked = tokens.masked_fill(chosen & hidden.to(device), MASK)
-    return masked, tokens.long().masked_fill(~chosen, IGNORED)
+    cell, gene = torch.nonzero(tokens.cpu(), as_tuple=True)
+    # Drawn gene by gene, so that cells get the same numbers however they are batched.
+    chance, hidden = torch.rand(len(cell), 2, generator=generator, dtype=torch.float64).unbind(1)
+    expressed = torch.bincount(cell, minlength=len(tokens))
+    wanted = torch.ceil(mask_prob * expressed.double() - 1e-9).long()
+    order = torch.argsort(cell + chance)  # cell by cell, within a cell in the order of chance
+    rank = torch.arange(len(cell)) - (expressed.cumsum(0) - expressed)[cell]  # cell is sorted: so is cell[order]
+    chosen = order[rank < wanted[cell]]
+    shown = chosen[hidden[chosen] < replace_prob]
+    masked, targets = tokens.clone(), torch.full(tokens.shape, IGNORED, device=tokens.device)
+    targets[cell[chosen], gene[chosen]] = tokens[cell[chosen], gene[chosen]].long()
+    masked[cell[shown], gene[shown]] = MASK
+    return masked, targets
 
 
 def target_logits(model, masked, targets):
@@ -60,7 +65,7 @@ def pretrain(model, tokens, *, epochs, batch_size=32, max_lr=1e-4, seed=0, valid
     ----------
     model : ScBert
         Trained in place; ends with the weights of the epoch that is best on the validation cells.
-    tokens : uint8 array, (cells, genes + 1)
+    tokens : TokenStore, or uint8 array, (cells, genes + 1)
     max_lr : float
         Adam's rate after a warm-up of a tenth of the epochs; from there by a cosine to a hundredth.
     validation : float
@@ -81,19 +86,18 @@ def pretrain(model, tokens, *, epochs, batch_size=32, max_lr=1e-4, seed=0, valid
     model = fabric.to_device(model)
     order = np.random.RandomState(seed).permutation(len(tokens))
     held_out = max(1, round(validation * len(tokens)))
-    tokens = torch.as_tensor(tokens)
+    tokens = TokenStore.of(tokens)
 
-    def loss_of(batch, generator):
-        masked, targets = mask_tokens(tokens[batch], generator)
-        masked, targets = fabric.to_device(masked), fabric.to_device(targets)
+    def loss_of(_, shown, generator):
+        masked, targets = (x.to(fabric.device, non_blocking=True) for x in mask_tokens(shown, generator))
         return F.cross_entropy(target_logits(model, masked, targets).float(), targets[targets != IGNORED])
 
     def evaluate():
-        result = evaluate_masked(model, tokens[order[:held_out]], seed=seed, batch_size=batch_size)
+        result = evaluate_masked(model, tokens.take(order[:held_out]), seed=seed, batch_size=batch_size)
         accuracy = float((result["predicted"] == result["target"]).mean())
         return {"validation_loss": result["loss"], "validation_accuracy": accuracy}, {}, np.zeros(0)
 
-    done = fit(model, order[held_out:], loss_of, evaluate, epochs=epochs, batch_size=batch_size, seed=seed,
+    done = fit(model, tokens, order[held_out:], loss_of, evaluate, epochs=epochs, batch_size=batch_size, seed=seed,
                learning_rate=lambda epoch: warm_cosine(epoch, epochs, max_lr), score="validation_accuracy",
                fabric=fabric, checkpoint=checkpoint, name=name)  # fmt: skip
     return done.log
@@ -109,7 +113,7 @@ def warm_cosine(epoch, epochs, max_lr):
 
 @torch.no_grad()
 def evaluate_masked(model, tokens, seed=0, batch_size=32):
-    """The masked task on held-out cells, scored on the targets that are hidden.
+    """The masked task on held-out cells (a TokenStore or token array), scored on the targets that are hidden.
 
     The tenth of the targets that is shown as it is would only have to be copied.
 
@@ -122,18 +126,15 @@ def evaluate_masked(model, tokens, seed=0, batch_size=32):
     model.eval()
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
-    tokens = torch.as_tensor(tokens)
-    masked, targets = mask_tokens(tokens, generator)
-    targets[masked != MASK] = IGNORED
-    logits = [
-        target_logits(model, masked[i : i + batch_size].to(device), targets[i : i + batch_size].to(device))
-        .float()
-        .cpu()
-        for i in range(0, len(tokens), batch_size)
-    ]
-    logits = torch.cat(logits)
-    cell, gene = torch.nonzero(targets != IGNORED, as_tuple=True)
-    target = targets[cell, gene]
+    tokens = TokenStore.of(tokens)
+    logits, found = [], []
+    for batch, shown in tokens.feed(np.arange(len(tokens)), batch_size, device):
+        masked, targets = mask_tokens(shown, generator)
+        targets[masked != MASK] = IGNORED
+        cell, gene = torch.nonzero(targets != IGNORED, as_tuple=True)
+        found.append(torch.stack([batch[cell], gene, targets[cell, gene]]))
+        logits.append(target_logits(model, masked.to(device), targets.to(device)).float().cpu())
+    logits, (cell, gene, target) = torch.cat(logits), torch.cat(found, 1)
     return {
         "cell": cell.numpy(), "gene": gene.numpy(), "target": target.numpy(), "predicted": logits.argmax(1).numpy(),
         "probabilities": logits.softmax(1).numpy(), "loss": float(F.cross_entropy(logits, target)),

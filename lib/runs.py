@@ -63,7 +63,7 @@ def code_hash():
     """Hash of the code that computes runs, without comments and docstrings: rewording them keeps the runs."""
     digest = hashlib.sha256()
     names = (
-        "attention baselines checkpoints embeddings finetune model preprocess pretrain splits tasks training"
+        "attention baselines blocks checkpoints embeddings finetune model preprocess pretrain splits tasks tokens training"
     ).split()  # how cells are read and prepared is not among them: their values are hashed in the specification
     for name in names:
         tree = ast.parse((ROOT / "lib" / f"{name}.py").read_text(encoding="utf-8"))

@@ -66,7 +66,7 @@ def pretraining(spec, checkpoint, weights_of):
 
     cells, train, _ = _load(spec)
     model = _new_model(spec, cells, train, spec["seed"])
-    log = pretrain(model, cells.tokens[train], seed=spec["seed"], checkpoint=checkpoint,
+    log = pretrain(model, cells.tokens.take(train), seed=spec["seed"], checkpoint=checkpoint,
                    name=f"pre-training, {spec['arm'].replace('_', ' ')}", **spec["training"])  # fmt: skip
     return log, {"train": train}, _weights(model.cpu(), cells)
 
@@ -120,7 +120,7 @@ def masked(spec, checkpoint, weights_of):
     from lib.pretrain import evaluate_masked
 
     cells, train, test = _load(spec)
-    result = evaluate_masked(_trunk(spec, cells, train, weights_of), cells.tokens[test], seed=spec["seed"])
+    result = evaluate_masked(_trunk(spec, cells, train, weights_of), cells.tokens.take(test), seed=spec["seed"])
     counts = np.stack([(cells.tokens[test] == bin_).sum(1) for bin_ in range(1, 6)], 1)
     log = [{"loss": result.pop("loss")}]
     return log, result | {"most_common_bin": 1 + counts.argmax(1)[result["cell"]], "test": test}, None

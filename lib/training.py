@@ -33,7 +33,7 @@ class Fit:
     history: list = field(default_factory=list)  # arrays to keep of every epoch
 
 
-def fit(model, cells, loss_of, evaluate, *, epochs, batch_size, learning_rate, seed, score, fabric,
+def fit(model, tokens, cells, loss_of, evaluate, *, epochs, batch_size, learning_rate, seed, score, fabric,
         checkpoint=None, name="training"):  # fmt: skip
     """Train for some epochs, each cell once an epoch, and keep the weights of the best epoch.
 
@@ -42,10 +42,12 @@ def fit(model, cells, loss_of, evaluate, *, epochs, batch_size, learning_rate, s
     model : Module
         Already on ``fabric``'s device; parameters with ``requires_grad`` are trained by Adam. Ends with the
         weights of the best epoch.
+    tokens : TokenStore
     cells : int array
         Indices of the cells to train on.
-    loss_of : callable (indices, generator) -> scalar tensor
-        Loss of a batch; ``generator`` is seeded anew each epoch from ``seed`` and the epoch.
+    loss_of : callable (indices, tokens, generator) -> scalar tensor
+        Loss of a batch, whose tokens are still on the CPU; ``generator`` is seeded anew each epoch from ``seed`` and
+        the epoch.
     evaluate : callable () -> (metrics, outputs, keep)
         After each epoch: numbers for the log, arrays to keep for the best epoch, an array to keep for every one.
     learning_rate : callable (epoch) -> float
@@ -79,10 +81,9 @@ def fit(model, cells, loss_of, evaluate, *, epochs, batch_size, learning_rate, s
             order = cells[torch.randperm(len(cells), generator=generator).numpy()]
             model.train()
             total = 0.0
-            for start in range(0, len(order), batch_size):
-                batch = order[start : start + batch_size]
+            for batch, shown in tokens.feed(order, batch_size, fabric.device):
                 with fabric.autocast():
-                    loss = loss_of(batch, generator)
+                    loss = loss_of(batch, shown, generator)
                 optimizer.zero_grad(set_to_none=True)
                 fabric.backward(loss)
                 optimizer.step()
