@@ -1,6 +1,7 @@
-"""Models without a transformer: L1 logistic regression, and the majority class as a control.
+"""Models without a transformer: logistic regression, nearest neighbours, and two that look at no gene.
 
-Each has ``fit(x, labels, seed)`` and ``predict_proba(x)``; ``x`` is log2(1 + counts per 10⁴), cells × genes.
+Each has ``fit(x, labels, seed)``, ``predict_proba(x)`` and, once fitted, ``classes_``: the labels it has met, in the
+order of the columns of ``predict_proba``. ``x`` is cells × genes, log2(1 + counts per 10⁴) or scBERT's tokens, sparse.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from lib.errors import DataError
 
 
 class LogisticRegression:
-    """One-vs-rest L1 logistic regression; C by cross-validation on the training cells.
+    """One-vs-rest logistic regression, L1 as in the paper; C by cross-validation on the training cells.
 
     Parameters
     ----------
@@ -22,6 +23,7 @@ class LogisticRegression:
         (the smallest, among equals).
     folds : int
         Stratified folds; fewer if the rarest but one of the classes has fewer cells.
+    penalty : {"l1", "l2"}
 
     Attributes
     ----------
@@ -29,8 +31,10 @@ class LogisticRegression:
         The one used.
     """
 
-    def __init__(self, C=0.1, folds=5):
-        self.C, self.folds = np.atleast_1d(np.asarray(C, float)), folds
+    def __init__(self, C=0.1, folds=5, penalty="l1"):
+        if penalty not in ("l1", "l2"):
+            raise DataError(f"penalty is {penalty!r}; it is one of l1, l2.")
+        self.C, self.folds, self.penalty = np.atleast_1d(np.asarray(C, float)), folds, penalty
 
     def fit(self, x, labels, seed=0):
         from sklearn.model_selection import StratifiedKFold
@@ -65,13 +69,43 @@ class LogisticRegression:
             return np.mean(labels[held_out] == labels[fit][0])
         return self._classifier(C, seed).fit(x[fit], labels[fit]).score(x[held_out], labels[held_out])
 
-    @staticmethod
-    def _classifier(C, seed):
+    def _classifier(self, C, seed):
         from sklearn.linear_model import LogisticRegression as Binary
         from sklearn.multiclass import OneVsRestClassifier
 
-        # scikit-learn >= 1.8 spells the L1 penalty l1_ratio=1; liblinear no longer takes several classes itself.
-        return OneVsRestClassifier(Binary(l1_ratio=1, solver="liblinear", C=C, random_state=seed))
+        # scikit-learn >= 1.8 spells the penalty by l1_ratio; liblinear no longer takes several classes itself.
+        l1_ratio = 1 if self.penalty == "l1" else 0
+        return OneVsRestClassifier(Binary(l1_ratio=l1_ratio, solver="liblinear", C=C, random_state=seed))
+
+
+class NearestNeighbours:
+    """The types of a cell's nearest training cells, in principal components of the training cells.
+
+    Parameters
+    ----------
+    components, neighbours : int
+        Fewer where there are fewer cells or genes.
+    """
+
+    def __init__(self, components=50, neighbours=10):
+        self.components, self.neighbours = components, neighbours
+
+    def fit(self, x, labels, seed=0):
+        from sklearn.decomposition import PCA
+        from sklearn.neighbors import KNeighborsClassifier
+        from sklearn.pipeline import make_pipeline
+
+        components = min(self.components, min(x.shape) - 1)
+        if components < 1:
+            raise DataError(f"{x.shape[0]} cells × {x.shape[1]} genes have no principal component: two of each at least.")
+        pca = PCA(components, svd_solver="arpack", random_state=seed)  # the solver that takes sparse cells as they are
+        neighbours = KNeighborsClassifier(min(self.neighbours, x.shape[0]))
+        self.model = make_pipeline(pca, neighbours).fit(x, labels)
+        self.classes_ = self.model.classes_
+        return self
+
+    def predict_proba(self, x):
+        return self.model.predict_proba(x)
 
 
 class Majority:
@@ -84,3 +118,26 @@ class Majority:
 
     def predict_proba(self, x):
         return np.tile(self.share, (x.shape[0], 1))
+
+
+class StratifiedRandom:
+    """A type drawn at random, each as often as among the training cells: what chance alone gives.
+
+    The draw depends on the seed and on the number of cells alone, so asking again gives the same answer.
+    """
+
+    def fit(self, x, labels, seed=0):
+        from sklearn.dummy import DummyClassifier
+
+        self.model = DummyClassifier(strategy="stratified", random_state=seed).fit(np.zeros((len(labels), 1)), labels)
+        self.classes_ = self.model.classes_
+        return self
+
+    def predict_proba(self, x):
+        return self.model.predict_proba(np.zeros((x.shape[0], 1))).astype(float)
+
+
+MODELS = {
+    "logistic_regression": LogisticRegression, "nearest_neighbours": NearestNeighbours, "majority": Majority,
+    "stratified_random": StratifiedRandom,
+}  # fmt: skip

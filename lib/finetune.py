@@ -47,9 +47,9 @@ class FineTuned:
 
 
 def freeze(model):
-    """Leave trainable what the paper trains: the last block, the final norm and the head."""
+    """Leave trainable what the paper trains: the last block (where there is one), the final norm and the head."""
     model.requires_grad_(False)
-    for part in (model.performer.net.layers[-1], model.norm, model.to_out):
+    for part in (*model.performer.net.layers[-1:], model.norm, model.to_out):
         part.requires_grad_(True)
 
 

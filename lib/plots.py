@@ -19,6 +19,11 @@ ARMS = {
     "no_gene2vec": ("scBERT, no gene embedding", "#CC79A7"),
     "pca": ("PCA", "#009E73"),
     "majority": ("Majority class", "#767676"),
+    "stratified_random": ("Random, by share", "#999999"),
+    "nearest_neighbours": ("Nearest neighbours in PCA", "#009E73"),
+    "logistic_regression_tokens": ("Logistic regression (L1) on tokens", "#56B4E9"),
+    "logistic_regression_l2": ("Logistic regression (L2)", "#004C7F"),
+    "head_only": ("scBERT's head, no transformer", "#8C6D00"),
     "most_common_bin": ("Cell's most common bin", "#767676"),
 }
 METRICS = {
@@ -88,6 +93,45 @@ def ours_and_paper_legend(fig, paper="the paper (Zheng68K)"):
         Line2D([], [], marker="_", ls="-", color="#444444", ms=10, mew=2, label="mean, 95 % Student interval"),
     ]
     fig.legend(handles=handles, loc="outside upper center", ncols=3)
+
+
+EPOCH_RULES = {
+    ("paper", "reported"): "chosen on the\nreported cells\n(the paper)",
+    ("paper", "halves"): "chosen on one half,\nscored on the other",
+    ("paper", "last"): "last epoch",
+    ("clean", "reported"): "trained on 4/5,\nchosen on the\nreported cells",
+    ("clean", "third"): "trained on 4/5,\nchosen on the\nlast fifth (clean)",
+}
+
+
+def epoch_rules(ax, table):
+    """Accuracy of scBERT's runs by how the epoch is chosen: each run a line of points, means as bars."""
+    for x, (protocol, rule) in enumerate(EPOCH_RULES):
+        part = table[(table["protocol"] == protocol) & (table["rule"] == rule)]
+        ax.scatter(x + jitter(len(part)), part["value"], s=24, color=colour("full"), alpha=0.8, zorder=3)
+        ax.plot([x - 0.28, x + 0.28], [part["value"].mean()] * 2, color="#222222", lw=2, zorder=4)
+        ax.annotate(f"{part['value'].mean():.3f}", (x + 0.3, part["value"].mean()), fontsize=9, va="center")
+    ax.axvline(2.5, color="#BBBBBB", lw=1, ls=":")
+    ax.set_xticks(range(len(EPOCH_RULES)), EPOCH_RULES.values(), fontsize=8)
+    ax.set_xlim(-0.5, len(EPOCH_RULES) - 0.15)
+    ax.set_title("scBERT's accuracy, by how its epoch is chosen")
+
+
+def bracket(axes, table, metrics):
+    """Models in rows, best on top: mean over runs with the interval over test cells, each run a faint point."""
+    order = table[table["metric"] == metrics[0]].sort_values("mean")["arm"].tolist()
+    for ax, metric in zip(axes, metrics):
+        rows = table[table["metric"] == metric].set_index("arm")
+        for y, arm in enumerate(order):
+            row = rows.loc[arm]
+            error = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
+            ax.errorbar(row["mean"], y, xerr=error, marker="o", ms=7, lw=1.6, capsize=3, color=colour(arm), zorder=3)
+            ax.annotate(f"{row['mean']:.3f}", (row["mean"], y + 0.2), fontsize=8, ha="center", color="#444444")
+        ax.set_yticks(range(len(order)), [label(arm) for arm in order])
+        ax.set_xlim(0, 1)
+        ax.set_ylim(-0.6, len(order) - 0.3)
+        ax.grid(True, axis="x")
+        ax.set_title(METRICS[metric])
 
 
 def curves(ax, table, metric, arms, marker="o", filled=True):

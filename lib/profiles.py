@@ -10,6 +10,15 @@ from lib.errors import DataError
 
 FOLDER = Path(__file__).resolve().parent / "profiles"
 ARMS = ("full", "no_pretraining", "no_gene2vec", "logistic_regression", "majority")
+# What brackets every model, from the least informed up; the last is scBERT's head on the embeddings, without a block.
+CONTROLS = ("stratified_random", "majority", "nearest_neighbours", "logistic_regression_tokens",
+            "logistic_regression_l2", "head_only")  # fmt: skip
+BASELINES = {
+    "logistic_regression": {"model": "logistic_regression"}, "majority": {"model": "majority"},
+    "stratified_random": {"model": "stratified_random"}, "nearest_neighbours": {"model": "nearest_neighbours"},
+    "logistic_regression_tokens": {"model": "logistic_regression", "input": "tokens"},
+    "logistic_regression_l2": {"model": "logistic_regression"}, "pca": {"model": "pca"},
+}  # fmt: skip
 
 
 def read(name):
@@ -103,20 +112,50 @@ def representation_specs(profile, arms=("pca", "full", "no_pretraining", "no_gen
     return [_base(profile, "representations", arm) | {"seed": 0} for arm in arms]
 
 
+def control_specs(profile, arms=CONTROLS):
+    """Specifications of the controls; ``controls`` of the profile, where there, thins their seeds and searches for C."""
+    thin = profile.get("controls", {})
+    settings = {"logistic_regression": thin.get("logistic_regression", profile["logistic_regression"])}
+    return specs(profile | settings, arms, seeds=thin.get("seeds"))
+
+
+def clean_specs(profile):
+    """Specifications of scBERT under the protocol ``clean``, for ``clean_seeds`` of the profile, else all its seeds."""
+    return specs(profile | {"protocol": "clean"}, ["full"], seeds=profile.get("clean_seeds"))
+
+
+def repeated_specs(profile):
+    """Specifications of the same comparison on many stratified splits, each split with a seed of its own.
+
+    ``repeated`` of the profile says how many ``splits``, the ``logistic_regression`` on them (default: the profile's),
+    and which arm stands for ``scbert`` on how many of them.
+    """
+    chosen = {"splits": 20, "scbert": "full", "scbert_splits": 5} | profile.get("repeated", {})
+    cheap = profile | {"logistic_regression": chosen.get("logistic_regression", profile["logistic_regression"])}
+    found = []
+    for k in range(chosen["splits"]):
+        split = {"split": profile["split"] | {"seed": k}}
+        arms = ["logistic_regression", "logistic_regression_l2", "nearest_neighbours", "majority"]
+        found += specs(cheap | split, arms, seeds=[k])
+        if k < chosen["scbert_splits"]:
+            found += specs(profile | split, [chosen["scbert"]], seeds=[k])
+    return found
+
+
 def _base(profile, task, arm):
     """What all specifications of an arm have in common."""
     spec = {
-        "task": task, "arm": arm, "model": arm if arm in ("logistic_regression", "majority", "pca") else "scBERT",
+        "task": task, "arm": arm, **BASELINES.get(arm, {"model": "scBERT"}),
         "data": {"dataset": profile["data"]["dataset"], "fingerprint": profile["fingerprint"]}, "split": profile["split"],
     }  # fmt: skip
     if spec["model"] == "pca":
         spec["size"] = {"dim": profile["size"]["dim"]}
     if spec["model"] == "scBERT":
-        spec["size"] = profile["size"]
+        spec["size"] = profile["size"] | ({"depth": 0} if arm == "head_only" else {})
         spec["gene_embedding"] = None if arm == "no_gene2vec" else profile["gene_embedding"]
         if spec["gene_embedding"] == "gene2vec":
             spec["gene2vec"] = profile["gene2vec"]  # the file's hash: another file, other runs
-        if task != "pretraining" and arm != "no_pretraining":
+        if task != "pretraining" and arm not in ("no_pretraining", "head_only"):
             training = dict(profile["pretraining"])
             spec["pretraining"] = _base(profile, "pretraining", arm) | {
                 "seed": training.pop("seed"),
@@ -126,9 +165,11 @@ def _base(profile, task, arm):
 
 
 def _cell_types(profile, arm, fraction, seed):
-    if arm not in ARMS:
-        raise DataError(f"There is no arm {arm!r}. Arms: {', '.join(ARMS)}.")
+    if arm not in ARMS + CONTROLS:
+        raise DataError(f"There is no arm {arm!r}. Arms: {', '.join(dict.fromkeys(ARMS + CONTROLS))}.")
     spec = _base(profile, "cell_types", arm) | {"fraction": fraction, "seed": seed, "protocol": profile["protocol"]}
-    if spec["model"] == "majority":
-        return spec
-    return spec | {"training": profile["finetuning" if spec["model"] == "scBERT" else "logistic_regression"]}
+    if spec["model"] == "logistic_regression":
+        spec["training"] = profile["logistic_regression"] | ({"penalty": "l2"} if arm.endswith("l2") else {})
+    if spec["model"] == "scBERT":
+        spec["training"] = profile["finetuning"]
+    return spec

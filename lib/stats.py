@@ -1,4 +1,4 @@
-"""From stored predictions to numbers: scores, intervals, and tests with the effect size first."""
+"""From stored predictions to numbers: scores, their intervals, and differences with the effect size first."""
 
 from __future__ import annotations
 
@@ -43,8 +43,9 @@ def scores(labels, predicted, classes):
     Returns
     -------
     dict
-        The hard pair is scored on the cells that truly are of its two types, whatever was predicted; absent
-        where the data lack one of them. Macro-F1 is over the types that occur among the labels.
+        The hard pair's accuracy is over the cells that truly are of its two types, whatever was predicted; its
+        macro-F1 is the mean of the two types' F1 over all cells, as the authors compute it. Absent where the data
+        lack one of them. Macro-F1 is over the types that occur among the labels.
     """
     from sklearn.metrics import f1_score
 
@@ -60,7 +61,7 @@ def scores(labels, predicted, classes):
         hard = np.isin(labels, pair)
         result["accuracy_hard_pair"] = float(np.mean(labels[hard] == predicted[hard]))
         result["macro_f1_hard_pair"] = float(
-            f1_score(labels[hard], predicted[hard], labels=pair, average="macro", zero_division=0)
+            f1_score(labels, predicted, labels=pair, average="macro", zero_division=0)
         )
     return result
 
@@ -79,8 +80,8 @@ def table(runs):
         found = scores(p["labels"], p["probabilities"].argmax(1), p["classes"])
         if "predicted_by_epoch" in p:
             found["accuracy_last_epoch"] = float(np.mean(p["labels"] == p["predicted_by_epoch"][-1]))
-        if spec["model"] == "logistic_regression":
-            found["train_accuracy"] = float(run.log["train_accuracy"].iloc[0])
+        if "predicted_by_epoch" not in p and "train_accuracy" in (log := run.log):
+            found["train_accuracy"] = float(log["train_accuracy"].iloc[0])
         common = {"arm": spec["arm"], "fraction": spec["fraction"], "seed": spec["seed"]}
         rows += [common | {"metric": metric, "value": value, "run": run.id} for metric, value in found.items()]
     return pd.DataFrame(rows)
@@ -171,40 +172,83 @@ def beside_paper(ours, paper, metrics, arms, names=None):
     return pd.DataFrame(rows, index=metrics).T
 
 
-def paired_difference(first, second, level=0.95, resamples=2000, seed=0):
-    """Difference in accuracy of two arms on the same test cells, by a bootstrap over seeds and cells.
+def paired_difference(first, second, level=0.95, resamples=2000, seed=0, metric="accuracy", margin=None):
+    """Difference of two arms on the same test cells, by a bootstrap over seeds and cells.
 
     Parameters
     ----------
     first, second : list of Run
         Runs of two arms with the same seeds, in the same order, on the same test cells.
+    metric : {"accuracy", "macro_f1"}
+    margin : float, optional
+        Differences smaller than this are taken as meaningless.
 
     Returns
     -------
     dict
         ``difference`` (first − second), ``low`` and ``high`` of the percentile interval, ``p`` (two-sided, from
-        the same resamples), ``n_cells``, ``n_seeds``. Cells and seeds are both drawn with replacement, so the
-        interval covers the sampling of test cells and the randomness of training.
+        the same resamples), ``n_cells``, ``n_seeds``; with ``margin``, ``p_equivalence``: the larger p of the two
+        one-sided tests against ± margin. Cells and seeds are both drawn with replacement, so the interval covers
+        the sampling of test cells and the randomness of training.
     """
-    right = [
-        np.stack([r.predictions["labels"] == r.predictions["probabilities"].argmax(1) for r in arm])
-        for arm in (first, second)
-    ]  # (seeds, cells) each
-    for a, b in zip(first, second):
+    for a, b in zip(first, second, strict=True):
         if a.spec["seed"] != b.spec["seed"] or not np.array_equal(a.predictions["test"], b.predictions["test"]):
             raise ValueError(f"Runs {a.id} and {b.id} are not paired: they differ in seed or test cells.")
-    delta = right[0].astype(float) - right[1].astype(float)
+    n_seeds, n_cells = len(first), len(first[0].predictions["test"])
     rng = np.random.default_rng(seed)
-    n_seeds, n_cells = delta.shape
     seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), resamples) / n_seeds
-    weights = rng.multinomial(n_cells, np.full(n_cells, 1 / n_cells), resamples) / n_cells
-    drawn = np.einsum("rs,sc,rc->r", seeds, delta, weights, optimize=True)
+    cells = rng.multinomial(n_cells, np.full(n_cells, 1 / n_cells), resamples)
+    observed = np.ones((1, n_cells))
+    delta = _scores(first, observed, metric) - _scores(second, observed, metric)  # (1, seeds)
+    drawn = ((_scores(first, cells, metric) - _scores(second, cells, metric)) * seeds).sum(1)  # (resamples,)
     low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
-    tail = min(np.mean(drawn <= 0), np.mean(drawn >= 0))
-    return {
+    found = {
         "difference": float(delta.mean()), "low": float(low), "high": float(high),
-        "p": float(min(1.0, 2 * (tail * resamples + 1) / (resamples + 1))), "n_cells": n_cells, "n_seeds": n_seeds,
+        "p": _tail(min(np.mean(drawn <= 0), np.mean(drawn >= 0)), resamples, sides=2), "n_cells": n_cells,
+        "n_seeds": n_seeds,
     }  # fmt: skip
+    if margin is not None:
+        outside = max(np.mean(drawn <= -margin), np.mean(drawn >= margin))
+        found["p_equivalence"] = _tail(outside, resamples, sides=1)
+    return found
+
+
+def _tail(share, resamples, sides):
+    """A p-value from the share of resamples in a tail; never 0, since other resamples might lie there."""
+    return float(min(1.0, sides * (share * resamples + 1) / (resamples + 1)))
+
+
+def _scores(runs, weights, metric):
+    """A score of each run on cells that count as often as ``weights`` (resamples, cells) says: (resamples, runs)."""
+    answers = [(run.predictions["labels"], run.predictions["probabilities"].argmax(1)) for run in runs]
+    if metric == "accuracy":
+        right = np.stack([labels == predicted for labels, predicted in answers], 1).astype(float)  # (cells, runs)
+        return weights @ right / weights.sum(1, keepdims=True)
+    if metric != "macro_f1":
+        raise ValueError(f"metric is {metric!r}; it is one of accuracy, macro_f1.")
+    found = []
+    for labels, predicted in answers:
+        classes = np.arange(max(labels.max(), predicted.max()) + 1)
+        true, given = (weights @ (answer[:, None] == classes) for answer in (labels, predicted))  # (resamples, classes)
+        hit = weights @ ((labels == predicted)[:, None] & (labels[:, None] == classes))
+        f1 = np.divide(2 * hit, true + given, out=np.zeros_like(hit, float), where=true + given > 0)
+        found.append((f1 * (true > 0)).sum(1) / (true > 0).sum(1))  # over the types that occur among the labels
+    return np.stack(found, 1)
+
+
+def mean_and_interval(runs, metric="accuracy", level=0.95, resamples=2000, seed=0):
+    """Mean score of one arm's runs, with the percentile interval of a bootstrap over its test cells (runs kept).
+
+    Returns
+    -------
+    mean, low, high : float
+        What another draw of as many test cells might have given these trained models.
+    """
+    n_cells = len(runs[0].predictions["test"])
+    cells = np.random.default_rng(seed).multinomial(n_cells, np.full(n_cells, 1 / n_cells), resamples)
+    drawn = _scores(runs, cells, metric).mean(1)
+    low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
+    return float(_scores(runs, np.ones((1, n_cells)), metric).mean()), float(low), float(high)
 
 
 def knn_accuracy(representation, labels, train, test, neighbours=10):

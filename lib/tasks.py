@@ -80,14 +80,18 @@ def cell_types(spec, checkpoint, weights_of):
         inner = splits.few_shot(train, 0.8, spec["seed"])
         train, select = inner, np.setdiff1d(train, inner)
     about = {"test": test, "train": train, "labels": cells.labels[test], "classes": cells.classes}
-    if spec["model"] != "scBERT":
-        classifier, labelled = _baseline(spec), np.union1d(train, select) if select is not test else train
-        classifier.fit(cells.x[labelled], cells.labels[labelled], spec["seed"])
+    if spec["model"] != "scBERT":  # has no epochs to choose among, so it learns from all labelled cells
+        from lib import baselines
+
+        labelled = np.union1d(train, select) if select is not test else train
+        x = cells.token_matrix() if spec.get("input") == "tokens" else cells.x
+        classifier = baselines.MODELS[spec["model"]](**spec.get("training", {}))
+        classifier.fit(x[labelled], cells.labels[labelled], spec["seed"])
         probabilities = np.zeros((len(test), len(cells.classes)), np.float32)
-        probabilities[:, classifier.classes_] = classifier.predict_proba(cells.x[test])
-        learned = classifier.classes_[classifier.predict_proba(cells.x[labelled]).argmax(1)]
+        probabilities[:, classifier.classes_] = classifier.predict_proba(x[test])
+        learned = classifier.classes_[classifier.predict_proba(x[labelled]).argmax(1)]
         log = {"C": getattr(classifier, "C_", None), "train_accuracy": np.mean(learned == cells.labels[labelled])}
-        return [log], about | {"probabilities": probabilities}, None
+        return [log], about | {"train": labelled, "probabilities": probabilities}, None
 
     import torch
 
@@ -101,18 +105,8 @@ def cell_types(spec, checkpoint, weights_of):
                     checkpoint=checkpoint, name=f"fine-tuning, {spec['arm'].replace('_', ' ')}",
                     **spec["training"])  # fmt: skip
     arrays = {"probabilities": done.probabilities, "predicted_by_epoch": done.predicted_by_epoch,
-              "best_epoch": np.array(done.best_epoch)}  # fmt: skip
+              "best_epoch": np.array(done.best_epoch), "select": select}  # fmt: skip
     return done.log, about | arrays, _weights(classifier.cpu(), cells)
-
-
-def _baseline(spec):
-    from lib import baselines
-
-    return (
-        baselines.LogisticRegression(**spec["training"])
-        if spec["model"] == "logistic_regression"
-        else baselines.Majority()
-    )
 
 
 def masked(spec, checkpoint, weights_of):
