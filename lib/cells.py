@@ -38,10 +38,6 @@ class Cells:
     genes: np.ndarray  # the vocabulary, in order
     names: np.ndarray  # of the cells
 
-    def token_matrix(self):
-        """The tokens of the genes as numbers, (cells, genes), CSR float32: what scBERT sees, for other models."""
-        return sp.csr_matrix(self.tokens[:, :-1], dtype=np.float32)
-
 
 def prepared(data):
     """Load, align and normalise the data of a profile.

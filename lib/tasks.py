@@ -84,7 +84,7 @@ def cell_types(spec, checkpoint, weights_of):
         from lib import baselines
 
         labelled = np.union1d(train, select) if select is not test else train
-        x = cells.token_matrix() if spec.get("input") == "tokens" else cells.x
+        x = cells.tokens.matrix() if spec.get("input") == "tokens" else cells.x
         classifier = baselines.MODELS[spec["model"]](**spec.get("training", {}))
         classifier.fit(x[labelled], cells.labels[labelled], spec["seed"])
         probabilities = np.zeros((len(test), len(cells.classes)), np.float32)

@@ -78,6 +78,11 @@ class TokenStore:
         out.reshape(-1)[rows + self.genes[entries]] = self.bins[entries]
         return out if np.ndim(cells) else out[0]
 
+    def matrix(self):
+        """The tokens of the genes, without the closing one, as numbers: CSR float32, (cells, genes)."""
+        shape = len(self), self.shape[1] - 1
+        return sp.csr_matrix((self.bins.astype(np.float32), self.genes.astype(np.int32), self.indptr), shape=shape)
+
     def feed(self, order, batch_size, device):
         """Batches in this order: (indices, tokens as a uint8 tensor).
 

@@ -39,10 +39,34 @@ def test_feeding_gives_equal_batches():
     assert all(seconds > 0 for seconds in benchmark.feeding(cells=64, genes=200, batch=8).values())
 
 
+@pytest.mark.parametrize("job", benchmark.JOBS)
+def test_exactness(job):
+    """In fp32, logits and gradients are those of performer-pytorch in float64; under bf16 autocast they are near."""
+    config = ScBertConfig(genes=200, depth=2, stabiliser="head")  # the paper's widths
+    single, low = benchmark.exactness(job, 200, config=config), benchmark.exactness(job, 200, True, config)
+    assert 0 < single["error"] < (1e-5 if job == "forward" else 1e-4)
+    assert single["error"] < low["error"]
+    if job == "forward":
+        assert low["error"] < 1e-2
+        assert single["agreement"] == 1 and low["agreement"] >= 0.95
+    else:
+        assert single["error_overall"] < 1e-5
+        # In the classification head bf16 may switch a ReLU near zero, and with it a part of every gradient behind it.
+        assert low["error_overall"] < (0.02 if job == "pretraining step" else 0.5)
+
+
+@pytest.mark.slow
+def test_preparation_equals_scanpy():
+    """Simulated counts, aligned and normalised: scanpy's values; time and memory are measured."""
+    found = benchmark.preparation(cells=300, measured=4000, genes=2500, detected=100)
+    assert found["equal"] and found["dense"] > found["sparse"] > 0 and found["bytes"] > 2**24
+    assert 80 < found["detected"] < 120
+
+
 @pytest.mark.slow
 def test_benchmark_writes_its_table(tmp_path):
     """``python -m lib.benchmark`` on few genes: a row for each model and job, ratios against stock, a figure."""
-    subprocess.run([sys.executable, "-m", "lib.benchmark", "--full", "200", "--genes", "100", "--repeats", "1"], check=True,
+    subprocess.run([sys.executable, "-m", "lib.benchmark", "--full", "200", "--genes", "100", "--repeats", "1", "--cells", "500"], check=True,
                    cwd=ROOT, env=os.environ | {"SCBERT_FIGURES": str(tmp_path)}, timeout=600)  # fmt: skip
     table = pd.read_csv(tmp_path / "benchmark" / "cpu.csv").set_index(["job", "genes", "model"])
     for job in benchmark.JOBS:
