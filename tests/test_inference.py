@@ -207,7 +207,7 @@ def test_coverage_and_false_positives(record_property, capsys):
     covered, rejected, mcnemar, equivalent = 0, 0, 0, 0
     truth = 0.05
     for k in range(n):
-        difficulty = rng.beta(4, 1.5, cells) * 0.9
+        difficulty = rng.beta(4, 1.5, cells) * 0.85
         labels = np.zeros(cells, int)
 
         def arm(name, shift):
@@ -221,16 +221,16 @@ def test_coverage_and_false_positives(record_property, capsys):
         null = arm("c", 0)
         rejected += stats.paired_difference(null, reference, resamples=400, seed=k)["p"] < 0.05
         mcnemar += inference.mcnemar(null[:1], reference[:1])["p"] < 0.05
-        margin = stats.paired_difference(arm("d", inference.MARGIN), reference, resamples=400, seed=k,
-                                         margin=inference.MARGIN)  # fmt: skip
-        equivalent += margin["p_equivalence"] < 0.05  # the truth lies on the margin: at most one in twenty
+        # The truth lies on the margin, which is wide enough for these few cells: one in twenty is called equivalent.
+        on_margin = stats.paired_difference(arm("d", 0.1), reference, resamples=400, seed=k, margin=0.1)
+        equivalent += on_margin["p_equivalence"] < 0.05
     found = {"coverage": covered / n, "false positives": rejected / n, "McNemar": mcnemar / n, "TOST": equivalent / n}
     for name, value in found.items():
         record_property(name, value)
     with capsys.disabled():
         print(f"\npaired bootstrap, {n} experiments: " + ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
-    assert 0.92 <= found["coverage"] <= 1 and found["false positives"] <= 0.08
-    assert found["McNemar"] <= 0.07 and found["TOST"] <= 0.08
+    assert 0.92 <= found["coverage"] <= 0.98 and found["false positives"] <= 0.08
+    assert 0.02 <= found["McNemar"] <= 0.08 and 0.01 <= found["TOST"] <= 0.08
 
 
 @pytest.mark.slow
@@ -241,7 +241,7 @@ def test_corrected_t_where_the_plain_one_fails(record_property, capsys):
     """
     from sklearn.naive_bayes import GaussianNB
 
-    rng, n, splits = np.random.default_rng(0), 250, 15
+    rng, n, splits = np.random.default_rng(0), 120, 15
     plain = corrected = 0
     for _ in range(n):
         y = rng.integers(0, 2, 200)
