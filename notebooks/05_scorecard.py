@@ -15,8 +15,8 @@
 #
 # **The rule.** Data and model of this profile are not the paper's, so values are not judged, differences are. The
 # difference of an arm to its reference (logistic regression's to scBERT; every other arm's to the pre-trained scBERT)
-# has a direction: **+** or **−** where its 95 % interval excludes zero, **≈** where it covers zero, **?** where
-# there is only one run. The verdict is *same* where ours and the paper's direction agree, *opposite* for + against −,
+# has a direction: **+** or **−** where its 95 % interval excludes zero (ours: and Holm's p over all our differences is
+# below 0.05), **≈** otherwise, **?** where there is only one run. The verdict is *same* where ours and the paper's direction agree, *opposite* for + against −,
 # *ours undecided* where only the paper's excludes zero, *paper undecided* where only ours does.
 #
 # **The intervals.** The paper's are Welch's, over runs that share one split: more is not published. Ours are paired
