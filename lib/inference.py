@@ -156,8 +156,8 @@ def family(questions, runs, metrics=("accuracy",), margin=MARGIN, seed=0):
     Returns
     -------
     DataFrame
-        What :func:`lib.stats.paired_difference` finds, ``p_holm`` over all rows, and ``says``: *ahead*, *behind*,
-        *equivalent* (within ``margin``: the 90 % interval lies inside), or *undecided*.
+        What :func:`lib.stats.paired_difference` finds, ``p_holm`` over all rows, and ``says``: *ahead* or *behind*
+        by Holm's p, else *equivalent* (within ``margin``, by two one-sided tests), else *undecided*.
     """
     import pandas as pd
 
@@ -169,31 +169,30 @@ def family(questions, runs, metrics=("accuracy",), margin=MARGIN, seed=0):
             rows.append({"arm": first, "reference": second, **where, "metric": metric, **found})
     table = pd.DataFrame(rows)
     table["p_holm"] = holm(table["p"])
-    table["says"] = [says(row) for row in rows]
+    table["says"] = [says(row) for row in table.to_dict("records")]
     return table
 
 
 def says(found):
-    """A difference in a word, by its 95 % interval and, where that covers zero, the test of equivalence at 5 %."""
-    if found["low"] > 0 or found["high"] < 0:
-        return "ahead" if found["low"] > 0 else "behind"
-    return "equivalent" if found["p_equivalence"] < 0.05 else "undecided"
+    """A difference in a word: by Holm's p within its family, else by the test of equivalence, both at 5 %."""
+    if found["p_holm"] < 0.05:
+        return "ahead" if found["difference"] > 0 else "behind"
+    return "equivalent" if found.get("p_equivalence", 1) < 0.05 else "undecided"
 
 
 def splits_family(runs, reference="logistic_regression", metrics=("accuracy", "macro_f1")):
-    """Every arm against ``reference`` over the splits they share, one family (DataFrame as :func:`family` gives)."""
+    """Every arm that has learnt against ``reference`` over the splits they share, one family (as :func:`family`)."""
     import pandas as pd
 
     rows = []
     for arm in dict.fromkeys(run.spec["arm"] for run in runs):
-        if arm != reference:
+        if arm not in (reference, "majority"):  # that anything beats the majority is no question, and would cost power
             for metric in metrics:
                 found = over_splits(runs, arm, reference, metric)
                 rows.append({"arm": arm, "reference": reference, "metric": metric, **found})
     table = pd.DataFrame(rows)
     table["p_holm"] = holm(table["p"])
-    signs = [stats.direction(low, high) for low, high in zip(table["low"], table["high"])]
-    table["says"] = [{"+": "ahead", "−": "behind"}.get(sign, "undecided") for sign in signs]
+    table["says"] = [says(row) for row in table.to_dict("records")]
     return table
 
 

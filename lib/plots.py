@@ -181,7 +181,7 @@ def differences(ax, claims):
     ax.axvline(0, color="#444444", lw=1)
     names = [f"{label(r['arm'])} − {label(r['reference'])}, {r['fraction']:.0%}, {METRICS[r['metric']]}" for r in rows]
     ax.set_yticks(range(len(rows)), names, fontsize=9)
-    ax.set_xlabel("points (95 % Welch interval over runs)")
+    ax.set_xlabel("points, 95 % intervals (the paper: Welch over runs; ours: bootstrap over test cells and runs)")
     ax.legend(loc="upper right", fontsize=9)
     ax.grid(True, axis="x")
 

@@ -108,8 +108,9 @@ stats.beside_paper(ours, paper, [*metrics[:1], "accuracy_last_epoch", *metrics[1
 # is CD8+ Cytotoxic T against CD8+/CD45RA+ Naive Cytotoxic, the types that scBERT's authors single out.
 #
 # In the lowest panel every scBERT is scored by several rules on the same test cells. Left of the dotted line, the runs
-# above: what the authors' rule adds is the distance to *chosen on one half, scored on the other*. Right of it, runs
-# trained on four fifths of the labelled cells, so that a fifth is left to choose the epoch.
+# above: what the authors' rule adds is at most the distance to *chosen on one half, scored on the other* (at most,
+# since that rule has half as many cells to choose by). Right of it, runs trained on four fifths of the labelled cells,
+# so that a fifth is left to choose the epoch.
 
 # %%
 choice = controls.epoch_choice([run for run in done if run.spec["arm"] == "full"] + clean)
@@ -196,8 +197,9 @@ plots.save(fig, "01_confusion", pd.concat(shares), chosen)
 #
 # The difference on the same test cells, with an interval that covers both the luck of the test cells and the luck of
 # training: cells and seeds are drawn with replacement, together. The paper's interval is Welch's, over its runs. The
-# questions of the table are one family, so their p-values are also adjusted by Holm's method; *equivalent* is said
-# where the difference lies within 2 points either way by two one-sided tests, *undecided* where neither is shown.
+# questions of the table are one family, so their p-values are adjusted by Holm's method, and *ahead* and *behind* are
+# said by the adjusted ones; *equivalent* where the difference lies within 2 points either way by two one-sided tests at
+# 5 %; *undecided* where neither is shown.
 
 # %%
 pair = [[run for run in done if run.spec["arm"] == arm] for arm in ("logistic_regression", "full")]
@@ -223,7 +225,8 @@ Markdown(
 #
 # All of the above rests on one split, as in the paper. Here the split itself is drawn anew, stratified, again and
 # again. Splits share cells, so the usual t-test would be too sure of itself; Nadeau and Bengio's correction widens the
-# interval. Look at whether a difference that one split shows survives.
+# interval. Look at whether a difference that one split shows survives. Models that take seconds are on all splits, and
+# with the C that the profile names; scBERT, or the arm of it that the profile can afford, on as many as `n` says.
 
 # %%
 repeated = runs.complete(profiles.repeated_specs(chosen))

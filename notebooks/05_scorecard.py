@@ -10,16 +10,21 @@
 # # 5 · Every published number beside ours
 #
 # **What this is.** One row for each number in `data/published/`, the authors' own, with ours where this profile has
-# it, both intervals, and a verdict by a fixed rule. Above it, the paper's claims as differences.
+# it, both intervals, the runs behind ours, and a verdict by a fixed rule. Above it, the paper's claims as differences;
+# below it, the authors' printed statistics computed again, what was done differently, and errata.
 #
 # **The rule.** Data and model of this profile are not the paper's, so values are not judged, differences are. The
 # difference of an arm to its reference (logistic regression's to scBERT; every other arm's to the pre-trained scBERT)
-# has a direction: **+** or **−** where its 95 % interval excludes zero, **≈** where it covers zero, **?** where
-# there is only one run. The verdict is *same* where ours and the paper's direction agree, *opposite* for + against −,
+# has a direction: **+** or **−** where its 95 % interval excludes zero (ours: and Holm's p over all our differences is
+# below 0.05), **≈** otherwise, **?** where there is only one run. The verdict is *same* where ours and the paper's direction agree, *opposite* for + against −,
 # *ours undecided* where only the paper's excludes zero, *paper undecided* where only ours does.
 #
-# **Caveat.** The intervals here are Welch's, over runs that share one split: they leave out the sampling of the test
-# cells, which notebooks 01 to 03 add. "Ours undecided" often means too few cells, not that the paper is wrong.
+# **The intervals.** The paper's are Welch's, over runs that share one split: more is not published. Ours are paired
+# bootstraps over test cells and seeds, which also cover the choice of test cells. Beside the verdict stand Holm's p
+# over all our differences, and the p of two one-sided tests that the difference is smaller than 2 points: small, it
+# supports "no meaningful difference", which a wide interval around zero does not.
+#
+# **Caveat.** "Ours undecided" often means too few cells, not that the paper is wrong.
 
 # %% tags=["parameters"]
 profile = "quick"  # a rung of the ladder, see README
@@ -60,14 +65,17 @@ masked = runs.complete(profiles.masked_specs(chosen))
 # Look at the last column, then at the width of our intervals.
 
 # %%
-card = published.scorecard(ours, masked, chosen["reproduces"], chosen["few_shot_seeds"])
+differences = published.differences(done, chosen["few_shot_seeds"], chosen["fractions"])
+card = published.scorecard(ours, masked, chosen["reproduces"], chosen["few_shot_seeds"], differences)
 card.to_csv(plots.folder(chosen) / "05_scorecard.csv", index=False, float_format="%.6g")
 claims = published.claims(card, chosen["reproduces"])
 shown = claims.assign(arm=claims["arm"].map(plots.label), minus=claims["reference"].map(plots.label))
 for who in ("paper", "ours"):
     columns = (100 * claims[f"{name}_{who}"] for name in ("effect", "low", "high"))
     shown[f"difference, {who}"] = [f"{effect:+.1f} ({low:+.1f} to {high:+.1f})" for effect, low, high in zip(*columns)]
-columns = ["experiment", "arm", "minus", "fraction", "metric", "difference, paper", "difference, ours", "verdict"]
+shown["p, Holm"], shown["p, equivalence"] = claims["p_holm"], claims["p_equivalence"]
+columns = ["experiment", "arm", "minus", "fraction", "metric", "difference, paper", "difference, ours", "p, Holm"]
+columns += ["p, equivalence", "verdict"]
 shown[columns].style.hide().format(precision=2).set_caption("Differences in points, with 95 % intervals")
 
 # %% [markdown]
@@ -90,19 +98,54 @@ plots.save(
 # %% [markdown]
 # ## Every published number
 #
-# `n` is the number of published runs behind a row. *Not run* says what is missing in this profile.
+# `n` is the number of runs behind a number. *Not run* says what is missing in this profile. `runs` begins with the
+# first of our runs: each is the folder of that name below `data/cache/runs`; `05_scorecard.csv` has all their ids.
 
 # %%
 whole = card.copy()
 for who in ("paper", "ours"):
     whole[who] = [stats.show(mean, half) for mean, half in zip(card[who], card[f"half_width_{who}"])]
 columns = ["experiment", "dataset", "arm", "fraction", "metric", "paper", "n_paper", "ours", "n_ours", "verdict"]
-whole[columns].style.hide().format(precision=2)
+whole["runs"] = [f"{ids.split()[0][:8]}…" if ids else "" for ids in card["runs"].fillna("")]  # all ids: in the CSV
+whole[[*columns, "runs"]].style.hide().format(precision=2)
 
 # %%
 Markdown(
     "Verdicts: " + ", ".join(f"**{name}** {count}" for name, count in card["verdict"].value_counts().items()) + "."
 )
+
+# %% [markdown]
+# ## The authors' printed statistics, computed again
+#
+# Their formulas on their published runs. *Printed* is what their notebook shows, *computed again* what the formula
+# gives, *better practice* Student's half width or Welch's p on the same runs. Look at the rows that are not the same.
+
+# %%
+again = published.regenerated()
+again.to_csv(plots.folder(chosen) / "05_printed.csv", index=False, float_format="%.6g")
+again = again.rename(columns={"regenerated": "computed again", "ours": "better practice"})
+columns = ["arm", "reference", "metric", "statistic", "printed", "computed again", "same", "better practice"]
+formats = {name: "{:.4g}" for name in ("printed", "computed again", "better practice")}
+again[columns].style.hide().format(formats).apply(
+    lambda row: ["font-weight: bold" if not row["same"] else ""] * len(row), axis=1
+)
+
+# %% [markdown]
+# ## Errata
+#
+# What a reader of the published numbers should know, computed from those numbers.
+
+# %%
+Markdown("\n".join(f"- {sentence}" for sentence in published.errata()))
+
+# %% [markdown]
+# ## What was done differently
+#
+# Four versions of the same experiment. AU is the authors' repository (clinicalml/sc-foundation-eval @1332b34), SB
+# scBERT's (TencentAILabHealthcare/scBERT @262fd4b); "–" where the question does not arise or was not looked up.
+
+# %%
+published.deviations().style.hide().set_properties(**{"text-align": "left", "white-space": "normal"})
 
 # %% [markdown]
 # ## Where these numbers come from

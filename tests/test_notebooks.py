@@ -64,6 +64,18 @@ def test_second_run_computes_nothing_and_changes_no_figure(smoke):
 
 
 @pytest.mark.slow
+def test_empty_caches_give_the_same_tables(smoke, tmp_path):
+    """Computed again from nothing on the same machine, every CSV of notebook 01 is the same to the byte."""
+    process = program("--profile", "smoke", "--only", "01", folder=tmp_path)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert re.search(r"^\[\d+/\d+\] pretraining", process.stdout, re.M), "nothing was computed: the cache was not empty"
+    first, again = (folder / "figures" / "smoke" for folder in (smoke[0], tmp_path))
+    tables = sorted(path.name for path in again.glob("*.csv"))
+    assert "01_baseline_comparison.csv" in tables and len(tables) >= 6
+    assert [name for name in tables if (first / name).read_bytes() != (again / name).read_bytes()] == []
+
+
+@pytest.mark.slow
 def test_a_failing_cell_is_named_and_the_exit_status_says_so(smoke):
     """A value that a notebook cannot use: exit 1, with the notebook, the cell and the error in the last lines."""
     process = program("--profile", "smoke", "--only", "02", "-p", "fractions", "[0.0]", folder=smoke[0])
