@@ -20,7 +20,7 @@ def epoch_choice(runs, halves=200, seed=0):
     import pandas as pd
 
     rows = []
-    for run in runs:
+    for run in {run.id: run for run in runs}.values():
         p = run.predictions
         right = p["predicted_by_epoch"] == p["labels"]  # (epochs, test cells)
         found = {"reported": right.mean(1).max(), "last": right[-1].mean(), "halves": _halves(right, halves, seed)}

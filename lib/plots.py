@@ -108,6 +108,8 @@ def epoch_rules(ax, table):
     """Accuracy of scBERT's runs by how the epoch is chosen: each run a line of points, means as bars."""
     for x, (protocol, rule) in enumerate(EPOCH_RULES):
         part = table[(table["protocol"] == protocol) & (table["rule"] == rule)]
+        if part.empty:
+            continue
         ax.scatter(x + jitter(len(part)), part["value"], s=24, color=colour("full"), alpha=0.8, zorder=3)
         ax.plot([x - 0.28, x + 0.28], [part["value"].mean()] * 2, color="#222222", lw=2, zorder=4)
         ax.annotate(f"{part['value'].mean():.3f}", (x + 0.3, part["value"].mean()), fontsize=9, va="center")
@@ -181,7 +183,7 @@ def differences(ax, claims):
     ax.axvline(0, color="#444444", lw=1)
     names = [f"{label(r['arm'])} − {label(r['reference'])}, {r['fraction']:.0%}, {METRICS[r['metric']]}" for r in rows]
     ax.set_yticks(range(len(rows)), names, fontsize=9)
-    ax.set_xlabel("points, 95 % intervals (the paper: Welch over runs; ours: bootstrap over test cells and runs)")
+    ax.set_xlabel("points, 95 % intervals\n(the paper: Welch over runs; ours: bootstrap over test cells and runs)")
     ax.legend(loc="upper right", fontsize=9)
     ax.grid(True, axis="x")
 

@@ -116,12 +116,17 @@ def control_specs(profile, arms=CONTROLS):
     """Specifications of the controls; ``controls`` of the profile, where there, thins their seeds and searches for C."""
     thin = profile.get("controls", {})
     settings = {"logistic_regression": thin.get("logistic_regression", profile["logistic_regression"])}
-    return specs(profile | settings, arms, seeds=thin.get("seeds"))
+    return specs(profile | settings, arms, seeds=_thinned(profile, thin.get("seeds")))
+
+
+def _thinned(profile, seeds):
+    """Those of ``seeds`` that the profile's runs have, so that runs stay paired; all of them where there are none."""
+    return [seed for seed in profile["seeds"] if seed in (seeds or [])] or profile["seeds"]
 
 
 def clean_specs(profile):
     """Specifications of scBERT under the protocol ``clean``, for ``clean_seeds`` of the profile, else all its seeds."""
-    return specs(profile | {"protocol": "clean"}, ["full"], seeds=profile.get("clean_seeds"))
+    return specs(profile | {"protocol": "clean"}, ["full"], seeds=_thinned(profile, profile.get("clean_seeds")))
 
 
 def repeated_specs(profile):

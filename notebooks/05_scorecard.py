@@ -41,7 +41,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
 
-from lib import plots, profiles, published, runs, stats
+from lib import errata, plots, profiles, published, runs, stats
 
 plots.style()
 
@@ -121,7 +121,7 @@ Markdown(
 # gives, *better practice* Student's half width or Welch's p on the same runs. Look at the rows that are not the same.
 
 # %%
-again = published.regenerated()
+again = errata.regenerated()
 again.to_csv(plots.folder(chosen) / "05_printed.csv", index=False, float_format="%.6g")
 again = again.rename(columns={"regenerated": "computed again", "ours": "better practice"})
 columns = ["arm", "reference", "metric", "statistic", "printed", "computed again", "same", "better practice"]
@@ -136,7 +136,7 @@ again[columns].style.hide().format(formats).apply(
 # What a reader of the published numbers should know, computed from those numbers.
 
 # %%
-Markdown("\n".join(f"- {sentence}" for sentence in published.errata()))
+Markdown("\n".join(f"- {sentence}" for sentence in errata.errata()))
 
 # %% [markdown]
 # ## What was done differently
@@ -145,7 +145,7 @@ Markdown("\n".join(f"- {sentence}" for sentence in published.errata()))
 # scBERT's (TencentAILabHealthcare/scBERT @262fd4b); "–" where the question does not arise or was not looked up.
 
 # %%
-published.deviations().style.hide().set_properties(**{"text-align": "left", "white-space": "normal"})
+errata.deviations().style.hide().set_properties(**{"text-align": "left", "white-space": "normal"})
 
 # %% [markdown]
 # ## Where these numbers come from

@@ -145,5 +145,7 @@ def test_repeated_splits_differ_and_pair(smoke_profile):
     whole = {key: value for key, value in smoke_profile.items() if key not in ("repeated", "controls", "clean_seeds")}
     arms = [spec["arm"] for spec in profiles.repeated_specs(whole)]
     assert arms.count("full") == 5 and arms.count("logistic_regression") == 20
+    assert {spec["seed"] for spec in profiles.control_specs(smoke_profile | {"seeds": [7, 1]})} == {1}
+    assert {spec["seed"] for spec in profiles.clean_specs(smoke_profile | {"seeds": [7]})} == {7}
     assert len(profiles.clean_specs(whole)) == len(whole["seeds"])
     assert len(profiles.control_specs(whole)) == len(profiles.CONTROLS) * len(whole["seeds"])

@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
+from scipy.optimize import brentq
 from sklearn.metrics import f1_score
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
-from lib import controls, inference, published, stats
+from lib import controls, errata, inference, published, stats
 from lib.errors import DataError
 
 
@@ -277,7 +278,7 @@ def test_student_and_wilson_cover(record_property):
 
 def test_the_authors_statistics_come_back():
     """Every mean, half width and hard-pair p that the authors print follows from their runs by their formulas."""
-    table = published.regenerated()
+    table = errata.regenerated()
     other = table[table["execution_count"] != 64]
     assert len(other) == 28 and other["same"].all()
     shown = table.set_index(["statistic", "arm", "metric"])["regenerated"].round(4)
@@ -292,7 +293,7 @@ def test_the_authors_statistics_come_back():
 
 def test_four_printed_p_values_do_not_come_back():
     """The overall t-tests, printed by an earlier cell, are near what the runs give, but not it, by no usual test."""
-    table = published.regenerated().query("execution_count == 64")
+    table = errata.regenerated().query("execution_count == 64")
     assert [f"{p:.3g}" for p in table["printed"]] == ["0.00367", "0.000872", "0.337", "0.591"]
     assert [f"{p:.3g}" for p in table["regenerated"]] == ["0.00362", "0.000861", "0.331", "0.582"]
     assert not table["same"].any()
@@ -303,12 +304,35 @@ def test_four_printed_p_values_do_not_come_back():
         tried = [scipy_stats.ttest_ind(a, b, equal_var=False).pvalue, scipy_stats.ttest_rel(a, b).pvalue,
                  scipy_stats.mannwhitneyu(a, b).pvalue]  # fmt: skip
         tried += [scipy_stats.ttest_ind(np.delete(a, k), b).pvalue for k in range(10)]
+        tried += [scipy_stats.ttest_ind(a, b, alternative=side).pvalue for side in ("less", "greater")]
         assert min(abs(np.array(tried) / row.printed - 1)) > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", ["accuracy", "macro_f1"])
+def test_no_other_value_of_one_run_gives_both_p_values_back(metric):
+    """For each of scBERT's runs: the change that gives one printed p back is not the one that gives the other."""
+    runs = published.runs().query("dataset == 'zheng68k' and fraction == 1 and experiment != 'few_shot'")
+    values = {arm: part["value"].to_numpy() for arm, part in runs[runs["metric"] == metric].groupby("arm")}
+    printed = errata.printed().query("execution_count == 64").set_index(["arm", "metric"])["printed"]
+    for k in range(10):
+        needed = []
+        for arm in ("no_gene2vec", "no_pretraining"):
+
+            def excess(change):
+                moved = values["full"] + change * (np.arange(10) == k)
+                return scipy_stats.ttest_ind(moved, values[arm]).pvalue - printed[arm, metric]
+
+            grid = np.linspace(-0.01, 0.01, 41)
+            found = [brentq(excess, *ends) for ends in zip(grid, grid[1:]) if excess(ends[0]) * excess(ends[1]) < 0]
+            needed.append(np.array(found))
+        apart = abs(needed[0][:, None] - needed[1][None]) if all(map(len, needed)) else np.array([1.0])
+        assert apart.min() > 5e-6  # the runs are known to 5e-7
 
 
 def test_errata_are_computed():
     """The two populations of the arm without gene embedding, found by the widest gap, are those of the seeds known."""
-    text = published.errata()
+    text = errata.errata()
     assert "4 (seeds 1000, 2000, 3000, 4000) lie between 0.60 and 0.67" in text[0]
     assert "0.74 and 0.75" in text[0] and "0.00367, 0.000872, 0.337, 0.591" in text[1]
     assert not any("nan" in sentence for sentence in text)
@@ -316,7 +340,7 @@ def test_errata_are_computed():
 
 def test_deviations_name_their_sources():
     """Each row of the table of deviations says what is done here, and where the rest was read."""
-    table = published.deviations()
+    table = errata.deviations()
     assert {"scBERT's paper", "scBERT's code", "the authors' code", "here", "source"} <= set(table.columns)
     assert len(table) >= 15 and table["what"].is_unique and not (table["source"] == "–").any()
     assert not (table["here"] == "–").any()
