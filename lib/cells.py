@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +25,94 @@ def cache():
 
 
 def gene2vec_path():
-    """Where gene2vec's text file is looked for (data/README.md says where to get it)."""
-    return cache() / "gene2vec_dim_200_iter_9.txt"
+    """Where gene2vec's text file is: the folder of downloads, or ``data/cache`` itself (data/README.md)."""
+    from lib import sources
+
+    name = sources.registry()["gene2vec"]["file"]
+    return next((path for path in (sources.folder() / name, cache() / name) if path.exists()), sources.folder() / name)
+
+
+def gene2vec(genes):
+    """gene2vec in the order of the vocabulary (genes, 200); the text is read once for each vocabulary.
+
+    Returns
+    -------
+    float32 array, (genes, 200)
+        Zero rows for genes that gene2vec lacks; their number is reported.
+    """
+    from lib import embeddings
+
+    text = gene2vec_path()
+    key = hashlib.sha256("\n".join([_sha256(text), *map(str, genes)]).encode()).hexdigest()[:16]
+    path = cache() / "gene2vec" / f"{key}.npy"
+    if path.exists():
+        return np.load(path, allow_pickle=False)
+    vectors, missing = embeddings.gene2vec(text, [str(gene) for gene in genes])
+    if missing:
+        print(f"gene2vec lacks {len(missing)} of {len(genes)} genes ({', '.join(missing[:5])} …): they get zeros.")
+    with _replacing(path) as temporary:
+        np.save(temporary, vectors)
+    return vectors
+
+
+def checkpoint_path(digest):
+    """Where the checkpoint with this SHA-256 lies, put there by :func:`keep_checkpoint`."""
+    path = cache() / "checkpoints" / f"{digest}.pth"
+    if not path.is_file():
+        raise DataError(f"The checkpoint {path} is not there any more. Load the profile again to have it copied.")
+    return path
+
+
+def keep_checkpoint(path):
+    """Copy a checkpoint to where its hash finds it; return the hash, which names it in specifications."""
+    digest = _sha256(path)
+    kept = cache() / "checkpoints" / f"{digest}.pth"
+    if not kept.exists():
+        with _replacing(kept) as temporary:
+            shutil.copyfile(path, temporary)
+    return digest
+
+
+def corpus(fingerprint, genes):
+    """The tokens of a pre-training corpus, memory-mapped.
+
+    Parameters
+    ----------
+    fingerprint : str
+        As :func:`lib.loaders.write_corpus` gives it.
+    genes : sequence of str
+        Must be the genes of the corpus, in order.
+
+    Returns
+    -------
+    TokenStore
+    """
+    folder = cache() / "corpus" / fingerprint
+    try:
+        stored = np.load(folder / "vocabulary.npy", allow_pickle=False)
+        arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("indptr", "genes", "bins")]
+    except (OSError, ValueError) as error:
+        raise DataError(f"The corpus {folder} is missing or damaged ({error}). Delete that folder and rerun.") from error
+    if not np.array_equal(stored, np.asarray(genes, dtype=str)):
+        raise DataError(f"The corpus has {len(stored)} genes, the cells {len(genes)}, or another order. Use one vocabulary.")
+    return TokenStore(*arrays, len(stored) + 1)
+
+
+def _sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _replacing(path):
+    """A temporary name beside ``path``, with its ending, that takes its place when all went well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
