@@ -50,7 +50,7 @@ def gene2vec(genes):
     vectors, missing = embeddings.gene2vec(text, [str(gene) for gene in genes])
     if missing:
         print(f"gene2vec lacks {len(missing)} of {len(genes)} genes ({', '.join(missing[:5])} …): they get zeros.")
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         np.save(temporary, vectors)
     return vectors
 
@@ -68,7 +68,7 @@ def keep_checkpoint(path):
     digest = _sha256(path)
     kept = cache() / "checkpoints" / f"{digest}.pth"
     if not kept.exists():
-        with _replacing(kept) as temporary:
+        with replacing(kept) as temporary:
             shutil.copyfile(path, temporary)
     return digest
 
@@ -79,7 +79,7 @@ def corpus(fingerprint, genes):
     Parameters
     ----------
     fingerprint : str
-        As :func:`lib.loaders.write_corpus` gives it.
+        As :func:`lib.loaders.corpus` gives it.
     genes : sequence of str
         Must be the genes of the corpus, in order.
 
@@ -90,12 +90,14 @@ def corpus(fingerprint, genes):
     folder = cache() / "corpus" / fingerprint
     try:
         stored = np.load(folder / "vocabulary.npy", allow_pickle=False)
-        arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("indptr", "genes", "bins")]
+        indptr = np.load(folder / "indptr.npy", allow_pickle=False)
+        places = np.memmap(folder / "genes.u16", np.uint16, "r", shape=int(indptr[-1]))
+        bins = np.memmap(folder / "bins.u8", np.uint8, "r", shape=int(indptr[-1]))
     except (OSError, ValueError) as error:
         raise DataError(f"The corpus {folder} is missing or damaged ({error}). Delete that folder and rerun.") from error
     if not np.array_equal(stored, np.asarray(genes, dtype=str)):
         raise DataError(f"The corpus has {len(stored)} genes, the cells {len(genes)}, or another order. Use one vocabulary.")
-    return TokenStore(*arrays, len(stored) + 1)
+    return TokenStore(indptr, places, bins, len(stored) + 1)
 
 
 def _sha256(path):
@@ -103,8 +105,13 @@ def _sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def fingerprint_of(*paths):
+    """A hash of the contents of some files, 16 hexadecimal digits."""
+    return hashlib.sha256(" ".join(map(_sha256, paths)).encode()).hexdigest()[:16]
+
+
 @contextlib.contextmanager
-def _replacing(path):
+def replacing(path):
     """A temporary name beside ``path``, with its ending, that takes its place when all went well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
@@ -131,14 +138,17 @@ class Cells:
         return sp.csr_matrix(self.tokens[:, :-1], dtype=np.float32)
 
 
-def prepared(data):
+def prepared(data, split=None):
     """Load, align and normalise the data of a profile.
 
     Parameters
     ----------
     data : dict
-        ``dataset``, ``label``, ``vocabulary``, ``min_genes``, ``library_size`` and, optionally,
-        ``max_cells_per_type``.
+        ``dataset``, ``label``, ``vocabulary`` (``scbert``, a file, or null), ``min_genes``, ``library_size`` and,
+        optionally, ``max_cells_per_type`` and ``variable_genes``: how many of the most variable genes are kept, chosen
+        on the training cells of ``split`` alone.
+    split : dict, optional
+        As :func:`lib.splits.holdout` takes it; needed for ``variable_genes``.
 
     Returns
     -------
@@ -156,12 +166,35 @@ def prepared(data):
     if limit := data.get("max_cells_per_type"):
         adata = adata[adata.obs.groupby("cell_type", observed=True).cumcount() < limit].copy()
     genes = None
-    if data["vocabulary"]:
+    if data["vocabulary"] == "scbert":
+        from lib import loaders
+
+        genes = loaders.vocabulary()
+    elif data["vocabulary"]:
         path = Path(data["vocabulary"]).expanduser()
         if not path.is_file():
             raise DataError(f"There is no gene vocabulary at {path}. Give a text file with one gene symbol a line.")
         genes = path.read_text(encoding="utf-8").split()
-    return preprocess.prepare(adata, genes, min_genes=data["min_genes"], library_size=data["library_size"])
+    adata = preprocess.prepare(adata, genes, min_genes=data["min_genes"], library_size=data["library_size"])
+    return _most_variable(adata, data["variable_genes"], split) if data.get("variable_genes") else adata
+
+
+def _most_variable(adata, number, split):
+    """Keep the most variable genes of the training cells, in their order; values are those of normalising by all genes."""
+    import scanpy
+
+    from lib import splits
+
+    if number > adata.n_vars:
+        raise DataError(f"variable_genes is {number}, but there are {adata.n_vars} genes.")
+    train, _ = splits.holdout(adata.obs["cell_type"].cat.codes.to_numpy(np.int64), **split)
+    training = adata[train].copy()
+    training.X = training.X * np.float32(np.log(2))  # scanpy expects natural logarithms
+    training.uns["log1p"] = {"base": None}
+    chosen = scanpy.pp.highly_variable_genes(training, n_top_genes=number, inplace=False)["highly_variable"].to_numpy()
+    kept = adata[:, chosen].copy()
+    kept.uns["alignment"] = dict(adata.uns["alignment"]) | {"variable_genes": int(chosen.sum())}
+    return kept
 
 
 def store(adata):
