@@ -71,7 +71,7 @@ def pretraining(spec, checkpoint, weights_of):
         model = ScBert.from_checkpoint(cell_store.checkpoint_path(given), gene_embedding(spec, cells, train), cells.genes)
         if other := {name: size for name, size in spec["size"].items() if getattr(model.config, name) != size}:
             raise DataError(f"The checkpoint's model has other sizes than the profile's, {other}: change size in the profile.")
-        return [], {}, _weights(model, cells)
+        return [{"checkpoint": given}], {}, _weights(model, cells)
     tokens, used = cells.tokens.take(train), {"train": train}
     if "corpus" in spec:
         tokens, used = cell_store.corpus(spec["corpus"], cells.genes), {}
