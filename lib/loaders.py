@@ -27,21 +27,25 @@ def load(name):
 
 def _zheng_sorted():
     """fastTopics' RData: counts (cells × genes) as a dgCMatrix, barcodes with their sorted population, gene symbols."""
+    import warnings
+
     import anndata
     import pandas as pd
     import rdata
 
     path = sources.fetch("zheng_sorted")
     try:
-        held = rdata.read_rda(path)["pbmc_facs"]
+        with warnings.catch_warnings():  # of R classes that it hands over as they are, which is what we want
+            warnings.simplefilter("ignore")
+            held = rdata.read_rda(path)["pbmc_facs"]
         matrix, samples, genes = held["counts"], held["samples"], held["genes"]
         rows = [str(name) for name in matrix.Dimnames[0]]
         # A dgCMatrix lists the cells of each gene: the compressed columns of cells × genes.
         x = sp.csc_matrix((matrix.x, matrix.i, matrix.p), shape=tuple(matrix.Dim))
         obs = pd.DataFrame({"celltype": samples["celltype"].to_numpy(str)}, index=rows)
-        var = pd.DataFrame(index=genes["symbol"].to_numpy(str))
+        # Nine symbols stand for two Ensembl genes each: the second becomes NAME-1, as everywhere in scverse.
+        var = pd.DataFrame(index=anndata.utils.make_index_unique(pd.Index(genes["symbol"].to_numpy(str))))
         adata = anndata.AnnData(x.tocsr().astype(np.float32), obs=obs, var=var)
-        adata.var_names_make_unique()  # nine symbols stand for two Ensembl genes: the second becomes NAME-1, as in scanpy
     except (KeyError, ValueError, AttributeError, TypeError, EOFError) as error:
         raise DataError(f"{path} is not fastTopics' pbmc_facs ({type(error).__name__}: {error}).") from error
     return _checked(adata, "zheng_sorted", "celltype", path)
