@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,8 +25,101 @@ def cache():
 
 
 def gene2vec_path():
-    """Where gene2vec's text file is looked for (data/README.md says where to get it)."""
-    return cache() / "gene2vec_dim_200_iter_9.txt"
+    """Where gene2vec's text file is: the folder of downloads, or ``data/cache`` itself (data/README.md)."""
+    from lib import sources
+
+    name = sources.registry()["gene2vec"]["file"]
+    return next((path for path in (sources.folder() / name, cache() / name) if path.exists()), sources.folder() / name)
+
+
+def gene2vec(genes):
+    """gene2vec in the order of the vocabulary (genes, 200); the text is read once for each vocabulary.
+
+    Returns
+    -------
+    float32 array, (genes, 200)
+        Zero rows for genes that gene2vec lacks; their number is reported.
+    """
+    from lib import embeddings
+
+    text = gene2vec_path()
+    key = hashlib.sha256("\n".join([_sha256(text), *map(str, genes)]).encode()).hexdigest()[:16]
+    path = cache() / "gene2vec" / f"{key}.npy"
+    if path.exists():
+        return np.load(path, allow_pickle=False)
+    vectors, missing = embeddings.gene2vec(text, [str(gene) for gene in genes])
+    if missing:
+        print(f"gene2vec lacks {len(missing)} of {len(genes)} genes ({', '.join(missing[:5])} …): they get zeros.")
+    with replacing(path) as temporary:
+        np.save(temporary, vectors)
+    return vectors
+
+
+def checkpoint_path(digest):
+    """Where the checkpoint with this SHA-256 lies, put there by :func:`keep_checkpoint`."""
+    path = cache() / "checkpoints" / f"{digest}.pth"
+    if not path.is_file():
+        raise DataError(f"The checkpoint {path} is not there any more. Load the profile again to have it copied.")
+    return path
+
+
+def keep_checkpoint(path):
+    """Copy a checkpoint to where its hash finds it; return the hash, which names it in specifications."""
+    digest = _sha256(path)
+    kept = cache() / "checkpoints" / f"{digest}.pth"
+    if not kept.exists():
+        with replacing(kept) as temporary:
+            shutil.copyfile(path, temporary)
+    return digest
+
+
+def corpus(fingerprint, genes):
+    """The tokens of a pre-training corpus, memory-mapped.
+
+    Parameters
+    ----------
+    fingerprint : str
+        As :func:`lib.loaders.corpus` gives it.
+    genes : sequence of str
+        Must be the genes of the corpus, in order.
+
+    Returns
+    -------
+    TokenStore
+    """
+    folder = cache() / "corpus" / fingerprint
+    try:
+        stored = np.load(folder / "vocabulary.npy", allow_pickle=False)
+        indptr = np.load(folder / "indptr.npy", allow_pickle=False)
+        places = np.memmap(folder / "genes.u16", np.uint16, "r", shape=int(indptr[-1]))
+        bins = np.memmap(folder / "bins.u8", np.uint8, "r", shape=int(indptr[-1]))
+    except (OSError, ValueError) as error:
+        raise DataError(f"The corpus {folder} is missing or damaged ({error}). Delete that folder and rerun.") from error
+    if not np.array_equal(stored, np.asarray(genes, dtype=str)):
+        raise DataError(f"The corpus has {len(stored)} genes, the cells {len(genes)}, or another order. Use one vocabulary.")
+    return TokenStore(indptr, places, bins, len(stored) + 1)
+
+
+def _sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint_of(*paths):
+    """A hash of the contents of some files, 16 hexadecimal digits."""
+    return hashlib.sha256(" ".join(map(_sha256, paths)).encode()).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """A temporary name beside ``path``, with its ending, that takes its place when all went well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -39,14 +134,17 @@ class Cells:
     names: np.ndarray  # of the cells
 
 
-def prepared(data):
+def prepared(data, split=None):
     """Load, align and normalise the data of a profile.
 
     Parameters
     ----------
     data : dict
-        ``dataset``, ``label``, ``vocabulary``, ``min_genes``, ``library_size`` and, optionally,
-        ``max_cells_per_type``.
+        ``dataset``, ``label``, ``vocabulary`` (``scbert``, a file, or null), ``min_genes``, ``library_size`` and,
+        optionally, ``max_cells_per_type`` and ``variable_genes``: how many of the most variable genes are kept, chosen
+        on the training cells of ``split`` alone.
+    split : dict, optional
+        As :func:`lib.splits.holdout` takes it; needed for ``variable_genes``.
 
     Returns
     -------
@@ -64,12 +162,35 @@ def prepared(data):
     if limit := data.get("max_cells_per_type"):
         adata = adata[adata.obs.groupby("cell_type", observed=True).cumcount() < limit].copy()
     genes = None
-    if data["vocabulary"]:
+    if data["vocabulary"] == "scbert":
+        from lib import loaders
+
+        genes = loaders.vocabulary()
+    elif data["vocabulary"]:
         path = Path(data["vocabulary"]).expanduser()
         if not path.is_file():
             raise DataError(f"There is no gene vocabulary at {path}. Give a text file with one gene symbol a line.")
         genes = path.read_text(encoding="utf-8").split()
-    return preprocess.prepare(adata, genes, min_genes=data["min_genes"], library_size=data["library_size"])
+    adata = preprocess.prepare(adata, genes, min_genes=data["min_genes"], library_size=data["library_size"])
+    return _most_variable(adata, data["variable_genes"], split) if data.get("variable_genes") else adata
+
+
+def _most_variable(adata, number, split):
+    """Keep the most variable genes of the training cells, in their order; values are those of normalising by all genes."""
+    import scanpy
+
+    from lib import splits
+
+    if number > adata.n_vars:
+        raise DataError(f"variable_genes is {number}, but there are {adata.n_vars} genes.")
+    train, _ = splits.holdout(adata.obs["cell_type"].cat.codes.to_numpy(np.int64), **split)
+    training = adata[train].copy()
+    training.X = training.X * np.float32(np.log(2))  # scanpy expects natural logarithms
+    training.uns["log1p"] = {"base": None}
+    chosen = scanpy.pp.highly_variable_genes(training, n_top_genes=number, inplace=False)["highly_variable"].to_numpy()
+    kept = adata[:, chosen].copy()
+    kept.uns["alignment"] = dict(adata.uns["alignment"]) | {"variable_genes": int(chosen.sum())}
+    return kept
 
 
 def store(adata):

@@ -18,7 +18,9 @@ def prepare(adata, genes=None, min_genes=200, target_sum=1e4, library_size=None)
     Parameters
     ----------
     adata : AnnData
-        cells × genes; counts, or log(1 + normalised counts) of base e, 2 or 10 (recognised from the values).
+        cells × genes; counts, or log(1 + normalised counts) of base e, 2 or 10 (recognised from the values). Where the
+        card ``uns["dataset"]`` says ``normalised``, the values are the published ones on scBERT's scale and stay as they
+        are, as in the paper: normalising them again could move a value over the edge of its bin.
     genes : sequence of str, optional
         The gene vocabulary; the result has these columns in this order, genes that ``adata`` lacks being zero.
         Default: the genes of ``adata``.
@@ -48,7 +50,8 @@ def prepare(adata, genes=None, min_genes=200, target_sum=1e4, library_size=None)
     names = adata.var_names.astype(str)
     genes = names if genes is None else np.asarray(list(genes), dtype=object)
     x = sp.csr_matrix(adata.X, dtype=np.float32)
-    scale = value_scale(x, "the matrix", adata.obs_names, names)
+    normalised = adata.uns.get("dataset", {}).get("normalised")
+    scale = normalised or value_scale(x, "the matrix", adata.obs_names, names)
     x, report = _align(x, names, genes)
     detected = np.diff(x.indptr)
     keep = detected >= min_genes
@@ -60,7 +63,7 @@ def prepare(adata, genes=None, min_genes=200, target_sum=1e4, library_size=None)
             f"{report['matched']} of {len(genes)} genes are in the data). Lower min_genes or check the gene names."
         )
     obs = adata.obs.loc[keep].copy()
-    x = _normalise(x[keep], obs, scale, target_sum, library_size)
+    x = x[keep] if normalised else _normalise(x[keep], obs, scale, target_sum, library_size)
 
     import anndata
     import pandas as pd

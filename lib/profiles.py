@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from lib import cells
+from lib import cells, loaders, sources
 from lib.errors import DataError
 
 FOLDER = Path(__file__).resolve().parent / "profiles"
@@ -48,10 +48,12 @@ def load(name, **overrides):
         if target is None:
             raise DataError(f"Profile {name} has no entry {key!r}. It has: {', '.join([*profile, *profile['data']])}.")
         target[key] = value
+    for key, value in profile.get("for_dataset", {}).get(profile["data"]["dataset"], {}).items():
+        profile[key] = value if overrides.get(key) is None else overrides[key]
     if profile["protocol"] not in ("paper", "clean"):
         raise DataError(f"protocol is {profile['protocol']!r}; it is one of paper, clean.")
     profile |= _gene_embedding(profile["gene_embedding"])
-    adata = cells.prepared(profile["data"])
+    adata = cells.prepared(profile["data"], profile["split"])
     return profile | {"adata": adata, "fingerprint": cells.store(adata)}
 
 
@@ -62,7 +64,7 @@ def _gene_embedding(kind):
         kind = "gene2vec" if path.exists() else "coexpression"
     if kind == "gene2vec":
         if not path.exists():
-            raise DataError(f"gene_embedding is gene2vec, but there is no {path}. data/README.md says where to get it.")
+            path = sources.fetch("gene2vec")
         return {"gene_embedding": kind, "gene2vec": hashlib.sha256(path.read_bytes()).hexdigest()[:16]}
     if kind != "coexpression":
         raise DataError(f"gene_embedding is {kind!r}; it is one of auto, gene2vec, coexpression.")
@@ -162,10 +164,13 @@ def _base(profile, task, arm):
             spec["gene2vec"] = profile["gene2vec"]  # the file's hash: another file, other runs
         if task != "pretraining" and arm not in ("no_pretraining", "head_only"):
             training = dict(profile["pretraining"])
-            spec["pretraining"] = _base(profile, "pretraining", arm) | {
-                "seed": training.pop("seed"),
-                "training": training,
-            }
+            given, tokens_of = training.pop("checkpoint", None), training.pop("corpus", None)
+            before = _base(profile, "pretraining", arm) | {"seed": training.pop("seed"), "training": training}
+            if given and arm != "no_gene2vec":  # the original's weights were trained with gene2vec: only for arms that have it
+                before |= {"checkpoint": loaders.checkpoint(given), "training": {}}
+            elif tokens_of:
+                before["corpus"] = loaders.corpus(tokens_of, tuple(profile["adata"].var_names))
+            spec["pretraining"] = before
     return spec
 
 

@@ -1,7 +1,8 @@
-"""What a run computes, by the task of its specification: four functions from a specification to arrays.
+"""What a run computes, by the task of its specification: functions from a specification to arrays.
 
 ``cell_types`` (a classifier's predictions), ``pretraining`` (weights), ``masked`` (the masked task on held-out
-cells) and ``representations`` (what cells and genes look like inside a model).
+cells), ``representations`` (what cells and genes look like inside a model) and ``external`` (what a trained classifier
+says of another data set's cells).
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import numpy as np
 
 from lib import cells as cell_store
 from lib import splits
+from lib.errors import DataError
 
 
 def dependencies(spec):
     """Specifications of the runs that must be done before this one."""
-    return [spec["pretraining"]] if spec.get("pretraining") else []
+    return [spec[name] for name in ("pretraining", "trained") if spec.get(name)]
 
 
 def _load(spec):
@@ -32,8 +34,7 @@ def gene_embedding(spec, cells, train):
         return None
     if kind == "coexpression":
         return embeddings.coexpression(cells.tokens[train], dim)
-    vectors, _ = embeddings.gene2vec(cell_store.gene2vec_path(), cells.genes)
-    return embeddings.reduce(vectors, dim)
+    return embeddings.reduce(cell_store.gene2vec(cells.genes), dim)
 
 
 def _new_model(spec, cells, train, seed):
@@ -61,14 +62,23 @@ def _weights(model, cells):
 
 
 def pretraining(spec, checkpoint, weights_of):
-    """Pre-train on the training cells, without their labels."""
+    """Pre-train on the training cells, without their labels, or on a corpus; or take over a checkpoint's weights."""
+    from lib.model import ScBert
     from lib.pretrain import pretrain
 
     cells, train, _ = _load(spec)
+    if given := spec.get("checkpoint"):  # the gene embedding in it must be ours, gene by gene: so the order is the same
+        model = ScBert.from_checkpoint(cell_store.checkpoint_path(given), gene_embedding(spec, cells, train), cells.genes)
+        if other := {name: size for name, size in spec["size"].items() if getattr(model.config, name) != size}:
+            raise DataError(f"The checkpoint's model has other sizes than the profile's, {other}: change size in the profile.")
+        return [{"checkpoint": given}], {}, _weights(model, cells)
+    tokens, used = cells.tokens.take(train), {"train": train}
+    if "corpus" in spec:
+        tokens, used = cell_store.corpus(spec["corpus"], cells.genes), {}
     model = _new_model(spec, cells, train, spec["seed"])
-    log = pretrain(model, cells.tokens.take(train), seed=spec["seed"], checkpoint=checkpoint,
+    log = pretrain(model, tokens, seed=spec["seed"], checkpoint=checkpoint,
                    name=f"pre-training, {spec['arm'].replace('_', ' ')}", **spec["training"])  # fmt: skip
-    return log, {"train": train}, _weights(model.cpu(), cells)
+    return log, used, _weights(model.cpu(), cells)
 
 
 def cell_types(spec, checkpoint, weights_of):
@@ -162,4 +172,41 @@ def _hidden_means(model, cells, batch_size=32):
     return arrays
 
 
-TASKS = {"pretraining": pretraining, "cell_types": cell_types, "masked": masked, "representations": representations}
+def external(spec, checkpoint, weights_of):
+    """What a classifier of the task ``cell_types``, named by ``trained``, says of all cells of another data set.
+
+    ``probabilities`` (cells, ``classes``); ``labels`` are the other data set's own, indices into ``label_names``.
+    """
+    trained, there = spec["trained"], cell_store.read(spec["data"]["fingerprint"])
+    cells, train, _ = _load(trained)
+    if not np.array_equal(cells.genes, there.genes):
+        raise DataError("The other cells were prepared with other genes than the classifier's. Align them to its genes.")
+    if trained["model"] == "scBERT":
+        import torch
+
+        from lib.model import CellTypeClassifier
+        from lib.training import make_fabric
+
+        fabric = make_fabric()
+        path = weights_of(trained)
+        classifier = fabric.to_device(CellTypeClassifier.from_checkpoint(path, genes=cells.genes.tolist()))
+        probabilities = []
+        with torch.no_grad(), fabric.autocast():
+            for _, shown in there.tokens.feed(np.arange(len(there.labels)), 32, fabric.device):
+                probabilities.append(classifier(shown.to(fabric.device)).float().softmax(1).cpu().numpy())
+        probabilities = np.concatenate(probabilities)
+    else:  # learns in seconds, the same again from the same seed: its weights are not stored
+        from lib import baselines
+
+        labelled = splits.few_shot(train, trained["fraction"], trained["seed"])
+        labelled = np.sort(labelled) if trained["protocol"] == "clean" else labelled  # the order of ``cell_types``
+        classifier = baselines.MODELS[trained["model"]](**trained.get("training", {}))
+        classifier.fit(cells.x[labelled], cells.labels[labelled], trained["seed"])
+        probabilities = np.zeros((len(there.labels), len(cells.classes)), np.float32)
+        probabilities[:, classifier.classes_] = classifier.predict_proba(there.x)
+    return [], {"probabilities": probabilities, "classes": cells.classes, "labels": there.labels,
+                "label_names": there.classes}, None  # fmt: skip
+
+
+TASKS = {"pretraining": pretraining, "cell_types": cell_types, "masked": masked, "representations": representations,
+         "external": external}  # fmt: skip

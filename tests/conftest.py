@@ -39,3 +39,12 @@ def cells(raw):
     from lib import preprocess
 
     return preprocess.prepare(raw, min_genes=0, library_size="n_counts")
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of real data files beside the checkout (or where ``SCBERT_SHARED`` says); skips without it."""
+    folder = Path(os.environ.get("SCBERT_SHARED") or Path(__file__).resolve().parents[2] / "shared") / "data"
+    if not folder.is_dir():
+        pytest.skip(f"the real data files are not at {folder}")
+    return folder

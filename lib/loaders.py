@@ -1,0 +1,330 @@
+"""Readers of the paper's data sets, each in its own format; what they hold is checked against ``data/sources.yaml``."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+from tqdm.auto import tqdm
+
+from lib import sources
+from lib.cells import cache, fingerprint_of, replacing
+from lib.errors import DataError
+
+BLOCK = 4096  # cells that are read at a time
+
+
+def load(name):
+    """The cells of a data set of the registry (AnnData, cells × genes), checked but not prepared."""
+    return LOADERS[name]()
+
+
+def _zheng_sorted():
+    """fastTopics' RData: counts (cells × genes) as a dgCMatrix, barcodes with their sorted population, gene symbols."""
+    import warnings
+
+    import anndata
+    import pandas as pd
+    import rdata
+
+    path = sources.fetch("zheng_sorted")
+    try:
+        with warnings.catch_warnings():  # of R classes that it hands over as they are, which is what we want
+            warnings.simplefilter("ignore")
+            held = rdata.read_rda(path)["pbmc_facs"]
+        matrix, samples, genes = held["counts"], held["samples"], held["genes"]
+        rows = [str(name) for name in matrix.Dimnames[0]]
+        # A dgCMatrix lists the cells of each gene: the compressed columns of cells × genes.
+        x = sp.csc_matrix((matrix.x, matrix.i, matrix.p), shape=tuple(matrix.Dim))
+        obs = pd.DataFrame({"celltype": samples["celltype"].to_numpy(str)}, index=rows)
+        # Nine symbols stand for two Ensembl genes each: the second becomes NAME-1, as everywhere in scverse.
+        var = pd.DataFrame(index=anndata.utils.make_index_unique(pd.Index(genes["symbol"].to_numpy(str))))
+        adata = anndata.AnnData(x.tocsr().astype(np.float32), obs=obs, var=var)
+    except (KeyError, ValueError, AttributeError, TypeError, EOFError) as error:
+        raise DataError(f"{path} is not fastTopics' pbmc_facs ({type(error).__name__}: {error}).") from error
+    return _checked(adata, "zheng_sorted", "celltype", path)
+
+
+def _zheng68k():
+    """The authors' .h5ad.gz, log2(1 + counts per 10⁴) of scBERT's genes."""
+    path = _unpacked(sources.fetch("zheng68k"))
+    adata = _read_in_blocks(path)
+    return _checked(adata, "zheng68k", "celltype", path)
+
+
+def _macparland(merge=True):
+    """GEO's CSV, genes × cells, read in blocks of genes; the cell types come from a second file.
+
+    ``merge`` makes Hepatocyte_1 … Hepatocyte_6 one type, as the paper does.
+    """
+    import pandas as pd
+
+    path = sources.fetch("macparland")
+    adata = _read_csv(path, sources.registry()["macparland"]["holds"]["genes"])
+    second = sources.fetch("macparland_labels")
+    try:
+        table = pd.read_csv(second, sep="\t", dtype=str)
+        types = table.set_index("CellName")["CellType"]
+    except (KeyError, ValueError, OSError, EOFError) as error:
+        raise DataError(f"{second} is not a table with CellName and CellType ({error}). Download it again.") from error
+    if not types.index.is_unique or (lost := adata.obs_names.difference(types.index)).size:
+        raise DataError(f"{second} does not name each cell of {path} once: {lost.size} have no type, e.g. {list(lost[:3])}.")
+    adata.obs["CellType"] = types.reindex(adata.obs_names).to_numpy()
+    if merge:
+        adata.obs["CellType"] = adata.obs["CellType"].str.replace(r"^Hepatocyte_\d+$", "Hepatocyte", regex=True)
+    return _checked(adata, "macparland", "CellType", path, "n_types_merged" if merge else "n_types")
+
+
+def _panglao():
+    """The pre-training corpus as cells; 1.1 million of them fill some 10 GB. Pre-training reads :func:`corpus` instead."""
+    path = sources.fetch("panglao")
+    return _checked(_read_in_blocks(path), "panglao", None, path)
+
+
+LOADERS = {
+    "zheng_sorted": _zheng_sorted, "zheng68k": _zheng68k, "macparland": _macparland,
+    "macparland_unmerged": functools.partial(_macparland, merge=False), "panglao": _panglao,
+}  # fmt: skip
+
+
+def vocabulary():
+    """scBERT's gene vocabulary: 16,906 symbols in the order of its checkpoint and gene embedding (list of str)."""
+    path = sources.fetch("vocabulary")
+    genes = path.read_text(encoding="utf-8").split()
+    wanted = sources.registry()["vocabulary"]["holds"]["genes"]
+    if len(genes) != wanted or len(set(genes)) != wanted:
+        raise DataError(f"{path} holds {len(genes)} symbols, {len(set(genes))} of them different, not {wanted}.")
+    return genes
+
+
+@functools.lru_cache
+def checkpoint(given="original"):
+    """The SHA-256 under which a pre-trained checkpoint is kept, after its sizes were checked.
+
+    Parameters
+    ----------
+    given : str
+        ``original`` (downloaded) or the path of the user's own copy.
+    """
+    from lib.cells import keep_checkpoint
+    from lib.model import ScBert
+
+    path = sources.fetch("checkpoint") if given == "original" else Path(given).expanduser()
+    config = ScBert.from_checkpoint(path).config  # refuses what is no checkpoint of a pre-trained scBERT
+    if given == "original":
+        holds = sources.registry()["checkpoint"]["holds"]
+        wrong = {name: getattr(config, name) for name, size in holds.items() if getattr(config, name) != size}
+        if wrong:
+            raise DataError(f"{path} is not scBERT's checkpoint: it has {wrong}, where scBERT has other sizes.")
+    return keep_checkpoint(path)
+
+
+@functools.lru_cache
+def corpus(given, genes, min_genes=200):
+    """Write the tokens of a pre-training corpus once, memory-mapped; return the fingerprint that names them.
+
+    Parameters
+    ----------
+    given : str
+        ``panglao`` (downloaded) or the path of an .h5ad of counts or log-normalised values, with gene symbols.
+    genes : tuple of str
+        The gene vocabulary.
+    min_genes : int
+        Cells with fewer detected genes of the vocabulary are left out.
+
+    Returns
+    -------
+    str
+        For :func:`lib.cells.corpus`: a hash of the vocabulary and the tokens.
+    """
+    from lib import datasets, preprocess
+    from lib.tokens import TokenStore
+
+    path = sources.fetch("panglao") if given == "panglao" else Path(given).expanduser()
+    backed = _backed(path)
+    stat = path.stat()
+    known = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {min_genes} {' '.join(genes)}"
+    note = cache() / "corpus" / f"{hashlib.sha256(known.encode()).hexdigest()[:16]}.txt"
+    if note.exists() and (fingerprint := note.read_text()) and (cache() / "corpus" / fingerprint).is_dir():
+        return fingerprint
+    partial = cache() / "corpus" / f".partial.{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        lengths, scale, names = [], None, backed.var_names
+        with (partial / "genes.u16").open("wb") as places, (partial / "bins.u8").open("wb") as bins:
+            for first, x in _blocks(backed, f"tokens of {path.name}"):
+                import anndata
+                import pandas as pd
+
+                block = anndata.AnnData(x, obs=pd.DataFrame(index=backed.obs_names[first : first + x.shape[0]]),
+                                        var=pd.DataFrame(index=names))  # fmt: skip
+                found = datasets.value_scale(x, f"cells from {first:,} of {path}", block.obs_names, names)
+                scale = scale or found
+                if found != scale:
+                    raise DataError(f"The cells from {first:,} of {path} are {found}, those before {scale}: mixed scales.")
+                if scale == "log2":  # scBERT's own scale: its corpus is used as it is
+                    block.uns["dataset"] = {"normalised": "log2"}
+                if not (np.diff(x.indptr) >= min_genes).any():
+                    continue
+                store = TokenStore.of(preprocess.prepare(block, genes, min_genes=min_genes).X)
+                places.write(store.genes.tobytes())
+                bins.write(store.bins.tobytes())
+                lengths.append(np.diff(store.indptr))
+        indptr = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]) if lengths else np.zeros(1, np.int64)
+        if len(indptr) < 3:
+            raise DataError(f"{path} has {len(indptr) - 1} cells with {min_genes} detected genes: no corpus.")
+        np.save(partial / "indptr.npy", indptr)
+        np.save(partial / "vocabulary.npy", np.asarray(genes, dtype=str))
+        fingerprint = fingerprint_of(*(partial / name for name in ("vocabulary.npy", "indptr.npy", "genes.u16", "bins.u8")))
+        if not (cache() / "corpus" / fingerprint).exists():
+            os.replace(partial, cache() / "corpus" / fingerprint)
+        with replacing(note) as temporary:
+            temporary.write_text(fingerprint)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return fingerprint
+
+
+def _unpacked(path):
+    """The file inside a .gz, beside it; unpacked again if its length is not the one that gzip notes."""
+    plain = path.with_suffix("")
+    with path.open("rb") as file:
+        file.seek(-4, os.SEEK_END)
+        length = int.from_bytes(file.read(4), "little")
+    if plain.exists() and plain.stat().st_size % 2**32 == length and plain.stat().st_mtime >= path.stat().st_mtime:
+        return plain
+    try:
+        with gzip.open(path) as packed, replacing(plain) as temporary, temporary.open("wb") as file:
+            shutil.copyfileobj(packed, file, 2**22)
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path} cannot be unpacked ({error}). Delete it, so that it is downloaded again.") from error
+    return plain
+
+
+def _backed(path):
+    """Open an .h5ad without reading its matrix."""
+    import anndata
+
+    if not path.is_file():
+        raise DataError(f"There is no file {path}.")
+    try:
+        return anndata.read_h5ad(path, backed="r")
+    except Exception as error:  # anndata and h5py raise half a dozen kinds for a damaged or foreign file
+        raise DataError(f"{path} cannot be read as .h5ad ({type(error).__name__}: {error}). It is truncated or damaged.") from error
+
+
+def _blocks(backed, name):
+    """Yield (first cell, CSR float32) of the matrix of an opened .h5ad, stored sparse or dense; never whole, never dense."""
+    x = backed.X
+    if getattr(x, "format", "csr") == "csc":
+        raise DataError(f"The matrix of {backed.filename} is stored by genes (csc). Store it by cells: adata.X.tocsr().")
+    silent = backed.n_obs <= 4 * BLOCK
+    for first in tqdm(range(0, backed.n_obs, BLOCK), desc=name, unit=f"×{BLOCK} cells", mininterval=2, disable=silent):
+        yield first, sp.csr_matrix(x[first : first + BLOCK], dtype=np.float32)
+
+
+def _read_in_blocks(path):
+    import anndata
+    import pandas as pd
+
+    backed = _backed(path)
+    data, indices, lengths = [], [], []
+    for _, block in _blocks(backed, f"reading {path.name}"):
+        block.eliminate_zeros()
+        data.append(block.data)
+        indices.append(block.indices.astype(np.int32))
+        lengths.append(np.diff(block.indptr))
+    indptr = np.concatenate([[0], np.cumsum(np.concatenate(lengths), dtype=np.int64)])
+    x = sp.csr_matrix((_joined(data), _joined(indices), indptr), shape=backed.shape)
+    adata = anndata.AnnData(x, obs=backed.obs.copy(), var=pd.DataFrame(index=backed.var_names))
+    backed.file.close()
+    return adata
+
+
+def _joined(parts):
+    """One array of many, each given up as soon as it is copied, so that the peak is hardly more than the result."""
+    out, at = np.empty(sum(map(len, parts)), parts[0].dtype), 0
+    for i, part in enumerate(parts):
+        out[at : at + len(part)] = part
+        at += len(part)
+        parts[i] = None
+    return out
+
+
+def _read_csv(path, expected):
+    """A CSV of genes × cells, gzipped, as a sparse matrix of cells × genes; a few hundred genes at a time."""
+    import anndata
+    import pandas as pd
+
+    data, indices, lengths, genes = [], [], [], []
+    try:
+        cells = pd.read_csv(path, index_col=0, nrows=0).columns
+        kinds = dict.fromkeys(range(1, len(cells) + 1), np.float32) | {0: str}
+        chunks = pd.read_csv(path, header=None, skiprows=1, chunksize=250, dtype=kinds, na_filter=False, engine="c")
+        with tqdm(total=expected, desc=f"reading {path.name}", unit=" genes", mininterval=2, disable=expected < 5000) as bar:
+            for chunk in chunks:
+                genes.extend(chunk[0])
+                block = sp.csr_matrix(chunk.iloc[:, 1:].to_numpy(np.float32))  # (genes of the chunk, cells)
+                data.append(block.data)
+                indices.append(block.indices.astype(np.int32))
+                lengths.append(np.diff(block.indptr))
+                bar.update(len(chunk))
+    except (ValueError, OSError, EOFError) as error:  # pandas' ParserError is a ValueError
+        raise DataError(
+            f"{path} cannot be read as a gzipped CSV of genes × cells ({error}). Delete it, so that it is downloaded again."
+        ) from error
+    if not genes:
+        raise DataError(f"{path} holds no gene.")
+    indptr = np.concatenate([[0], np.cumsum(np.concatenate(lengths), dtype=np.int64)])
+    x = sp.csr_matrix((_joined(data), _joined(indices), indptr), shape=(len(genes), len(cells)))
+    return anndata.AnnData(x.T.tocsr(), obs=pd.DataFrame(index=cells.astype(str)), var=pd.DataFrame(index=genes))
+
+
+def _checked(adata, name, label, path, n_types="n_types"):
+    """Refuse cells that are not what the registry says the file holds."""
+    holds = sources.registry()[name]["holds"]
+    x, problems = adata.X, []
+    for axis, found in (("cells", adata.n_obs), ("genes", adata.n_vars)):
+        if axis in holds and found != holds[axis]:
+            problems.append(f"{found:,} {axis}, not {holds[axis]:,}")
+    if not np.isfinite(x.data).all() or (x.data < 0).any():
+        problems.append("values that are missing, infinite or negative")
+    elif holds.get("scale") == "counts" and (x.data != np.round(x.data)).any():
+        problems.append("values with fractions, not counts")
+    elif "most" in holds and not (len(x.data) and 1 < x.data.max() <= holds["most"]):
+        problems.append(f"a largest value of {x.data.max() if len(x.data) else 0:.4g}, not one between 1 and {holds['most']}")
+    elif holds.get("scale") == "log2" and (x.data == np.round(x.data)).all():
+        problems.append("whole numbers only, where logarithms are expected")
+    if label is not None:
+        problems += _wrong_types(adata.obs, label, holds, n_types)
+    if problems:
+        raise DataError(
+            f"{path} is not the published {name}: it has {'; '.join(problems)}. Delete it, so that it is downloaded again."
+        )
+    return adata
+
+
+def _wrong_types(obs, label, holds, n_types):
+    if label not in obs:
+        return [f"no column {label!r}"]
+    counts, problems = obs[label].value_counts(), []
+    counts = counts[counts > 0]
+    if n_types in holds and len(counts) != holds[n_types]:
+        problems.append(f"{len(counts)} cell types, not {holds[n_types]}")
+    if "types" in holds and counts.to_dict() != holds["types"]:
+        problems.append(f"other numbers of cells for each type ({counts.to_dict()})")
+    if after := holds.get("after_filter"):
+        dropped = len(obs) - after["cells"]
+        for kind, least in after["types"].items():
+            if kind == "Hepatocyte" and n_types == "n_types":
+                continue
+            if not least <= counts.get(kind, 0) <= least + dropped:
+                problems.append(f"{counts.get(kind, 0)} cells of {kind}, not {least} to {least + dropped}")
+    return problems

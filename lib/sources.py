@@ -1,0 +1,194 @@
+"""What the paper's data sets are downloaded from: ``data/sources.yaml``, fetched with pooch, verified before use.
+
+``python -m lib.sources NAME…`` downloads by hand; without a name it lists what there is.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import sys
+from pathlib import Path
+
+from lib.cells import ROOT, cache
+from lib.errors import DataError
+
+TIMEOUT = float(os.environ.get("SCBERT_TIMEOUT") or 60)  # seconds without a byte before a try is given up
+TRIES = 3
+
+
+@functools.cache
+def registry():
+    """The entries of ``data/sources.yaml`` by name (dict of dicts)."""
+    import yaml
+
+    return yaml.safe_load((ROOT / "data" / "sources.yaml").read_text(encoding="utf-8"))
+
+
+def folder():
+    """Where downloads lie: ``SCBERT_DATA_DIR``, or ``downloads`` in the cache."""
+    return Path(os.environ.get("SCBERT_DATA_DIR") or cache() / "downloads").expanduser()
+
+
+def fetch(name):
+    """The path of a source's file, downloaded if it is not there yet.
+
+    A file that is there, by an earlier download or put there by hand, is used if it verifies. A download is moved into
+    place only when it is whole and verified; processes that ask at the same time wait for the first.
+
+    Parameters
+    ----------
+    name : str
+        An entry of the registry.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    DataError
+        Unknown name; a file that is not the one published; ``SCBERT_OFFLINE=1`` and no file; a failed download.
+    """
+    from filelock import FileLock
+
+    if name not in registry():
+        raise DataError(f"There is no source {name!r}. Sources: {', '.join(registry())}.")
+    entry = registry()[name]
+    path = folder() / entry["file"]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_name(f".{path.name}.lock")):
+            if not path.exists():
+                _download(entry, path)
+            elif wrong := _differs_known(entry, path):
+                raise DataError(
+                    f"{path} is not the file that was published: {wrong}. Delete it (it is then downloaded again), or "
+                    f"put the right one there: {entry['address']}"
+                )
+    except OSError as error:
+        raise DataError(
+            f"{folder()} cannot be written ({error}). Point SCBERT_DATA_DIR to a folder that can, with enough space."
+        ) from error
+    return path
+
+
+def _address(entry):
+    """The address, on ``SCBERT_MIRROR`` (a folder of files by their names, as http://…/) where that is set."""
+    mirror = os.environ.get("SCBERT_MIRROR")
+    return f"{mirror.rstrip('/')}/{entry['file']}" if mirror else entry["address"]
+
+
+def _download(entry, path):
+    address = _address(entry)
+    size = f" ({entry['bytes'] / 2**20:.1f} MB)" if entry.get("bytes") else ""
+    if os.environ.get("SCBERT_OFFLINE", "0") not in ("", "0"):
+        raise DataError(
+            f"{path} is not there and SCBERT_OFFLINE is set. Put {entry['title']} there by hand from {address}{size}."
+        )
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    print(f"Downloading {entry['title']}{size} from {address}", flush=True)
+    for attempt in range(1, TRIES + 1):
+        try:
+            _get(entry, address, temporary)
+            if wrong := differs(entry, temporary):
+                raise DataError(f"what came is not the file that was published: {wrong}")
+            os.replace(temporary, path)
+            _remember(path)
+            return
+        except Exception as error:  # requests, urllib3, gdown, the disk: the remedy is one
+            reason = f"{type(error).__name__}: {error}" if not isinstance(error, DataError) else str(error)
+            if attempt < TRIES and _again(error):
+                print(f"Try {attempt} of {TRIES} failed ({reason}); trying again.", file=sys.stderr, flush=True)
+                continue
+            raise DataError(
+                f"{entry['title']} could not be downloaded from {address} ({reason}). Nothing was kept. Try again; or "
+                f"download it by hand, and put it at {path}."
+            ) from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _again(error):
+    """Whether another try may help: not where the server says that there is no such file."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status is None or status >= 500 or status == 429
+
+
+def _get(entry, address, temporary):
+    from tqdm.auto import tqdm
+
+    if entry.get("drive") and not os.environ.get("SCBERT_MIRROR"):
+        import gdown
+
+        if gdown.download(id=entry["drive"], output=str(temporary), quiet=False) is None:
+            raise DataError("Google Drive gave no file: its daily limit may be reached, or a sign-in is wanted")
+        return
+    import pooch
+
+    progress = tqdm(total=0, unit="B", unit_scale=True, desc=entry["file"], mininterval=1)
+    # pooch takes progress bars of its own making only when asked with True; a tqdm given as it is, is used as it is.
+    try:
+        pooch.HTTPDownloader(progressbar=progress, timeout=TIMEOUT, chunk_size=2**20)(
+            address, str(temporary), pooch.create(str(temporary.parent), "", retry_if_failed=0)
+        )
+    finally:
+        progress.close()
+
+
+def differs(entry, path):
+    """What is wrong with a file, in words, or None: size, and SHA-256 or git's blob id, whichever is published."""
+    size = path.stat().st_size
+    if entry.get("bytes") and size != entry["bytes"]:
+        return f"it has {size:,} bytes, not {entry['bytes']:,}"
+    if wanted := entry.get("sha256"):
+        found = _digest(path, hashlib.sha256())
+    elif wanted := entry.get("blob"):  # git's name of a content: the SHA-1 of "blob <size>\0" and the content
+        found = _digest(path, hashlib.sha1(f"blob {size}\0".encode()))
+    else:  # no hash was published; the loader checks the content
+        return None if size else "it is empty"
+    return None if found == wanted else f"its {'sha256' if entry.get('sha256') else 'git blob id'} is {found}, not {wanted}"
+
+
+def _digest(path, digest):
+    with path.open("rb") as file:
+        while block := file.read(2**22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _mark(path):
+    stat = path.stat()
+    return f"{stat.st_size} {stat.st_mtime_ns}"
+
+
+def _remember(path):
+    """Note beside a verified file what it looked like, so that gigabytes are not hashed at every start."""
+    path.with_name(f".{path.name}.verified").write_text(_mark(path))
+
+
+def _differs_known(entry, path):
+    note = path.with_name(f".{path.name}.verified")
+    if note.is_file() and note.read_text() == _mark(path):
+        return None
+    wrong = differs(entry, path)
+    if wrong is None:
+        _remember(path)
+    return wrong
+
+
+def main(names):
+    for name in names:
+        print(fetch(name))
+    if not names:
+        for name, entry in registry().items():
+            there = "there" if (folder() / entry["file"]).exists() else "not downloaded"
+            print(f"{name:22s} {there:15s} {entry['title']}")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except DataError as refusal:
+        raise SystemExit(f"lib.sources: {refusal}") from None
