@@ -16,6 +16,9 @@ import scipy.sparse as sp
 from lib.errors import DataError
 from lib.tokens import TokenStore
 
+# Optional entries of a profile's data: how to select from the cells and genes of the file.
+SELECTIONS = ("max_cells_per_type", "min_cells_per_type", "max_cells", "variable_genes")
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -141,8 +144,9 @@ def prepared(data, split=None):
     ----------
     data : dict
         ``dataset``, ``label``, ``vocabulary`` (``scbert``, a file, or null), ``min_genes``, ``library_size`` and,
-        optionally, ``max_cells_per_type`` and ``variable_genes``: how many of the most variable genes are kept, chosen
-        on the training cells of ``split`` alone.
+        optionally, those of ``SELECTIONS``: ``max_cells_per_type`` (the first of each), ``min_cells_per_type`` (rarer
+        types are set aside), ``max_cells`` (drawn at random within each type, fixed seed) and ``variable_genes``: how
+        many of the most variable genes are kept, chosen on the training cells of ``split`` alone.
     split : dict, optional
         As :func:`lib.splits.holdout` takes it; needed for ``variable_genes``.
 
@@ -172,7 +176,34 @@ def prepared(data, split=None):
             raise DataError(f"There is no gene vocabulary at {path}. Give a text file with one gene symbol a line.")
         genes = path.read_text(encoding="utf-8").split()
     adata = preprocess.prepare(adata, genes, min_genes=data["min_genes"], library_size=data["library_size"])
+    least = data.get("min_cells_per_type")
+    if least:
+        adata = _common_types(adata, least)
+    if (limit := data.get("max_cells")) and limit < adata.n_obs:
+        from lib import splits
+
+        codes = adata.obs["cell_type"].cat.codes.to_numpy(np.int64)
+        kept, _ = splits.holdout(codes, test_size=1 - limit / adata.n_obs, seed=0)
+        adata = adata[np.sort(kept)].copy()
+        if least:  # a rare type may now be too rare
+            adata = _common_types(adata, least)
     return _most_variable(adata, data["variable_genes"], split) if data.get("variable_genes") else adata
+
+
+def _common_types(adata, least):
+    """Set aside the cells of types with fewer than ``least``; ``uns["alignment"]["set_aside"]`` counts them."""
+    counts = adata.obs["cell_type"].value_counts()
+    rare = {str(name): int(count) for name, count in counts.items() if count < least}
+    if len(counts) - len(rare) < 2:
+        raise DataError(
+            f"{len(counts) - len(rare)} of {len(counts)} cell types have {least} cells or more, and two are needed to compare "
+            f"(largest: {', '.join(f'{name} {count}' for name, count in counts.head(5).items())}). Is the label column right?"
+        )
+    kept = adata[~adata.obs["cell_type"].isin(rare)].copy()
+    kept.obs["cell_type"] = kept.obs["cell_type"].cat.remove_unused_categories()
+    report = dict(adata.uns["alignment"])
+    kept.uns["alignment"] = report | {"set_aside": report.get("set_aside", {}) | rare}
+    return kept
 
 
 def _most_variable(adata, number, split):

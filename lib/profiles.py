@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from pathlib import Path
 
@@ -35,18 +36,25 @@ def read(name):
 def load(name, **overrides):
     """Read a profile and its cells; an override that is not None replaces the entry of that name.
 
+    Parameters
+    ----------
+    name : str or dict
+        Of a file in lib/profiles, or the content of one.
+
     Returns
     -------
     dict
         The profile, with ``adata`` (the prepared cells, AnnData) and their ``fingerprint``.
     """
-    profile = read(name)
+    profile = read(name) if isinstance(name, str) else copy.deepcopy(name)
     for key, value in overrides.items():
         if value is None:
             continue
         target = next((part for part in (profile, profile["data"]) if key in part), None)
+        if key in cells.SELECTIONS:
+            target = profile["data"]
         if target is None:
-            raise DataError(f"Profile {name} has no entry {key!r}. It has: {', '.join([*profile, *profile['data']])}.")
+            raise DataError(f"Profile {profile['name']} has no entry {key!r}. It has: {', '.join([*profile, *profile['data']])}.")
         target[key] = value
     for key, value in profile.get("for_dataset", {}).get(profile["data"]["dataset"], {}).items():
         profile[key] = value if overrides.get(key) is None else overrides[key]
@@ -85,8 +93,11 @@ def describe(profile):
         "cells × genes": f"{adata.n_obs:,} × {adata.n_vars:,}",
         "genes matched / missing": f"{report['matched']:,} / {len(report['missing']):,}",
         "values found": report["values"],
-        "cells dropped (fewer than min_genes)": f"{report['dropped_cells']} (min_genes = {report['min_genes']})",
+        "cells dropped": f"{report['dropped_cells']} with fewer than {report['min_genes']} genes"
+        + "".join(f"; {count} {name}" for name, count in report["dropped"].items()),
+        "types set aside": ", ".join(f"{name} ({count})" for name, count in report.get("set_aside", {}).items()) or "none",
         "cell types": ", ".join(f"{name} ({count})" for name, count in types.items()),
+        **adata.uns.get("sizing", {}),
         "gene embedding": profile["gene_embedding"],
         "held out": f"{profile['split']['test_size']:.0%} of each type, split seed {profile['split']['seed']}",
     }
