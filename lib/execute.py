@@ -92,10 +92,17 @@ def main(arguments):
 
     import yaml
 
-    from lib import plots, profiles
+    from lib import plots, profiles, yours
 
     profiles.read(chosen.profile)
-    parameters = {"profile": chosen.profile} | {name: yaml.safe_load(value) for name, value in chosen.parameters}
+    # Names of columns and files are taken as they are written: a label column may be called 1 or yes.
+    parameters = {"profile": chosen.profile} | {
+        name: value if name in ("data", "label") else yaml.safe_load(value) for name, value in chosen.parameters
+    }
+    if "data" in parameters:  # the notebooks run in their own folder
+        path = Path(os.environ.get("SCBERT_CALLED_FROM", "."), Path(parameters["data"]).expanduser())
+        if path.exists():
+            parameters["data"] = str(path.resolve())
     books = notebooks(chosen.only)
     for path in books:
         check_parameters(path, parameters)
@@ -104,7 +111,7 @@ def main(arguments):
         os.environ["SCBERT_RUNS_SINCE"] = str(time.time())
     if chosen.scheduler:
         os.environ["SCBERT_SCHEDULER"] = chosen.scheduler
-    target = plots.folder({"name": chosen.profile})
+    target = plots.folder({"name": yours.name(chosen.profile, parameters.get("data"))})
     started, failed = time.time(), []
     for count, path in enumerate(books, 1):
         print(f"[{count}/{len(books)}] {path.stem}", flush=True)

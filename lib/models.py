@@ -49,11 +49,14 @@ class ScBertClassifier:
         self.classes_, codes = np.unique(labels, return_inverse=True)
         embedding = self.gene_embedding
         if isinstance(embedding, str):
+            if embedding != "coexpression":
+                raise DataError(f"gene_embedding is {embedding!r}; give 'coexpression', an array (genes, dim), or None.")
             embedding = embeddings.coexpression(tokens[:], self.size["dim"])
         torch.manual_seed(seed)
         trunk = ScBert(ScBertConfig(genes=x.shape[1], **self.size), embedding)
         if self.pretraining:
-            pretrain(trunk, tokens, **{**self.pretraining, "seed": seed})
+            wanted = {key: self.pretraining[key] for key in ("epochs", "batch_size", "max_lr") if key in self.pretraining}
+            pretrain(trunk, tokens, seed=seed, **wanted)
         self.model = CellTypeClassifier.from_pretrained(trunk, len(self.classes_))
         everything = np.arange(len(codes))
         train = splits.few_shot(everything, 0.8, seed)
@@ -115,7 +118,9 @@ def evaluate(make, profile, arm, seeds=None):
         probabilities = np.zeros((len(test), len(classes)))
         found = np.asarray(classifier.predict_proba(adata.X[test]), float)
         known = np.asarray(getattr(classifier, "classes_", np.unique(labels[train])))
-        if found.shape != (len(test), len(known)) or not np.allclose(found.sum(1), 1, atol=1e-3) or found.min() < 0:
+        if not np.isin(known, labels).all() or len(np.unique(known)) != len(known):
+            raise DataError(f"classes_ of {arm} is {known.tolist()}; it must hold labels that fit was given, each once.")
+        if found.ndim != 2 or found.shape != (len(test), len(known)) or not np.allclose(found.sum(1), 1, atol=1e-3) or found.min() < 0:
             raise DataError(
                 f"predict_proba of {arm} gave an array of shape {found.shape}, rows summing to {found.sum(-1).min():.3g} … "
                 f"{found.sum(-1).max():.3g}; it must be {(len(test), len(known))}, probabilities of the types in classes_."

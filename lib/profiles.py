@@ -91,7 +91,10 @@ def describe(profile):
         "source": card["source"],
         "citation": card.get("citation", "–"),
         "cells × genes": f"{adata.n_obs:,} × {adata.n_vars:,}",
-        "genes matched / missing": f"{report['matched']:,} / {len(report['missing']):,}",
+        "genes matched / missing": f"{report['matched']:,} / {len(report['missing']):,}"
+        if profile["data"]["vocabulary"]
+        else "the data's own genes: no vocabulary was asked for",
+        **{key: card[name] for key, name in (("matrix", "matrix"), ("gene names", "gene_names")) if name in card},
         "values found": report["values"],
         "cells dropped": f"{report['dropped_cells']} with fewer than {report['min_genes']} genes"
         + "".join(f"; {count} {name}" for name, count in report["dropped"].items()),

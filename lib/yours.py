@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 
@@ -13,7 +14,13 @@ from lib.errors import DataError
 
 MIN_CELLS = 10  # of a type: with fewer, a fifth held out is one cell or none
 SIZES = [(n_cells, n_genes) for n_cells in (20_000, 10_000, 5000, 3000, 2000, 1000, 500) for n_genes in (2000, 1000, 500)]
+FEW = 50  # training cells of a fraction, at least: among fewer there may be a single type
 SEEDS, FRACTIONS, FEW_SHOT_SEEDS = [0, 1, 2], [0.1, 0.3, 1.0], [0, 1]
+
+
+def name(profile, data=None):
+    """The folder of figures: the profile's, or one of the file's own, so that no comparison overwrites another."""
+    return profile if data is None else f"{Path(data).stem}-{profile}"
 
 
 def load(profile, data=None, label=None, minutes=10):
@@ -47,10 +54,13 @@ def load(profile, data=None, label=None, minutes=10):
     base["data"] = {"dataset": str(data), "label": label, "vocabulary": None, "min_genes": 0 if panel else 200,
                     "library_size": read.uns["dataset"].get("library_size"), "min_cells_per_type": MIN_CELLS}  # fmt: skip
     del read
-    base["logistic_regression"] = {"C": [0.1, 1.0], "folds": 3}
+    base["logistic_regression"] = {"C": [0.03, 0.1, 0.3, 1.0, 3.0], "folds": 3}
+    base["name"] = name(profile, data)
     whole = cells.prepared(base["data"], base["split"])
-    key = hashlib.sha256(repr((cells.store(whole), profile, float(minutes))).encode()).hexdigest()[:16]
+    key = hashlib.sha256(repr((cells.store(whole), base, SIZES, float(minutes))).encode()).hexdigest()[:16]
     plan = _remembered(cells.cache() / "plans" / f"{key}.json", lambda: _plan(whole, base, minutes))
+    training = (1 - base["split"]["test_size"]) * plan["cells"]
+    base["fractions"] = [fraction for fraction in FRACTIONS if fraction * training >= FEW or fraction == 1]
     chosen = profiles.load(base, max_cells=plan["cells"], variable_genes=plan["genes"])
     chosen["adata"].uns["sizing"] = {
         "cells used": f"{chosen['adata'].n_obs:,} of {whole.n_obs:,}" + _drawn(chosen["adata"].n_obs, whole.n_obs),
@@ -112,21 +122,14 @@ def _seconds_a_token(profile, n_cells=16, n_genes=500):
     return min(times) / (n_cells * (n_genes + 1))
 
 
-def answer(found, n_cells, first="logistic regression", second="scBERT"):
-    """The answer in a sentence, from what :func:`lib.stats.paired_difference` found.
-
-    Parameters
-    ----------
-    found : dict
-    n_cells : int
-        All cells of the comparison.
-    """
+def answer(found, cells, first="logistic regression", second="scBERT"):
+    """The answer in a sentence, from what :func:`lib.stats.paired_difference` found; ``cells``: which, in words."""
     points, low, high = (100 * found[key] for key in ("difference", "low", "high"))
     interval = f"(95 % interval {low:.1f} to {high:.1f} for {first} minus {second})"
     if low <= 0 <= high:
         return (
-            f"On your {n_cells:,} cells {first} and {second} cannot be told apart: {points:+.1f} points of accuracy "
+            f"On {cells} {first} and {second} cannot be told apart: {points:+.1f} points of accuracy "
             f"{interval}."
         )
     ahead, behind = (first, second) if low > 0 else (second, first)
-    return f"On your {n_cells:,} cells {ahead} is ahead of {behind} by {abs(points):.1f} points of accuracy {interval}."
+    return f"On {cells} {ahead} is ahead of {behind} by {abs(points):.1f} points of accuracy {interval}."

@@ -57,17 +57,22 @@ profiles.describe(chosen)
 # %% [markdown]
 # ## The runs
 #
-# What is done once is kept, and interrupted runs go on where they stopped.
+# What is done once is kept, and interrupted runs go on where they stopped. The strength C of logistic regression's penalty
+# is chosen by cross-validation on the training cells: should it lie at an end of the range of the profile, the range is
+# too narrow for your cells.
 
 # %%
 arms = ["logistic_regression", "full", "majority"]
 done = runs.complete(profiles.specs(chosen, arms))
 few = runs.complete(profiles.specs(chosen, arms, chosen["fractions"], chosen["few_shot_seeds"]))
+by_arm = {arm: [run for run in done if run.spec["arm"] == arm] for arm in arms}
 ours = stats.table(done)
 summary = stats.summarise(ours[ours["metric"].isin(["accuracy", "macro_f1"])], ["arm", "metric"])
 summary["mean ± half the 95 % interval over seeds"] = [
     stats.show(mean, half) for mean, half in zip(summary["mean"], summary["half_width"])
 ]
+strength = [run.log["C"].iloc[0] for run in by_arm["logistic_regression"]]
+print(f"Logistic regression's C by cross-validation, seed by seed: {', '.join(f'{c:g}' for c in strength)}")
 summary.assign(arm=summary["arm"].map(plots.label)).pivot(index="arm", columns="metric")[summary.columns[-1]]
 
 # %% [markdown]
@@ -93,9 +98,9 @@ plots.save(fig, "06_few_shot", table, chosen)
 # the training (bootstrap over cells and seeds).
 
 # %%
-by_arm = {arm: [run for run in done if run.spec["arm"] == arm] for arm in arms}
 found = stats.paired_difference(by_arm["logistic_regression"], by_arm["full"])
-Markdown(f"**{yours.answer(found, chosen['adata'].n_obs)}**")
+which = "your" if data is not None else "these"
+Markdown(f"**{yours.answer(found, f'{which} {chosen["adata"].n_obs:,} cells')}**")
 
 # %% [markdown]
 # ## Your own model
