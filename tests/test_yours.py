@@ -1,0 +1,208 @@
+"""Notebook 06's parts: a file sized to the machine, an answer in a sentence, and anyone's model beside ours."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from lib import baselines, cells, models, runs, stats, yours
+from lib.errors import DataError
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCBERT_CACHE", str(tmp_path / "cache"))
+    cells.read.cache_clear()
+    return tmp_path
+
+
+@pytest.fixture
+def file(cache):
+    """A real file: 300 of scanpy's cells as counts, two of its types made rare."""
+    from lib import datasets
+
+    adata = datasets.load("pbmc68k_reduced")
+    order = np.argsort(adata.obs["cell_type"].cat.codes.to_numpy(), kind="stable")
+    adata = adata[np.sort(order[:: len(order) // 300])].copy()
+    del adata.obs["n_counts"], adata.uns["dataset"]
+    adata.obs = adata.obs[["cell_type"]].rename(columns={"cell_type": "1"})  # a name that YAML would read as a number
+    path = cache / "mine.h5ad"
+    adata.write_h5ad(path)
+    return path, adata
+
+
+def test_profile_for_a_file(file):
+    """Rare types are set aside and counted, sizes fit and are remembered, genes come from the file."""
+    path, adata = file
+    chosen = yours.load("smoke", path, "1", minutes=5)
+    counts = adata.obs["1"].value_counts()
+    rare = {name: count for name, count in counts.items() if count < yours.MIN_CELLS}
+    assert rare and chosen["adata"].uns["alignment"]["set_aside"] == rare
+    assert chosen["adata"].n_obs == sum(count for count in counts if count >= yours.MIN_CELLS)
+    assert set(chosen["adata"].var_names) <= set(adata.var_names)
+    assert chosen["name"] == "mine-smoke" and chosen["reproduces"] is None
+    assert "sizing" in chosen["adata"].uns and all(f * 0.7 * chosen["adata"].n_obs >= 50 or f == 1 for f in chosen["fractions"])
+    again = yours.load("smoke", path, "1", minutes=5)
+    assert again["fingerprint"] == chosen["fingerprint"]
+
+
+def test_less_time_fewer_cells(file, monkeypatch):
+    """Little time: fewer cells and genes, types kept in proportion; more time: all of them."""
+    path, _ = file
+    monkeypatch.setattr(yours, "_seconds_a_token", lambda profile: 1e-3)
+    monkeypatch.setattr(yours, "SIZES", [(200, 700), (150, 400), (120, 300)])
+    little, much = (yours.load("smoke", path, "1", minutes=m)["adata"] for m in (0.01, 1e6))
+    assert little.shape == (120, 300) and much.shape == (200, 700)
+    shares = [a.obs["cell_type"].value_counts(normalize=True) for a in (little, much)]
+    assert (shares[0] - shares[1]).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("arguments, words", [
+    ({"minutes": 0}, "minutes is 0"),
+    ({"label": "kind"}, "no label column 'kind'"),
+    ({"data": "nowhere.h5ad"}, "no file at that path"),
+])  # fmt: skip
+def test_refusals(file, arguments, words):
+    """What cannot be used is named."""
+    with pytest.raises(DataError, match=words):
+        yours.load(**({"profile": "smoke", "data": file[0], "label": "1", "minutes": 5} | arguments))
+
+
+def test_one_common_type_is_refused(file):
+    """A column with a value for nearly every cell is no cell type."""
+    path, adata = file
+    adata.obs["id"] = adata.obs_names
+    adata.write_h5ad(path)
+    with pytest.raises(DataError, match="Is the label column right"):
+        yours.load("smoke", path, "id", minutes=5)
+
+
+@pytest.mark.parametrize("low, high, words", [
+    (0.01, 0.05, "On your 99 cells logistic regression is ahead of scBERT by 3.0 points of accuracy"),
+    (-0.05, -0.01, "On your 99 cells scBERT is ahead of logistic regression by 3.0 points"),
+    (-0.01, 0.05, "cannot be told apart"),
+])  # fmt: skip
+def test_the_answer(low, high, words):
+    """Who is ahead follows the interval, and the interval is in the sentence."""
+    text = yours.answer({"difference": (low + high) / 2, "low": low, "high": high}, "your 99 cells")
+    assert words in text and f"{100 * low:.1f} to {100 * high:.1f}" in text
+
+
+def classifier_of(profile):
+    return models.ScBertClassifier(profile["size"], profile["pretraining"], profile["finetuning"])
+
+
+@pytest.mark.parametrize("make", [
+    lambda profile: baselines.LogisticRegression(0.1), lambda profile: baselines.Majority(),
+    lambda profile: baselines.NearestNeighbours(5), lambda profile: baselines.StratifiedRandom(), classifier_of,
+], ids=["logistic regression", "majority", "neighbours", "random", "scBERT"])  # fmt: skip
+def test_every_classifier_keeps_the_protocol(cache, make):
+    """fit, predict_proba and classes_: probabilities of the types met, the same again with the same seed."""
+    from lib import profiles
+
+    profile = profiles.read("smoke")
+    rng = np.random.default_rng(0)
+    labels = np.repeat([2, 5, 9], 20)
+    x = sp.csr_matrix((rng.random((60, 40)) < 0.3) * rng.random((60, 40)) * 6 + np.eye(3)[np.repeat(range(3), 20)] @ (
+        np.eye(3, 40) * 5), dtype=np.float32)  # fmt: skip
+    found = []
+    for _ in range(2):
+        model = make(profile)
+        model.fit(x, labels, 1)
+        found.append(np.asarray(model.predict_proba(x[::2])))
+        assert model.classes_.tolist() == [2, 5, 9]
+    assert found[0].shape == (30, 3) and np.allclose(found[0].sum(1), 1, atol=1e-5) and (found[0] >= 0).all()
+    assert np.array_equal(*found)
+
+
+def test_scbert_classifier_learns(cache):
+    """Types that differ in their genes are told apart, also on cells it has not seen."""
+    rng = np.random.default_rng(1)
+    labels = np.tile([0, 1], 60)
+    x = np.where(rng.random((120, 30)) < 0.4, 5 * rng.random((120, 30)), 0)
+    x[:, :8] = np.where(labels[:, None] == 0, 4.5, 0)
+    x = sp.csr_matrix(x.astype(np.float32))
+    model = models.ScBertClassifier({"dim": 16, "depth": 1, "heads": 2, "dim_head": 8, "features": 16}, None,
+                                    {"epochs": 12, "batch_size": 8, "schedule": {"max_lr": 5e-3, "warmup": 1, "cycle": 14}},
+                                    rng.standard_normal((30, 16)).astype(np.float32))  # fmt: skip
+    model.fit(x[:80], labels[:80], 0)
+    assert (model.predict_proba(x[80:]).argmax(1) == labels[80:]).mean() > 0.9
+    with pytest.raises(DataError, match="20 genes, the model learnt from 30"):
+        model.predict_proba(x[:, :20])
+
+
+def test_evaluate_is_the_stored_run(cache):
+    """Our logistic regression, brought as if it were a stranger's, gives the probabilities of the stored runs."""
+    from lib import profiles
+
+    chosen = profiles.load("smoke")
+    stored = runs.complete(profiles.specs(chosen, ["logistic_regression", "majority"]))
+    settings = chosen["logistic_regression"]
+    mine = models.evaluate(lambda: baselines.LogisticRegression(**settings), chosen, "mine")
+    ours = [run for run in stored if run.spec["arm"] == "logistic_regression"]
+    for a, b in zip(mine, ours, strict=True):
+        assert np.array_equal(a.predictions["test"], b.predictions["test"])
+        assert np.allclose(a.predictions["probabilities"], b.predictions["probabilities"], atol=1e-6)
+    assert stats.paired_difference(mine, ours)["difference"] == 0
+    assert set(stats.table(mine)["arm"]) == {"mine"}
+
+
+class Wrong:
+    """A stranger's model with one fault."""
+
+    def __init__(self, **faults):
+        self.faults = faults
+
+    def fit(self, x, labels, seed):
+        self.classes_ = self.faults.get("classes", np.unique(labels))
+        self.width = len(np.unique(labels))
+
+    def predict_proba(self, x):
+        value = self.faults.get("value", 1 / self.width)
+        return np.full((x.shape[0], self.faults.get("width", self.width)), value)
+
+
+@pytest.mark.parametrize("make, words", [
+    (object, "no method fit"),
+    (lambda: Wrong(width=2), r"gave an array of shape .*must be"),
+    (lambda: Wrong(value=0.9), "rows summing to"),
+    (lambda: Wrong(classes=np.array(["a", "b"])), "must hold labels that fit was given"),
+    (lambda: Wrong(classes=np.array([0, 0])), "each once"),
+])  # fmt: skip
+def test_a_model_that_breaks_the_protocol_is_refused(cache, make, words):
+    """With its name, what it gave and what is expected."""
+    from lib import profiles
+
+    with pytest.raises(DataError, match=words):
+        models.evaluate(make, profiles.load("smoke"), "theirs")
+
+
+@pytest.mark.slow
+def test_one_command_for_a_file(file, tmp_path):
+    """From another folder, a relative path and a label column called 1: figures in a folder of the file's own."""
+    import os
+    import subprocess
+
+    path, _ = file
+    process = subprocess.run(
+        [cells.ROOT / "run_all.sh", "--profile", "smoke", "--only", "06", "-p", "data", path.name, "-p", "label", "1"],
+        cwd=path.parent, env=os.environ | {"SCBERT_CACHE": str(tmp_path / "cache"), "SCBERT_FIGURES": str(tmp_path / "figures")},
+        capture_output=True, text=True, timeout=900)  # fmt: skip
+    assert process.returncode == 0, process.stderr[-2000:]
+    target = tmp_path / "figures" / "mine-smoke"
+    assert (target / "06_few_shot.png").exists() and not (tmp_path / "figures" / "smoke").exists()
+    book = (target / "notebooks" / "06_your_data.ipynb").read_text()
+    assert "On your" in book and "95 % interval" in book
+
+
+@pytest.mark.slow
+def test_a_bad_file_ends_with_its_message(cache):
+    """Through run_all.sh: not status 0, and the last line says what is wrong, without a traceback in it."""
+    import os
+    import subprocess
+
+    (cache / "notes.h5ad").write_text("not a matrix")
+    process = subprocess.run([cells.ROOT / "run_all.sh", "--profile", "smoke", "--only", "06", "-p", "data", "notes.h5ad"],
+                             cwd=cache, env=os.environ | {"SCBERT_FIGURES": str(cache / "figures")}, capture_output=True,
+                             text=True, timeout=300)  # fmt: skip
+    assert process.returncode == 1
+    assert "notes.h5ad is not an .h5ad file" in process.stderr.strip().splitlines()[-1]
