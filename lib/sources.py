@@ -85,7 +85,7 @@ def _download(entry, path):
     size = f" ({entry['bytes'] / 2**20:.1f} MB)" if entry.get("bytes") else ""
     if os.environ.get("SCBERT_OFFLINE", "0") not in ("", "0"):
         raise DataError(
-            f"{path} is not there and SCBERT_OFFLINE is set. Put {entry['title']} there by hand from {address}{size}."
+            f"{path} is not there and SCBERT_OFFLINE is set. Put {entry['title']} there by hand from {address}{size} (data/README.md)."
         )
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     print(f"Downloading {entry['title']}{size} from {address}", flush=True)
@@ -104,7 +104,7 @@ def _download(entry, path):
                 continue
             raise DataError(
                 f"{entry['title']} could not be downloaded from {address} ({reason}). Nothing was kept. Try again; or "
-                f"download it by hand, and put it at {path}."
+                f"download it by hand (data/README.md), and put it at {path}."
             ) from error
         finally:
             temporary.unlink(missing_ok=True)
@@ -127,12 +127,11 @@ def _get(entry, address, temporary):
         return
     import pooch
 
-    progress = tqdm(total=0, unit="B", unit_scale=True, desc=entry["file"], mininterval=1)
-    # pooch takes progress bars of its own making only when asked with True; a tqdm given as it is, is used as it is.
+    progress = tqdm(total=entry.get("bytes") or 1, unit="B", unit_scale=True, desc=entry["file"], mininterval=1)
     try:
-        pooch.HTTPDownloader(progressbar=progress, timeout=TIMEOUT, chunk_size=2**20)(
-            address, str(temporary), pooch.create(str(temporary.parent), "", retry_if_failed=0)
-        )
+        # Unencoded, so that a .gz arrives as it is.
+        download = pooch.HTTPDownloader(progress, timeout=TIMEOUT, chunk_size=2**20, headers={"Accept-Encoding": "identity"})
+        download(address, str(temporary), None)
     finally:
         progress.close()
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("SCBERT_OFFLINE", "1")  # no test asks the network; those of downloading have a server of their own
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
