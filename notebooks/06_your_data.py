@@ -99,8 +99,8 @@ plots.save(fig, "06_few_shot", table, chosen)
 
 # %%
 found = stats.paired_difference(by_arm["logistic_regression"], by_arm["full"])
-which = "your" if data is not None else "these"
-Markdown(f"**{yours.answer(found, f'{which} {chosen["adata"].n_obs:,} cells')}**")
+which = f"{'these' if data is None else 'your'} {chosen['adata'].n_obs:,} cells"
+Markdown(f"**{yours.answer(found, which)}**")
 
 # %% [markdown]
 # ## Your own model
