@@ -68,8 +68,10 @@ def test_benchmark_writes_its_table(tmp_path):
     """``python -m lib.benchmark`` on few genes: a row for each model and job, ratios against stock, a figure."""
     subprocess.run([sys.executable, "-m", "lib.benchmark", "--full", "200", "--genes", "100", "--repeats", "1", "--cells", "500"], check=True,
                    cwd=ROOT, env=os.environ | {"SCBERT_FIGURES": str(tmp_path)}, timeout=600)  # fmt: skip
-    table = pd.read_csv(tmp_path / "benchmark" / "cpu.csv").set_index(["job", "genes", "model"])
+    table = pd.read_csv(tmp_path / "benchmark" / "cpu.csv").drop_duplicates(["job", "genes", "model"])
+    table = table.set_index(["job", "genes", "model"])
     for job in benchmark.JOBS:
         assert table.loc[(job, 200, "stock"), "ratio"] == 1
         assert table.loc[(job, 200, "ours, no gene embedding"), "ratio"] > 1
-    assert (table["seconds"] > 0).all() and (tmp_path / "benchmark" / "cpu.png").exists()
+    assert (table["seconds"].dropna() > 0).all() and table.loc["forward: error", "error"].max() < 1e-5
+    assert (tmp_path / "benchmark" / "cpu.png").exists()
