@@ -157,12 +157,7 @@ def prepared(data, split=None):
     """
     from lib import datasets, preprocess
 
-    adata = datasets.load(data["dataset"], label=data["label"])
-    if "cell_type" not in adata.obs:
-        raise DataError(
-            f"{data['dataset']} has no column {' or '.join(datasets.LABEL_COLUMNS)}. Name the column of the cell "
-            f"types (-p label COLUMN); obs has: {', '.join(map(str, adata.obs.columns)) or 'none'}."
-        )
+    adata = _labelled(datasets.load(data["dataset"], label=data["label"]), data["dataset"])
     if limit := data.get("max_cells_per_type"):
         adata = adata[adata.obs.groupby("cell_type", observed=True).cumcount() < limit].copy()
     genes = None
@@ -188,6 +183,45 @@ def prepared(data, split=None):
         if least:  # a rare type may now be too rare
             adata = _common_types(adata, least)
     return _most_variable(adata, data["variable_genes"], split) if data.get("variable_genes") else adata
+
+
+def _labelled(adata, source):
+    from lib import datasets
+
+    if "cell_type" not in adata.obs:
+        raise DataError(
+            f"{source} has no column {' or '.join(datasets.LABEL_COLUMNS)}. Name the column of the cell "
+            f"types (-p label COLUMN); obs has: {', '.join(map(str, adata.obs.columns)) or 'none'}."
+        )
+    return adata
+
+
+def elsewhere(dataset, genes, min_genes):
+    """Labelled cells of another data set with a classifier's genes: normalised by all genes they have, then aligned.
+
+    Parameters
+    ----------
+    dataset : str
+        Name or path, as :func:`lib.datasets.load` takes it.
+    genes : sequence of str
+    min_genes : int
+        Of all genes of the other data set; its ``library_size``, if its card names one, is used.
+
+    Returns
+    -------
+    AnnData
+        As :func:`lib.preprocess.prepare` gives it.
+    """
+    from lib import datasets, preprocess
+
+    adata = _labelled(datasets.load(dataset), dataset)
+    library_size = adata.uns["dataset"].get("library_size")
+    adata = preprocess.prepare(adata, min_genes=0 if library_size else min_genes, library_size=library_size)
+    report = adata.uns["alignment"]
+    adata.uns["dataset"]["normalised"] = "log2"  # they are now: aligning must not normalise again
+    adata = preprocess.prepare(adata, genes, min_genes=0)
+    adata.uns["alignment"] |= {key: report[key] for key in ("values", "min_genes", "dropped_cells", "dropped")}
+    return adata
 
 
 def _common_types(adata, least):

@@ -105,6 +105,11 @@ def coexpression(tokens, dim, seed=0, scale=0.3):
     return vectors * np.float32(scale / spread)
 
 
+def random(genes, dim, seed=0, scale=0.3):
+    """Random vectors, (genes, dim): they tell genes apart and say nothing about them. ``scale`` as in the others."""
+    return np.random.default_rng(seed).normal(0, scale, (genes, dim)).astype(np.float32)
+
+
 def reduce(vectors, dim):
     """The first ``dim`` principal axes of an embedding (genes, width), for models narrower than gene2vec."""
     if dim > vectors.shape[1]:

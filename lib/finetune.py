@@ -46,9 +46,17 @@ class FineTuned:
     best_epoch: int
 
 
-def freeze(model):
-    """Leave trainable what the paper trains: the last block (where there is one), the final norm and the head."""
-    model.requires_grad_(False)
+TRAINED = ("last_block", "all")
+
+
+def freeze(model, trained="last_block"):
+    """Leave trainable what the paper trains: the last block (where there is one), the final norm and the head.
+
+    ``trained="all"`` leaves everything trainable but the gene embedding, which is no parameter.
+    """
+    if trained not in TRAINED:
+        raise DataError(f"trained is {trained!r}; it is one of {', '.join(TRAINED)}.")
+    model.requires_grad_(trained == "all")
     for part in (*model.performer.net.layers[-1:], model.norm, model.to_out):
         part.requires_grad_(True)
 
@@ -88,7 +96,7 @@ class FrozenBlocks:
 
 
 def finetune(model, tokens, labels, train, test, *, select=None, epochs=10, batch_size=32, schedule=None, seed=0,
-             checkpoint=None, accelerator="auto", cache_bytes=2**29, name="fine-tuning"):  # fmt: skip
+             trained="last_block", checkpoint=None, accelerator="auto", cache_bytes=2**29, name="fine-tuning"):  # fmt: skip
     """Fine-tune a classifier as the paper does, and predict the test cells.
 
     Parameters
@@ -104,6 +112,8 @@ def finetune(model, tokens, labels, train, test, *, select=None, epochs=10, batc
         Cells on which accuracy chooses the epoch. Default: ``test``, the paper's protocol.
     schedule : dict, optional
         Arguments of :func:`learning_rate`.
+    trained : {"last_block", "all"}
+        The paper's choice (see :func:`freeze`), or every block and the token embedding too.
     cache_bytes : int
         Memory for the frozen blocks' output; beyond it, they are computed anew in each step.
     checkpoint, accelerator
@@ -126,13 +136,15 @@ def finetune(model, tokens, labels, train, test, *, select=None, epochs=10, batc
         raise DataError(f"Labels go from {labels.min()} to {labels.max()}, the model has {classes} classes.")
     fabric = make_fabric(accelerator)
     model = fabric.to_device(model)
-    freeze(model)
+    freeze(model, trained)
     tokens, targets = TokenStore.of(tokens), fabric.to_device(torch.as_tensor(labels).long())
     weights = fabric.to_device(torch.as_tensor(class_weights(labels[train], classes)))
     frozen = FrozenBlocks(model, tokens, np.concatenate([train, select, test]), batch_size, cache_bytes)
 
     def logits(cells, shown):
         shown = shown.to(fabric.device, non_blocking=True)
+        if trained == "all":
+            return model.classify(model.blocks(model.embed(shown), model.counts(shown)), shown).float()
         return model.classify(model.blocks(frozen(cells), model.counts(shown), start=-1), shown).float()
 
     def loss_of(batch, shown, _):
@@ -151,6 +163,6 @@ def finetune(model, tokens, labels, train, test, *, select=None, epochs=10, batc
         return {"accuracy": accuracy}, {"probabilities": result}, result.argmax(1).astype(np.int16)
 
     done = fit(model, tokens, train, loss_of, evaluate, epochs=epochs, batch_size=batch_size, seed=seed,
-               learning_rate=lambda epoch: learning_rate(epoch, **(schedule or {})), score="accuracy",
+               learning_rate=lambda epoch: learning_rate(epoch, **(schedule or {})), score=lambda metrics: metrics["accuracy"],
                fabric=fabric, checkpoint=checkpoint, name=name)  # fmt: skip
     return FineTuned(done.best_outputs["probabilities"], np.stack(done.history), done.log, done.best_epoch)

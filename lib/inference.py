@@ -180,6 +180,14 @@ def says(found):
     return "equivalent" if found.get("p_equivalence", 1) < 0.05 else "undecided"
 
 
+def summary(name, table):
+    """A family of differences in a sentence: how many are said to be what, and their range in points."""
+    counts = table["says"].value_counts()
+    said = ", ".join(f"{counts[word]} {word}" for word in ("ahead", "behind", "equivalent", "undecided") if word in counts)
+    low, high = 100 * table["difference"].min(), 100 * table["difference"].max()
+    return f"- {name}: differences from {low:+.1f} to {high:+.1f} points; of {len(table)} questions {said}."
+
+
 def splits_family(runs, reference="logistic_regression", metrics=("accuracy", "macro_f1")):
     """Every arm that has learnt against ``reference`` over the splits they share, one family (as :func:`family`)."""
     import pandas as pd

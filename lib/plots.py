@@ -33,11 +33,23 @@ METRICS = {
 
 
 def label(arm):
-    return ARMS[arm][0]
+    if arm in ARMS:
+        return ARMS[arm][0]
+    whole = arm.removesuffix("_all_trained")  # an arm of profiles.FACTORS, by its factors
+    embedding = next((name for name in EMBEDDINGS if name and whole.startswith(name)), "")
+    words = [EMBEDDINGS[embedding][0]] if embedding else []
+    words += ["not pre-trained"] if whole.endswith("no_pretraining") else []
+    words += ["all trained"] if whole != arm else []
+    return ", ".join(["scBERT", *words])
 
 
 def colour(arm):
     return ARMS[arm][1]
+
+
+# The gene embeddings of profiles.FACTORS by how its arms begin.
+EMBEDDINGS = {"": ("own gene embedding", "#D55E00"), "random_vectors": ("random vectors", "#0072B2"),
+              "no_gene2vec": ("no gene embedding", "#CC79A7")}  # fmt: skip
 
 
 def style():
@@ -136,6 +148,40 @@ def bracket(axes, table, metrics):
         ax.set_title(METRICS[metric])
 
 
+def factorial(axes, table, factors, marked=()):
+    """Accuracy of every combination of factors: a panel for what is trained, a column for pre-training.
+
+    Parameters
+    ----------
+    axes : two axes
+        The last block trained, all trained.
+    table : DataFrame
+        ``arm``, ``value``: every run a row.
+    factors : dict
+        ``profiles.FACTORS``.
+    marked : sequence of str
+        Arms to ring: the paper's.
+    """
+    names = {"own": "", "random": "random_vectors", None: "no_gene2vec"}
+    for ax, trained, title in zip(axes, ("last_block", "all"), ("Last block fine-tuned (the paper)", "All blocks fine-tuned")):
+        for k, embedding in enumerate(names):
+            name, shade = EMBEDDINGS[names[embedding]]
+            means = []
+            for x, pretrained in enumerate((True, False)):
+                arm = next(arm for arm, f in factors.items() if list(f.values()) == [pretrained, trained, embedding])
+                values = table.loc[table["arm"] == arm, "value"].to_numpy()
+                at = x + 0.2 * (k - 1)
+                ax.scatter(at + jitter(len(values), 0.05), values, s=24, color=shade if pretrained else "white", edgecolor=shade,
+                           lw=1, alpha=0.85, zorder=3)  # fmt: skip
+                means.append((at, values.mean()))
+                if arm in marked:
+                    ax.scatter(*means[-1], s=330, facecolor="none", edgecolor="#222222", lw=1.2, zorder=4)
+            ax.plot(*zip(*means), color=shade, lw=1.8, marker="_", ms=11, mew=2.2, label=name, zorder=2)
+        ax.set_xticks([0, 1], ["pre-trained", "random weights"])
+        ax.set_xlim(-0.45, 1.45)
+        ax.set_title(title)
+
+
 def curves(ax, table, metric, arms, marker="o", filled=True):
     """A metric against the fraction of labelled cells: every run a point, the mean with its interval a line."""
     for k, arm in enumerate(arms):
@@ -150,6 +196,35 @@ def curves(ax, table, metric, arms, marker="o", filled=True):
                     lw=1.6, capsize=3, label=label(arm), zorder=4)  # fmt: skip
     ax.set_xlabel("Fraction of the training cells with labels")
     ax.set_title(METRICS[metric])
+
+
+def reliability(ax, tables):
+    """Accuracy against confidence; the area of a point says how many answers it stands for.
+
+    ``tables``: of each arm, what :func:`lib.confidence.reliability` gives.
+    """
+    ax.plot([0, 1], [0, 1], color="#444444", lw=1, ls=":", label="calibrated")
+    for arm, table in tables.items():
+        ax.plot(table["confidence"], table["accuracy"], color=colour(arm), lw=1.4, label=label(arm))
+        ax.scatter(table["confidence"], table["accuracy"], s=15 + 300 * table["answers"] / table["answers"].sum(),
+                   color=colour(arm), alpha=0.6)  # fmt: skip
+    ax.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="Confidence: probability of the answer given", ylabel="Share of right answers")
+
+
+def unknown(ax, table):
+    """How well low confidence gives away each type left out of training: a row a type, with DeLong's interval."""
+    names = table.drop_duplicates("left_out")["left_out"].tolist()[::-1]
+    arms = list(dict.fromkeys(table["arm"]))
+    for k, arm in enumerate(arms):
+        part = table[table["arm"] == arm]
+        y = np.array([names.index(name) for name in part["left_out"]]) + 0.17 * ((len(arms) - 1) / 2 - k)
+        ax.errorbar(part["auc"], y, xerr=[part["auc"] - part["low"], part["high"] - part["auc"]], ls="", marker="o", ms=5,
+                    lw=1.2, color=colour(arm), label=label(arm))  # fmt: skip
+    ax.axvline(0.5, color="#444444", lw=1, ls=":")
+    cells = table.drop_duplicates("left_out").set_index("left_out")["cells"]
+    ax.set_yticks(range(len(names)), [f"{name} ({cells[name]})" for name in names])
+    ax.set(xlim=(0, 1.02), xlabel="Area under the ROC curve (0.5: a coin)", ylim=(-0.6, len(names) - 0.4))
+    ax.grid(True, axis="x")
 
 
 def confusion(ax, labels, predicted, classes, arm):

@@ -64,7 +64,7 @@ def pretrain(model, tokens, *, epochs, batch_size=32, max_lr=1e-4, seed=0, valid
     Parameters
     ----------
     model : ScBert
-        Trained in place; ends with the weights of the epoch that is best on the validation cells.
+        Trained in place; ends with the weights of the epoch with the lowest loss on the validation cells.
     tokens : TokenStore, or uint8 array, (cells, genes + 1)
     max_lr : float
         Adam's rate after a warm-up of a tenth of the epochs; from there by a cosine to a hundredth.
@@ -98,7 +98,7 @@ def pretrain(model, tokens, *, epochs, batch_size=32, max_lr=1e-4, seed=0, valid
         return {"validation_loss": result["loss"], "validation_accuracy": accuracy}, {}, np.zeros(0)
 
     done = fit(model, tokens, order[held_out:], loss_of, evaluate, epochs=epochs, batch_size=batch_size, seed=seed,
-               learning_rate=lambda epoch: warm_cosine(epoch, epochs, max_lr), score="validation_accuracy",
+               learning_rate=lambda epoch: warm_cosine(epoch, epochs, max_lr), score=lambda metrics: -metrics["validation_loss"],
                fabric=fabric, checkpoint=checkpoint, name=name)  # fmt: skip
     return done.log
 

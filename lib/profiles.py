@@ -14,6 +14,15 @@ ARMS = ("full", "no_pretraining", "no_gene2vec", "logistic_regression", "majorit
 # What brackets every model, from the least informed up; the last is scBERT's head on the embeddings, without a block.
 CONTROLS = ("stratified_random", "majority", "nearest_neighbours", "logistic_regression_tokens",
             "logistic_regression_l2", "head_only")  # fmt: skip
+# scBERT's arms by their factors: pre-trained or not, what is fine-tuned, and the gene embedding: the profile's own, random
+# vectors, or none. "full" is the whole model; no_pretraining and no_gene2vec are the paper's ablations.
+FACTORS = {
+    "_".join(filter(None, (a, b, c))) or "full": {"pretrained": not b, "trained": "all" if c else "last_block", "embedding": e}
+    for a, e in (("", "own"), ("random_vectors", "random"), ("no_gene2vec", None))
+    for b in ("", "no_pretraining")
+    for c in ("", "all_trained")
+}
+OF_EMBEDDING = {"own": "full", "random": "random_vectors", None: "no_gene2vec"}  # the arm that a pre-training is named after
 BASELINES = {
     "logistic_regression": {"model": "logistic_regression"}, "majority": {"model": "majority"},
     "stratified_random": {"model": "stratified_random"}, "nearest_neighbours": {"model": "nearest_neighbours"},
@@ -77,6 +86,29 @@ def _gene_embedding(kind):
     if kind != "coexpression":
         raise DataError(f"gene_embedding is {kind!r}; it is one of auto, gene2vec, coexpression.")
     return {"gene_embedding": kind}
+
+
+def external(profile, dataset=None):
+    """Cells from elsewhere for the classifiers of a profile, or None where there are none.
+
+    Parameters
+    ----------
+    profile : dict
+        As :func:`load` gives it. Its entry ``external`` names a data set that is used if its file is there already.
+    dataset : str, optional
+        Name or path of another one.
+
+    Returns
+    -------
+    dict
+        ``dataset``, ``fingerprint`` and ``adata`` (aligned to the profile's genes).
+    """
+    if dataset is None:
+        dataset = profile.get("external")
+        if dataset is None or not (sources.have(dataset) or Path(dataset).exists()):
+            return None
+    adata = cells.elsewhere(dataset, profile["adata"].var_names, profile["data"]["min_genes"])
+    return {"dataset": str(dataset), "fingerprint": cells.store(adata), "adata": adata}
 
 
 def describe(profile):
@@ -163,6 +195,51 @@ def repeated_specs(profile):
     return found
 
 
+def factorial_specs(profile):
+    """Specifications of all of ``FACTORS``; ``factorial`` of the profile, where there, thins the ``seeds``.
+
+    The paper's arms among them keep all their seeds.
+    """
+    thin = _thinned(profile, profile.get("factorial", {}).get("seeds"))
+    others = [arm for arm in FACTORS if arm not in ARMS]
+    return specs(profile, [arm for arm in FACTORS if arm in ARMS]) + specs(profile, others, seeds=thin)
+
+
+def effect_specs(profile):
+    """Specifications of pre-training's effect by the fraction of labels, on the subsets of the few-shot experiment.
+
+    ``pretraining_effect`` of the profile, where there, thins their ``fractions`` and ``seeds``.
+    """
+    thin = profile.get("pretraining_effect", {})
+    fractions = [fraction for fraction in profile["fractions"] if fraction in thin.get("fractions", profile["fractions"])]
+    seeds = [seed for seed in profile["few_shot_seeds"] if seed in thin.get("seeds", profile["few_shot_seeds"])]
+    seeds = seeds or profile["few_shot_seeds"]
+    return specs(profile, ["full", "no_pretraining"], fractions or profile["fractions"], seeds)
+
+
+def unknown_specs(profile, arms=("logistic_regression", "nearest_neighbours", "no_gene2vec", "full")):
+    """Specifications of classifiers from which one cell type was left out, every type once.
+
+    ``unknown`` of the profile, where there, says on how many of the types, the most common first, an arm is tried.
+    Logistic regression has the C of ``repeated``.
+    """
+    types = profile["adata"].obs["cell_type"].value_counts().index.tolist()
+    thin = profile.get("unknown", {})
+    quick = profile.get("repeated", {}).get("logistic_regression", profile["logistic_regression"])
+    return [
+        _cell_types(profile | {"logistic_regression": quick}, arm, 1.0, profile["seeds"][0]) | {"left_out": str(name)}
+        for arm in arms
+        for name in types[: thin.get(arm)]
+    ]
+
+
+def external_specs(there, trained):
+    """What the classifiers of these specifications say of the cells that :func:`external` gives."""
+    data = {"dataset": there["dataset"], "fingerprint": there["fingerprint"]}
+    return [{"task": "external", "arm": spec["arm"], "seed": spec["seed"], "fraction": spec["fraction"], "trained": spec, "data": data}
+            for spec in trained]  # fmt: skip
+
+
 def _base(profile, task, arm):
     """What all specifications of an arm have in common."""
     spec = {
@@ -172,15 +249,17 @@ def _base(profile, task, arm):
     if spec["model"] == "pca":
         spec["size"] = {"dim": profile["size"]["dim"]}
     if spec["model"] == "scBERT":
+        factors = FACTORS.get(arm, {"pretrained": False, "embedding": "own"})  # head_only has no block to pre-train
+        embedding = factors["embedding"]
         spec["size"] = profile["size"] | ({"depth": 0} if arm == "head_only" else {})
-        spec["gene_embedding"] = None if arm == "no_gene2vec" else profile["gene_embedding"]
+        spec["gene_embedding"] = profile["gene_embedding"] if embedding == "own" else embedding
         if spec["gene_embedding"] == "gene2vec":
             spec["gene2vec"] = profile["gene2vec"]  # the file's hash: another file, other runs
-        if task != "pretraining" and arm not in ("no_pretraining", "head_only"):
+        if task != "pretraining" and factors["pretrained"]:
             training = dict(profile["pretraining"])
             given, tokens_of = training.pop("checkpoint", None), training.pop("corpus", None)
-            before = _base(profile, "pretraining", arm) | {"seed": training.pop("seed"), "training": training}
-            if given and arm != "no_gene2vec":  # the original's weights were trained with gene2vec: only for arms that have it
+            before = _base(profile, "pretraining", OF_EMBEDDING[embedding]) | {"seed": training.pop("seed"), "training": training}
+            if given and embedding == "own":  # the original's weights were trained with gene2vec: only for arms that have it
                 before |= {"checkpoint": loaders.checkpoint(given), "training": {}}
             elif tokens_of:
                 before["corpus"] = loaders.corpus(tokens_of, tuple(profile["adata"].var_names))
@@ -189,11 +268,13 @@ def _base(profile, task, arm):
 
 
 def _cell_types(profile, arm, fraction, seed):
-    if arm not in ARMS + CONTROLS:
-        raise DataError(f"There is no arm {arm!r}. Arms: {', '.join(dict.fromkeys(ARMS + CONTROLS))}.")
+    known = dict.fromkeys((*ARMS, *CONTROLS, *FACTORS))
+    if arm not in known:
+        raise DataError(f"There is no arm {arm!r}. Arms: {', '.join(known)}.")
     spec = _base(profile, "cell_types", arm) | {"fraction": fraction, "seed": seed, "protocol": profile["protocol"]}
     if spec["model"] == "logistic_regression":
         spec["training"] = profile["logistic_regression"] | ({"penalty": "l2"} if arm.endswith("l2") else {})
     if spec["model"] == "scBERT":
-        spec["training"] = profile["finetuning"]
+        all_trained = FACTORS.get(arm, {}).get("trained") == "all"
+        spec["training"] = profile["finetuning"] | ({"trained": "all"} if all_trained else {})
     return spec

@@ -190,7 +190,7 @@ def compute(spec):
 def describe(spec):
     """A run in a few words, for progress."""
     words = [spec["task"].replace("_", " "), spec["arm"].replace("_", " ")]
-    words += [f"{name} {spec[name]}" for name in ("fraction", "seed") if name in spec]
+    words += [f"{name.replace('_', ' ')} {spec[name]}" for name in ("left_out", "fraction", "seed") if name in spec]
     return " · ".join(words)
 
 

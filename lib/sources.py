@@ -31,6 +31,11 @@ def folder():
     return Path(os.environ.get("SCBERT_DATA_DIR") or cache() / "downloads").expanduser()
 
 
+def have(name):
+    """Whether a source's file is there already."""
+    return name in registry() and (folder() / registry()[name]["file"]).exists()
+
+
 def fetch(name):
     """The path of a source's file, downloaded if it is not there yet.
 

@@ -34,6 +34,10 @@ def gene_embedding(spec, cells, train):
         return None
     if kind == "coexpression":
         return embeddings.coexpression(cells.tokens[train], dim)
+    if kind == "random":
+        return embeddings.random(len(cells.genes), dim)
+    if kind != "gene2vec":
+        raise DataError(f"gene_embedding is {kind!r}; it is one of gene2vec, coexpression, random, None.")
     return embeddings.reduce(cell_store.gene2vec(cells.genes), dim)
 
 
@@ -82,18 +86,28 @@ def pretraining(spec, checkpoint, weights_of):
 
 
 def cell_types(spec, checkpoint, weights_of):
-    """Learn the cell types of a fraction of the training cells; predict the test cells."""
-    cells, train, test = _load(spec)
-    train_all, train = train, splits.few_shot(train, spec["fraction"], spec["seed"])
-    select = test
-    if spec["protocol"] == "clean":  # a fifth of the labelled cells chooses the epoch, none of it is reported
+    """Learn the cell types of a fraction of the training cells; predict the test cells.
+
+    With ``left_out``, the name of a type, no cell of it is learnt from or chosen by, and all of them are predicted.
+    """
+    cells, train_all, test = _load(spec)
+    train, select = train_all, test
+    if left_out := spec.get("left_out"):
+        if left_out not in cells.classes:
+            raise DataError(f"left_out is {left_out!r}; the cell types are {', '.join(cells.classes)}.")
+        unseen = cells.labels == np.flatnonzero(cells.classes == left_out)[0]
+        train, select = train_all[~unseen[train_all]], test[~unseen[test]]
+        test = np.union1d(test, np.flatnonzero(unseen))
+    train = splits.few_shot(train, spec["fraction"], spec["seed"])
+    by_test = spec["protocol"] == "paper"
+    if not by_test:  # a fifth of the labelled cells chooses the epoch, none of it is reported
         inner = splits.few_shot(train, 0.8, spec["seed"])
         train, select = inner, np.setdiff1d(train, inner)
     about = {"test": test, "train": train, "labels": cells.labels[test], "classes": cells.classes}
     if spec["model"] != "scBERT":  # has no epochs to choose among, so it learns from all labelled cells
         from lib import baselines
 
-        labelled = np.union1d(train, select) if select is not test else train
+        labelled = train if by_test else np.union1d(train, select)
         x = cells.tokens.matrix() if spec.get("input") == "tokens" else cells.x
         classifier = baselines.MODELS[spec["model"]](**spec.get("training", {}))
         classifier.fit(x[labelled], cells.labels[labelled], spec["seed"])

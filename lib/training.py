@@ -51,8 +51,8 @@ def fit(model, tokens, cells, loss_of, evaluate, *, epochs, batch_size, learning
     evaluate : callable () -> (metrics, outputs, keep)
         After each epoch: numbers for the log, arrays to keep for the best epoch, an array to keep for every one.
     learning_rate : callable (epoch) -> float
-    score : str
-        The metric whose maximum makes the best epoch (the first one, among equals).
+    score : callable (metrics) -> float
+        Its maximum makes the best epoch (the first one, among equals).
     checkpoint : path, optional
         Written after each epoch; training goes on from it if it is there, and ends bit-identical to an
         uninterrupted one. A damaged file is discarded.
@@ -62,7 +62,7 @@ def fit(model, tokens, cells, loss_of, evaluate, *, epochs, batch_size, learning
     Fit
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=learning_rate(0))
+    optimizer = torch.optim.Adam(trained, lr=learning_rate(0), fused=True)
     done, best_state = Fit(), None
     if saved := load_checkpoint(checkpoint):
         model.load_state_dict(saved["model"])
@@ -97,10 +97,10 @@ def fit(model, tokens, cells, loss_of, evaluate, *, epochs, batch_size, learning
                 raise FloatingPointError(f"{name}: the loss is {loss} in epoch {epoch + 1}. Lower the learning rate.")
             done.log.append({"epoch": epoch, "learning_rate": learning_rate(epoch), "loss": loss, **metrics})
             done.history.append(keep)
-            if best_state is None or metrics[score] > done.log[done.best_epoch][score]:
+            if best_state is None or score(metrics) > score(done.log[done.best_epoch]):
                 done.best_epoch, done.best_outputs = epoch, outputs
                 best_state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
-            bar.set_postfix({score: f"{metrics[score]:.3f}"}, refresh=False)
+            bar.set_postfix({key: f"{value:.3f}" for key, value in metrics.items()}, refresh=False)
             if checkpoint is not None:
                 save_atomically(checkpoint, {
                     "model": model.state_dict(), "optimizer": optimizer.state_dict(), "random_state": _random_state(),

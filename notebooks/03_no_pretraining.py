@@ -14,7 +14,9 @@
 # gene is which, it is worse (0.701).
 #
 # **What is done here.** The same fine-tuning, from three starting points: pre-trained; random weights, with *the same
-# layers frozen*; pre-trained and fine-tuned without a gene embedding. **The finding is stated under "The answer".**
+# layers frozen*; pre-trained and fine-tuned without a gene embedding. Then the full question behind these ablations:
+# pre-trained or not × last block or all blocks fine-tuned × a gene embedding that means something, one of random
+# vectors, or none; and what pre-training is worth where labels are few. **The finding is stated under "The answer".**
 #
 # **Caveat.** In the `quick` profile, unless gene2vec's file is there, the gene embedding is `coexpression`, computed
 # from the training cells alone, and the pre-training corpus is the training cells without their labels: 560 cells instead of 1.1
@@ -35,7 +37,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
 
-from lib import plots, profiles, published, runs, stats
+from lib import inference, plots, profiles, published, runs, stats
 
 plots.style()
 
@@ -50,11 +52,12 @@ profiles.describe(chosen)
 # ## The runs
 #
 # `no_pretraining` keeps the gene embedding and freezes random blocks in front of the last one: what is trained is the
-# same as in `full`.
+# same as in `full`. Twelve arms in all; those that are not the paper's are run with fewer seeds where the profile says so.
 
 # %%
 arms = ["full", "no_pretraining", "no_gene2vec"]
-done = runs.complete(profiles.specs(chosen, arms))
+factorial = runs.complete(profiles.factorial_specs(chosen))
+done = [run for run in factorial if run.spec["arm"] in arms]
 ours = stats.table(done)
 paper = published.runs().query("experiment in ['baseline', 'ablation'] and dataset == 'zheng68k'")
 
@@ -78,7 +81,62 @@ plots.ours_and_paper_legend(fig)
 plots.save(fig, "03_no_pretraining", ours.query("metric in @metrics").assign(source="ours"), chosen)
 
 # %% [markdown]
-# ## Figure 2: how they learn
+# ## Figure 2: all twelve arms
+#
+# Each point is a run, bars are means; rings mark the paper's arms. Look at three things. Lines that fall to the right
+# say that pre-training helps. A line of another colour above says that the gene embedding matters: if *random vectors*
+# do as well as the real ones, it is enough to tell genes apart, and what the vectors mean adds nothing. The right panel
+# says whether the frozen layers hold the models back.
+
+# %%
+table = stats.table(factorial)
+accuracy = table.query("metric == 'accuracy'")
+fig, axes = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True)
+plots.factorial(axes, accuracy, profiles.FACTORS, arms)
+axes[0].set_ylabel("Accuracy")
+axes[1].legend(loc="lower left", fontsize=9)
+plots.save(fig, "03_factorial", accuracy.merge(pd.DataFrame(profiles.FACTORS).T, left_on="arm", right_index=True), chosen)
+
+# %% [markdown]
+# Each factor's effect with the others held, as one family of questions: points of accuracy, 95 % bootstrap interval over
+# test cells and seeds, p adjusted by Holm's method; *equivalent*: within 2 points either way by two one-sided tests.
+
+# %%
+by_factors = {tuple(factors.values()): arm for arm, factors in profiles.FACTORS.items()}
+layers, kinds = ("last_block", "all"), ("own", "random", None)
+questions = [((True, t, e), (False, t, e)) for t in layers for e in kinds]  # pre-training
+questions += [((True, t, "own"), (True, t, e)) for t in layers for e in kinds[1:]]  # the gene embedding
+questions += [((p, "all", "own"), (p, "last_block", "own")) for p in (True, False)]  # all blocks trained
+family = inference.family([(by_factors[a], by_factors[b], {}) for a, b in questions], factorial)
+family.to_csv(plots.folder(chosen) / "03_factors.csv", index=False, float_format="%.6g")
+inference.show_family(family, plots.label)
+
+# %% [markdown]
+# ## Figure 3: where labels are few
+#
+# If pre-training helps anywhere, it should be here: from the same subsets of labelled cells, pre-trained or not. Left: each
+# run a point. Right: what pre-training adds, with the 95 % bootstrap interval over test cells and seeds. Look at whether the
+# difference grows to the left.
+
+# %%
+few = runs.complete(profiles.effect_specs(chosen))
+few_table = stats.table(few)
+fractions = sorted({run.spec["fraction"] for run in few})
+effect = inference.family([("full", "no_pretraining", {"fraction": fraction}) for fraction in fractions], few)
+fig, axes = plt.subplots(1, 2, figsize=(10, 3.9))
+plots.curves(axes[0], few_table, "accuracy", ["full", "no_pretraining"])
+axes[0].legend(loc="lower right")
+points = effect[["difference", "low", "high"]] * 100
+error = [points["difference"] - points["low"], points["high"] - points["difference"]]
+axes[1].errorbar(fractions, points["difference"], error, marker="o", lw=1.6, capsize=3, color=plots.colour("full"))
+axes[1].axhline(0, color="#444444", lw=1)
+axes[1].set(title="What pre-training adds", xlabel=axes[0].get_xlabel(), ylabel="points of accuracy")
+plots.save(fig, "03_few_labels", few_table.query("metric == 'accuracy'"), chosen)
+effect.to_csv(plots.folder(chosen) / "03_few_labels_difference.csv", index=False, float_format="%.6g")
+inference.show_family(effect, plots.label)
+
+# %% [markdown]
+# ## Figure 4: how they learn
 #
 # Loss on the training cells and accuracy on the cells that choose the epoch, epoch by epoch, each run a line. Look at whether a
 # pre-trained model learns sooner.
@@ -107,7 +165,7 @@ plots.save(fig, "03_learning", logs, chosen)
 # ## The answer
 #
 # What is lost by leaving something out, on the same test cells, with a 95 % interval by bootstrap over cells and
-# seeds; below, the paper's runs with Welch's interval.
+# seeds; beside it, the paper's runs with Welch's interval. Then the twelve arms, and few labels, in a sentence each.
 
 # %%
 by_arm = {arm: [run for run in done if run.spec["arm"] == arm] for arm in arms}
@@ -122,6 +180,12 @@ for arm in arms[1:]:
         f"The paper's runs: {difference:+.1f} points, {low:+.1f} to {high:+.1f}."
     )
 pd.DataFrame(rows).to_csv(plots.folder(chosen) / "03_difference.csv", index=False, float_format="%.6g")
+lines += [inference.summary(name, part) for name, part in (
+    ("Pre-training, over the six pairs of arms that differ in nothing else", family[:6]),
+    ("The gene embedding against random vectors or none, pre-trained", family[6:10]),
+    ("Training all blocks", family[10:]),
+    ("Pre-training, by share of the labels", effect),
+)]  # fmt: skip
 Markdown("\n".join(lines))
 
 # %% [markdown]

@@ -149,3 +149,48 @@ def test_repeated_splits_differ_and_pair(smoke_profile):
     assert {spec["seed"] for spec in profiles.clean_specs(smoke_profile | {"seeds": [7]})} == {7}
     assert len(profiles.clean_specs(whole)) == len(whole["seeds"])
     assert len(profiles.control_specs(whole)) == len(profiles.CONTROLS) * len(whole["seeds"])
+
+
+def test_the_factorial_varies_one_factor_at_a_time(smoke_profile):
+    """Twelve arms, each another specification; what differs between two is what their factors say."""
+    specs = {spec["arm"]: spec for spec in profiles.factorial_specs(smoke_profile) if spec["seed"] == 0}
+    assert list(specs) and set(specs) == set(profiles.FACTORS) and len({runs.run_id(spec) for spec in specs.values()}) == 12
+    for arm, factors in profiles.FACTORS.items():
+        spec = specs[arm]
+        assert ("pretraining" in spec) == factors["pretrained"]
+        assert spec["training"].get("trained", "last_block") == factors["trained"]
+        kind = spec["gene_embedding"]
+        assert kind == {"own": smoke_profile["gene_embedding"], "random": "random", None: None}[factors["embedding"]]
+        if factors["pretrained"]:  # shared by the arms that differ in fine-tuning alone, made with the same embedding
+            assert spec["pretraining"]["gene_embedding"] == kind
+    assert len({runs.run_id(spec["pretraining"]) for spec in specs.values() if "pretraining" in spec}) == 3
+
+
+def test_an_unknown_gene_embedding_is_refused(smoke_profile):
+    spec = profiles.specs(smoke_profile, ["no_pretraining"], seeds=[0])[0] | {"gene_embedding": "word2vec"}
+    with pytest.raises(DataError, match="gene_embedding is 'word2vec'"):
+        runs.complete([spec])
+
+
+def test_training_all_blocks_moves_all_but_the_gene_embedding(split):
+    """``trained="all"``: every parameter moves; the paper's choice: only the last block, the norm and the head."""
+    import torch
+
+    from lib.finetune import finetune
+    from lib.model import CellTypeClassifier, ScBertConfig
+
+    _, tokens, labels, train, test = split
+    genes = tokens.shape[1] - 1
+    config = ScBertConfig(genes=genes, dim=8, depth=2, heads=2, dim_head=4, features=8, classes=10)
+    for trained in ("last_block", "all"):
+        torch.manual_seed(0)
+        model = CellTypeClassifier(config, np.random.default_rng(0).normal(size=(genes, 8)))
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        finetune(model, tokens, labels, train[:40], test[:20], epochs=2, trained=trained, schedule={"max_lr": 1e-2, "warmup": 1})
+        moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+        names = {name for name, _ in model.named_parameters()}
+        last = {name for name in names if name.startswith(("performer.net.layers.1.", "norm.", "to_out."))}
+        assert moved == (names if trained == "all" else last)
+        assert torch.equal(model.gene_embedding, before["gene_embedding"])
+    with pytest.raises(DataError, match="trained is 'head'"):
+        finetune(model, tokens, labels, train[:40], test[:20], trained="head")

@@ -137,7 +137,7 @@ def run_fit(cells, epochs=3, batch_size=4, seed=0, scores=None, **kwargs):
         weights.append(model.weight.item())
         return {"score": scores[len(weights) - 1]}, {"weight": np.array([weights[-1]])}, np.array([len(weights)])
 
-    done = training.fit(model, tokens, cells, loss_of, evaluate, epochs=epochs, batch_size=batch_size, seed=seed, score="score",
+    done = training.fit(model, tokens, cells, loss_of, evaluate, epochs=epochs, batch_size=batch_size, seed=seed, score=lambda metrics: metrics["score"],
                         learning_rate=lambda epoch: 0.1, fabric=training.make_fabric("cpu"), **kwargs)  # fmt: skip
     visits = [[i for e, batch in batches if e == epoch for i in batch] for epoch in range(epochs)]
     return visits, [len(batch) for _, batch in batches], weights, model, done

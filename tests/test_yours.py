@@ -46,14 +46,16 @@ def test_profile_for_a_file(file):
 
 
 def test_less_time_fewer_cells(file, monkeypatch):
-    """Little time: fewer cells and genes, types kept in proportion; more time: all of them."""
+    """Little time: fewer cells and genes, types kept in proportion, those now rare set aside; more time: all of them."""
     path, _ = file
     monkeypatch.setattr(yours, "_seconds_a_token", lambda profile: 1e-3)
     monkeypatch.setattr(yours, "SIZES", [(200, 700), (150, 400), (120, 300)])
     little, much = (yours.load("smoke", path, "1", minutes=m)["adata"] for m in (0.01, 1e6))
-    assert little.shape == (120, 300) and much.shape == (200, 700)
-    shares = [a.obs["cell_type"].value_counts(normalize=True) for a in (little, much)]
-    assert (shares[0] - shares[1]).abs().max() < 0.02
+    types, all_types = (a.obs["cell_type"].value_counts() for a in (little, much))
+    set_aside = {name: n for name, n in little.uns["alignment"]["set_aside"].items() if name in all_types}
+    assert little.n_obs + sum(set_aside.values()) == 120 and little.n_vars == 300 and much.shape == (200, 700)
+    assert set(types.index) == set(all_types.index) - set(set_aside) and max(set_aside.values(), default=0) < yours.MIN_CELLS
+    assert (types / 120 - all_types[types.index] / 200).abs().max() < 0.02
 
 
 @pytest.mark.parametrize("arguments, words", [

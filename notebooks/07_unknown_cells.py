@@ -1,0 +1,142 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 7 · Do the models know what they do not know?
+#
+# **The claim, scBERT's own.** A cell of a type that was not among the training types can be recognised, since the model is
+# then unsure: its highest probability is low. The paper that we reproduce does not test it.
+#
+# **What is done here.** Three tests of the probabilities of scBERT and of logistic regression: whether an answer given with
+# 90 % confidence is right in nine cases of ten (calibration); whether confidence drops on cells of a type that was left out
+# of training, every type left out once; and, where they are at hand, what the models say of cells measured elsewhere.
+# **Findings stand under each figure.**
+#
+# **Caveat.** In the `quick` profile several types have few cells, which the intervals show. The left-out type's cells were
+# among those that scBERT was *pre-trained* on, without labels, which can only help it.
+
+# %% tags=["parameters"]
+profile = "quick"  # a rung of the ladder, see README
+external = None  # other labelled cells: a data set's name or the path of an .h5ad; None: the profile's, if its file is there
+
+# %%
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "runs.py").exists())))
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown, display
+
+from lib import confidence, plots, profiles, runs, stats
+
+plots.style()
+
+# %% [markdown]
+# ## The cells
+
+# %%
+chosen = profiles.load(profile)
+profiles.describe(chosen)
+
+# %% [markdown]
+# ## Figure 1: is an answer as often right as it is sure?
+#
+# The test cells' answers, of all runs of an arm, sorted into ten bins by confidence; a larger point stands for more answers.
+# Points below the dotted line are answers that are surer than right. Look at where most of the answers lie.
+
+# %%
+arms = ["logistic_regression", "full", "no_gene2vec"]
+done = runs.complete(profiles.specs(chosen, arms))
+tables = {}
+for arm in arms:
+    own = [run.predictions for run in done if run.spec["arm"] == arm]
+    sure = np.concatenate([p["probabilities"].max(1) for p in own])
+    right = np.concatenate([p["probabilities"].argmax(1) == p["labels"] for p in own])
+    tables[arm] = confidence.reliability(sure, right)
+fig, ax = plt.subplots(figsize=(6, 5))
+plots.reliability(ax, tables)
+ax.legend(loc="upper left")
+plots.save(fig, "07_calibration", pd.concat(tables, names=["arm"]).reset_index("arm"), chosen)
+
+# %% [markdown]
+# The same in numbers, with 95 % intervals by bootstrap over test cells. *Calibration error*: mean distance of confidence
+# and accuracy over the bins. *Brier*: mean squared distance of all probabilities to the truth, 0 to 2, which also rewards
+# being right. Logistic regression's probabilities are those of one-vs-rest models, scaled to sum to one; a scBERT trained
+# to its best epoch by accuracy is not asked to be calibrated.
+
+# %%
+calibrated = confidence.calibration(done)
+calibrated.to_csv(plots.folder(chosen) / "07_calibration_error.csv", index=False, float_format="%.6g")
+text = [f"{r.value:.3f} ({r.low:.3f} to {r.high:.3f})" for r in calibrated.itertuples()]
+shown = calibrated.assign(text=text, arm=calibrated["arm"].map(plots.label))
+shown.pivot(index="arm", columns="metric", values="text").rename_axis(index=None, columns=None)
+
+# %% [markdown]
+# ## Figure 2: a type that was left out
+#
+# One type at a time is left out of training; then its cells (number in brackets) and the test cells of the other types are
+# ranked by the highest probability that they are given. The area under the ROC curve is the chance that a cell of the
+# unknown type is given the lower one; the bar is DeLong's 95 % interval over cells. Look at the types left of the dotted
+# line: there the models are *surer* of the unknown cells than of the known ones.
+
+# %%
+left_out = confidence.unknown(runs.complete(profiles.unknown_specs(chosen)))
+fig, ax = plt.subplots(figsize=(8.5, 0.55 * left_out["left_out"].nunique() + 1.4))
+plots.unknown(ax, left_out)
+fig.legend(loc="outside upper center", ncols=2)
+plots.save(fig, "07_unknown", left_out, chosen)
+left_out.pivot(index="left_out", columns="arm", values="taken_for").rename(columns=plots.label).rename_axis(
+    index="left out", columns="most of its cells are taken for"
+).fillna("–")
+
+# %%
+lines = []
+for arm, part in left_out.groupby("arm", sort=False):
+    mean, half = stats.confidence_interval(part["auc"])
+    lines.append(
+        f"- **{plots.label(arm)}**: mean area {stats.show(mean, half, 2)} over {len(part)} types left out (95 % Student interval over "
+        f"types); {(part['low'] > 0.5).sum()} clearly above a coin, {(part['high'] < 0.5).sum()} clearly below."
+    )
+areas = left_out.pivot(index="left_out", columns="arm", values="auc")
+gap = (areas["full"] - areas["logistic_regression"]).dropna()
+mean, half = stats.confidence_interval(gap)
+lines.append(
+    f"- **scBERT − logistic regression**, on the {len(gap)} types that both were tried on: {mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})."
+)
+Markdown("\n".join(lines))
+
+# %% [markdown]
+# ## Cells from elsewhere
+#
+# Models trained above, asked about cells of another data set, aligned to the same genes. Types are matched by name;
+# types that the models never met should be given low confidence (*area*, as in figure 2). One run a row.
+
+# %%
+there = profiles.external(chosen, external)
+if there is None:
+    display(Markdown("*No other cells are at hand: give `-p external PATH.h5ad`, or see data/README.md for Zheng68K.*"))
+else:
+    trained = [run.spec for run in done if run.spec["arm"] in arms]
+    found = confidence.elsewhere(runs.complete(profiles.external_specs(there, trained)))
+    found.to_csv(plots.folder(chosen) / "07_elsewhere.csv", index=False, float_format="%.6g")
+    report = there["adata"].uns["alignment"]
+    display(Markdown(f"{there['adata'].n_obs:,} cells of {there['dataset'].rsplit('/')[-1]}; {report['matched']:,} of {chosen['adata'].n_vars:,} genes matched."))
+    accuracy = [f"{r.accuracy:.3f} ({r.low:.3f} to {r.high:.3f})" for r in found.itertuples()]
+    display(found.assign(arm=found["arm"].map(plots.label), accuracy=accuracy).drop(columns=["low", "high", "run"]).round(2).style.hide())
+
+# %% [markdown]
+# ## Where these numbers come from
+#
+# Every run above is a folder below `data/cache/runs`, with its specification, its log and its predictions, cell by
+# cell. This is the environment of the first one.
+
+# %%
+pd.Series(done[0].environment | {"packages": ", ".join(f"{k} {v}" for k, v in done[0].environment["packages"].items())})
