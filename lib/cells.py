@@ -170,6 +170,10 @@ def prepared(data, split=None):
         if not path.is_file():
             raise DataError(f"There is no gene vocabulary at {path}. Give a text file with one gene symbol a line.")
         genes = path.read_text(encoding="utf-8").split()
+    if genes is not None:
+        from lib import h5ad
+
+        h5ad.check_vocabulary(adata.var_names, genes, data["dataset"])
     adata = preprocess.prepare(adata, genes, min_genes=data["min_genes"], library_size=data["library_size"])
     least = data.get("min_cells_per_type")
     if least:
@@ -275,11 +279,16 @@ def store(adata):
         digest.update("\n".join(array).encode() if array.dtype.kind == "U" else np.ascontiguousarray(array).tobytes())
     fingerprint = digest.hexdigest()[:16]
     path = _path(fingerprint)
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{fingerprint}.{os.getpid()}.npz")
-        np.savez_compressed(temporary, **arrays)
-        os.replace(temporary, path)
+    try:
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{fingerprint}.{os.getpid()}.npz")
+            np.savez_compressed(temporary, **arrays)
+            os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(
+            f"The cache {cache()} cannot be written ({error}). Point SCBERT_CACHE to a folder that can, with enough space."
+        ) from error
     return fingerprint
 
 

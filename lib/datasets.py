@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -78,8 +77,10 @@ def load(name_or_path, label=None):
                 "licence": entry["licence"], **CARDS[name]}  # fmt: skip
         label = label or card.get("label_column")
     else:
-        adata = _read_h5ad(Path(name_or_path).expanduser())
-        card = {"name": Path(name).stem, "title": f"the file {Path(name).name}", "source": name}
+        from lib import h5ad
+
+        adata, found = h5ad.read(name)
+        card = {"name": Path(name).stem, "title": f"the file {Path(name).name}", "source": name, **found}
     return _checked(adata, card, label)
 
 
@@ -102,96 +103,38 @@ def _pbmc68k_reduced():
     )
 
 
-def _read_h5ad(path):
-    from importlib import metadata
-
-    import anndata
-
-    if not path.exists():
-        raise DataError(
-            f"There is no data set named {str(path)!r} and no file at that path. "
-            f"Names known: {', '.join(CARDS)}. Give one of them or the path of an .h5ad file."
-        )
-    if path.is_dir():
-        raise DataError(f"{path} is a folder. Give the path of an .h5ad file inside it.")
-    with path.open("rb") as file:
-        if file.read(8) != b"\x89HDF\r\n\x1a\n":
-            raise DataError(
-                f"{path} is not an .h5ad file: it does not begin as HDF5 does. "
-                "Write one with adata.write_h5ad(path), and check that a compressed file was unpacked."
-            )
-    try:
-        return anndata.read_h5ad(path)
-    except Exception as error:  # anndata and h5py raise half a dozen kinds for a damaged or foreign file
-        raise DataError(
-            f"{path} cannot be read as .h5ad ({type(error).__name__}: {error}). The file is truncated, damaged or "
-            f"of an AnnData version that anndata {metadata.version('anndata')} cannot read: copy it again or write it anew."
-        ) from error
-
-
 def _checked(adata, card, label):
     """Refuse what cannot be used; return cells × genes, CSR float32, with labels and card."""
     import anndata
 
-    where = card["source"]
-    if adata.X is None or 0 in adata.shape:
-        raise DataError(f"{where} holds an empty matrix ({adata.n_obs} cells × {adata.n_vars} genes): nothing to use.")
-    try:
-        x = sp.csr_matrix(adata.X, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"X of {where} is not a matrix of numbers ({error}). Store numeric counts in X.") from error
-    _check_gene_names(adata.var_names, where)
+    from lib import h5ad
+
+    where, x = card["source"], sp.csr_matrix(adata.X, dtype=np.float32)
     values = card.get("normalised") or value_scale(x, where, adata.obs_names, adata.var_names)
     obs = adata.obs.copy()
     if label is None:
         label = next((column for column in LABEL_COLUMNS if column in obs), None)
     if label is not None:
-        obs["cell_type"] = _labels(obs, label, where)
+        obs["cell_type"] = h5ad.labels(obs, label, where)
     clean = anndata.AnnData(x, obs=obs, var=adata.var.copy())
     clean.uns["dataset"] = card | {"values": values, "cells": int(x.shape[0]), "genes": int(x.shape[1])}
     return clean
 
 
-def _labels(obs, label, where):
-    if label not in obs:
-        raise DataError(
-            f"{where} has no label column {label!r}. Columns of obs: {', '.join(map(str, obs.columns)) or 'none'}. "
-            "Name the one that holds the cell types."
-        )
-    column = obs[label]
-    missing = column.isna() | (column.astype(str).str.strip() == "")
-    if missing.any():
-        raise DataError(
-            f"{int(missing.sum())} of {len(obs)} cells of {where} have no label in {label!r} (first: "
-            f"{obs.index[missing.to_numpy().argmax()]!r}). Drop them or give them a label."
-        )
-    return column.astype(str).astype("category")
-
-
-def _check_gene_names(names, where):
-    names = names.astype(str)
-    if not names.is_unique:
-        twice = names[names.duplicated()].unique()
-        raise DataError(
-            f"{len(twice)} gene names of {where} occur more than once ({', '.join(twice[:5])}…). Sum their columns "
-            "or keep one of each (adata[:, ~adata.var_names.duplicated()]), then save the file again."
-        )
-    ensembl = np.mean([bool(re.match(r"ENS[A-Z]*G\d{6,}", name)) for name in names])
-    numbers = np.mean([name.strip().replace(".", "", 1).isdigit() or not name.strip() for name in names])
-    for share, kind in ((ensembl, "Ensembl identifiers"), (numbers, "numbers")):
-        if share > 0.5:
-            raise DataError(
-                f"The gene names of {where} are {kind}, not symbols (first: {names[0]!r}). Put gene symbols such as "
-                "CD3E in var_names, e.g. adata.var_names = adata.var['gene_symbols']."
-            )
-
-
-# From each scale back to values linear in counts.
+# From each scale back to values linear in counts, and there again.
 LINEAR = {
     "counts": lambda x: x,
     "ln": np.expm1,
     "log2": lambda x: np.exp2(x) - 1,
     "log10": lambda x: np.power(10.0, x) - 1,
+    "normalised counts": lambda x: x,
+}
+LOGARITHM = {
+    "counts": lambda x: x,
+    "ln": np.log1p,
+    "log2": lambda x: np.log2(1 + x),
+    "log10": lambda x: np.log10(1 + x),
+    "normalised counts": lambda x: x,
 }
 
 
@@ -210,8 +153,9 @@ def value_scale(x, where="X", cells=None, genes=None):
 
     Returns
     -------
-    {"counts", "ln", "log2", "log10"}
-        ``ln`` is ln(1 + counts per cell total), the scanpy default; ``log2`` that of scBERT.
+    {"counts", "ln", "log2", "log10", "normalised counts"}
+        ``ln`` is ln(1 + counts per cell total), the scanpy default; ``log2`` that of scBERT; the last are counts divided
+        by something for each cell, without a logarithm.
 
     Raises
     ------
@@ -225,22 +169,40 @@ def value_scale(x, where="X", cells=None, genes=None):
         row = int(np.searchsorted(x.indptr, first, side="right") - 1)
         cell = cells[row] if cells is not None else row
         gene = genes[x.indices[first]] if genes is not None else int(x.indices[first])
+        whole = np.isfinite(data).all() and np.all(data == np.round(data))
         raise DataError(
             f"{int(bad.sum())} values of {where} are missing, infinite or negative (first: {data[first]} in cell "
-            f"{cell!r}, gene {gene!r}). Give raw counts, or log(1 + counts per 10⁴) that was not scaled or centred."
+            f"{cell!r}, gene {gene!r})"
+            + (": all are whole numbers, so this may be the overflow of an integer type" if whole else "")
+            + ". Give raw counts, or log(1 + counts per 10⁴) that was not scaled or centred."
         )
     if not (data > 0).any():
         raise DataError(f"Every value of {where} is zero: the matrix is empty. Is this the right layer?")
     if np.all(data == np.round(data)):
+        if data.max() >= 2**24:  # beyond, float32 skips whole numbers
+            raise DataError(
+                f"The largest count of {where} is {data.max():.4g}: no gene has as many molecules in one cell. Is it the overflow "
+                "of an unsigned integer type, or another kind of number?"
+            )
         return "counts"
-    if data.max() < 40:
-        for scale in ("ln", "log2", "log10"):
-            if _multiples_of_one_molecule(x, LINEAR[scale]) > 0.9:
+    if data.max() >= 40:
+        if _multiples_of_one_molecule(x, LINEAR["counts"]) > 0.9:
+            return "normalised counts"
+    else:
+        shares = {scale: _multiples_of_one_molecule(x, LINEAR[scale]) for scale in ("ln", "log2", "log10")}
+        for scale, share in shares.items():
+            if share > 0.9:
                 return scale
+        first, second = sorted(shares, key=shares.get)[:0:-1]
+        if shares[second] > 0.1 and shares[first] + shares[second] > 0.8:
+            raise DataError(
+                f"The cells of {where} are on different scales: {shares[first]:.0%} look like {first}(1 + counts), "
+                f"{shares[second]:.0%} like {second}(1 + counts). Bring all to one, best to raw counts."
+            )
     raise DataError(
         f"The values of {where} are neither counts nor log counts: between {data[data > 0].min():.3g} and "
         f"{data.max():.3g}, {np.mean(data == np.round(data)):.0%} of them whole numbers. Give raw counts in X, "
-        "or log(1 + counts per 10⁴) with base e, 2 or 10."
+        "or log(1 + counts per 10⁴) with base e, 2 or 10. Counts that were corrected to fractions (SoupX, RSEM): round them."
     )
 
 
