@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 
+from lib import checks
 from lib.errors import DataError
 
 # Label columns that are taken without being named: scverse's usual name and the paper's authors'.
@@ -78,8 +78,10 @@ def load(name_or_path, label=None):
                 "licence": entry["licence"], **CARDS[name]}  # fmt: skip
         label = label or card.get("label_column")
     else:
-        adata = _read_h5ad(Path(name_or_path).expanduser())
-        card = {"name": Path(name).stem, "title": f"the file {Path(name).name}", "source": name}
+        from lib import h5ad
+
+        adata, found = h5ad.read(Path(name_or_path).expanduser())
+        card = {"name": Path(name).stem, "title": f"the file {Path(name).name}", "source": name, **found}
     return _checked(adata, card, label)
 
 
@@ -102,33 +104,6 @@ def _pbmc68k_reduced():
     )
 
 
-def _read_h5ad(path):
-    from importlib import metadata
-
-    import anndata
-
-    if not path.exists():
-        raise DataError(
-            f"There is no data set named {str(path)!r} and no file at that path. "
-            f"Names known: {', '.join(CARDS)}. Give one of them or the path of an .h5ad file."
-        )
-    if path.is_dir():
-        raise DataError(f"{path} is a folder. Give the path of an .h5ad file inside it.")
-    with path.open("rb") as file:
-        if file.read(8) != b"\x89HDF\r\n\x1a\n":
-            raise DataError(
-                f"{path} is not an .h5ad file: it does not begin as HDF5 does. "
-                "Write one with adata.write_h5ad(path), and check that a compressed file was unpacked."
-            )
-    try:
-        return anndata.read_h5ad(path)
-    except Exception as error:  # anndata and h5py raise half a dozen kinds for a damaged or foreign file
-        raise DataError(
-            f"{path} cannot be read as .h5ad ({type(error).__name__}: {error}). The file is truncated, damaged or "
-            f"of an AnnData version that anndata {metadata.version('anndata')} cannot read: copy it again or write it anew."
-        ) from error
-
-
 def _checked(adata, card, label):
     """Refuse what cannot be used; return cells × genes, CSR float32, with labels and card."""
     import anndata
@@ -140,50 +115,16 @@ def _checked(adata, card, label):
         x = sp.csr_matrix(adata.X, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise DataError(f"X of {where} is not a matrix of numbers ({error}). Store numeric counts in X.") from error
-    _check_gene_names(adata.var_names, where)
+    checks.gene_names(adata.var_names.astype(str), where)
     values = card.get("normalised") or value_scale(x, where, adata.obs_names, adata.var_names)
     obs = adata.obs.copy()
     if label is None:
         label = next((column for column in LABEL_COLUMNS if column in obs), None)
     if label is not None:
-        obs["cell_type"] = _labels(obs, label, where)
+        obs["cell_type"] = checks.labels(obs, label, where, adata.var.columns)
     clean = anndata.AnnData(x, obs=obs, var=adata.var.copy())
     clean.uns["dataset"] = card | {"values": values, "cells": int(x.shape[0]), "genes": int(x.shape[1])}
     return clean
-
-
-def _labels(obs, label, where):
-    if label not in obs:
-        raise DataError(
-            f"{where} has no label column {label!r}. Columns of obs: {', '.join(map(str, obs.columns)) or 'none'}. "
-            "Name the one that holds the cell types."
-        )
-    column = obs[label]
-    missing = column.isna() | (column.astype(str).str.strip() == "")
-    if missing.any():
-        raise DataError(
-            f"{int(missing.sum())} of {len(obs)} cells of {where} have no label in {label!r} (first: "
-            f"{obs.index[missing.to_numpy().argmax()]!r}). Drop them or give them a label."
-        )
-    return column.astype(str).astype("category")
-
-
-def _check_gene_names(names, where):
-    names = names.astype(str)
-    if not names.is_unique:
-        twice = names[names.duplicated()].unique()
-        raise DataError(
-            f"{len(twice)} gene names of {where} occur more than once ({', '.join(twice[:5])}…). Sum their columns "
-            "or keep one of each (adata[:, ~adata.var_names.duplicated()]), then save the file again."
-        )
-    ensembl = np.mean([bool(re.match(r"ENS[A-Z]*G\d{6,}", name)) for name in names])
-    numbers = np.mean([name.strip().replace(".", "", 1).isdigit() or not name.strip() for name in names])
-    for share, kind in ((ensembl, "Ensembl identifiers"), (numbers, "numbers")):
-        if share > 0.5:
-            raise DataError(
-                f"The gene names of {where} are {kind}, not symbols (first: {names[0]!r}). Put gene symbols such as "
-                "CD3E in var_names, e.g. adata.var_names = adata.var['gene_symbols']."
-            )
 
 
 # From each scale back to values linear in counts.
@@ -193,6 +134,9 @@ LINEAR = {
     "log2": lambda x: np.exp2(x) - 1,
     "log10": lambda x: np.power(10.0, x) - 1,
 }
+BASE = {"ln": np.e, "log2": 2, "log10": 10}
+SCALES = ("ln", "log2", "log10", "counts")  # where several fit, the first is meant
+LARGEST_LOG = 40  # e⁴⁰: no logarithm of a count comes near
 
 
 def value_scale(x, where="X", cells=None, genes=None):
@@ -211,12 +155,15 @@ def value_scale(x, where="X", cells=None, genes=None):
     Returns
     -------
     {"counts", "ln", "log2", "log10"}
-        ``ln`` is ln(1 + counts per cell total), the scanpy default; ``log2`` that of scBERT.
+        ``ln`` is ln(1 + counts per cell total), the scanpy default; ``log2`` that of scBERT. ``counts`` are whole
+        numbers, or what is proportional to counts within each cell (normalised, no logarithm taken), or counts of which
+        less than half have fractions (RSEM shares a read among genes, SoupX subtracts ambient RNA): normalising by the
+        cell's total treats all three alike.
 
     Raises
     ------
     DataError
-        Infinite, missing or negative values; no value above zero; values on none of those scales.
+        Infinite, missing or negative values; no value above zero; values on none of those scales, or on several.
     """
     data = x.data
     bad = ~np.isfinite(data) | (data < 0)
@@ -225,34 +172,65 @@ def value_scale(x, where="X", cells=None, genes=None):
         row = int(np.searchsorted(x.indptr, first, side="right") - 1)
         cell = cells[row] if cells is not None else row
         gene = genes[x.indices[first]] if genes is not None else int(x.indices[first])
+        overflow = np.all(data[bad] == np.round(data[bad])) and np.isfinite(data[bad]).all()
         raise DataError(
             f"{int(bad.sum())} values of {where} are missing, infinite or negative (first: {data[first]} in cell "
             f"{cell!r}, gene {gene!r}). Give raw counts, or log(1 + counts per 10⁴) that was not scaled or centred."
+            + (" Whole numbers below zero come from integers that overflowed, or from a subtraction." if overflow else "")
         )
     if not (data > 0).any():
         raise DataError(f"Every value of {where} is zero: the matrix is empty. Is this the right layer?")
-    if np.all(data == np.round(data)):
+    whole = data == np.round(data)
+    if whole.all():
         return "counts"
-    if data.max() < 40:
-        for scale in ("ln", "log2", "log10"):
-            if _multiples_of_one_molecule(x, LINEAR[scale]) > 0.9:
-                return scale
+    fits = _fits(x)
+    share = {scale: np.mean(cells_that) for scale, cells_that in fits.items()}
+    best = max(share, key=share.get)
+    others = {scale: np.mean(fits[scale] & ~fits[best]) for scale in fits if scale != best}
+    second = max(others, key=others.get)
+    if share[best] + others[second] > 0.9 and others[second] > 0.02:
+        raise DataError(
+            f"The cells of {where} are on different scales: {share[best]:.0%} are {best}, {others[second]:.0%} {second} (of "
+            "those looked at). Were files joined? Bring all cells to one scale, or give raw counts."
+        )
+    if share[best] > 0.9:
+        return best
+    rows = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
+    in_cell = np.bincount(rows, whole, x.shape[0]) >= 0.25 * np.diff(x.indptr)
+    if whole.mean() >= 0.5 and in_cell.mean() > 0.98:
+        return "counts"
     raise DataError(
         f"The values of {where} are neither counts nor log counts: between {data[data > 0].min():.3g} and "
-        f"{data.max():.3g}, {np.mean(data == np.round(data)):.0%} of them whole numbers. Give raw counts in X, "
-        "or log(1 + counts per 10⁴) with base e, 2 or 10."
+        f"{data.max():.3g}, {whole.mean():.0%} of them whole numbers. Give raw counts in X, or log(1 + counts per 10⁴) with "
+        "base e, 2 or 10. Values that were scaled, imputed or corrected (decontX, batches) cannot be traced to counts."
     )
 
 
-def _multiples_of_one_molecule(x, linear, cells=200, tolerance=0.05):
-    """Share of (at most 200) cells in which all small values are whole multiples of the smallest."""
-    good = seen = 0
+def _fits(x, cells=400):
+    """For each scale and each of (at most 400) cells: are all its small values whole multiples of the smallest?"""
+    fits = []
     for row in np.linspace(0, x.shape[0] - 1, min(cells, x.shape[0])).astype(int):
-        values = linear(x.data[x.indptr[row] : x.indptr[row + 1]].astype(np.float64))
+        values = x.data[x.indptr[row] : x.indptr[row + 1]].astype(np.float64)
         values = values[values > 0]
-        ratio = values / values.min() if len(values) else values
-        ratio = ratio[ratio < 10]  # larger ones say little: any number lies near a multiple
-        if len(ratio) >= 5:
-            seen += 1
-            good += bool(np.all(np.abs(ratio - np.round(ratio)) < tolerance))
-    return good / seen if seen else 0.0
+        scales = LINEAR if len(values) and values.max() < LARGEST_LOG else ["counts"]
+        found = {scale: _multiples(LINEAR[scale](values)) for scale in scales}
+        if any(answer is not None for answer in found.values()):
+            fits.append([found.get(scale) is True for scale in SCALES])
+    return dict(zip(SCALES, np.array(fits or [[False] * len(SCALES)]).T))
+
+
+def _multiples(values, tolerance=0.05):
+    """Whether values below ten times the smallest are whole multiples of it; None where there are too few."""
+    ratio = values / values.min() if len(values) else values
+    ratio = ratio[ratio < 10]  # larger ones say little: any number lies near a multiple
+    return bool(np.all(np.abs(ratio - np.round(ratio)) < tolerance)) if len(ratio) >= 5 else None
+
+
+def say(x, scale):
+    """A scale in words."""
+    if scale != "counts":
+        return {"ln": "logarithms of base e", "log2": "logarithms of base 2", "log10": "logarithms of base 10"}[scale]
+    fractions = np.mean(x.data != np.round(x.data))
+    if fractions > 0.5:
+        return "proportional to counts, no logarithm taken"
+    return f"counts, {fractions:.1%} of them with fractions, used as they are" if fractions else "raw counts"
