@@ -116,8 +116,14 @@ def fingerprint_of(*paths):
 @contextlib.contextmanager
 def replacing(path):
     """A temporary name beside ``path``, with its ending, that takes its place when all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+    except OSError as error:  # read-only, full, not a folder
+        raise DataError(
+            f"{path.parent} cannot be written ({error}). Point SCBERT_CACHE to a folder that can, with enough space."
+        ) from error
     try:
         yield temporary
         os.replace(temporary, path)
@@ -155,7 +161,7 @@ def prepared(data, split=None):
     AnnData
         As :func:`lib.preprocess.prepare` gives it.
     """
-    from lib import datasets, preprocess
+    from lib import checks, datasets, preprocess
 
     adata = _labelled(datasets.load(data["dataset"], label=data["label"]), data["dataset"])
     if limit := data.get("max_cells_per_type"):
@@ -170,6 +176,8 @@ def prepared(data, split=None):
         if not path.is_file():
             raise DataError(f"There is no gene vocabulary at {path}. Give a text file with one gene symbol a line.")
         genes = path.read_text(encoding="utf-8").split()
+    if genes is not None:
+        checks.vocabulary(adata.var_names.astype(str), genes, adata.obs_names.astype(str), data["dataset"])
     adata = preprocess.prepare(adata, genes, min_genes=data["min_genes"], library_size=data["library_size"])
     least = data.get("min_cells_per_type")
     if least:
@@ -212,9 +220,10 @@ def elsewhere(dataset, genes, min_genes):
     AnnData
         As :func:`lib.preprocess.prepare` gives it.
     """
-    from lib import datasets, preprocess
+    from lib import checks, datasets, preprocess
 
     adata = _labelled(datasets.load(dataset), dataset)
+    checks.vocabulary(adata.var_names.astype(str), genes, adata.obs_names.astype(str), dataset)
     library_size = adata.uns["dataset"].get("library_size")
     adata = preprocess.prepare(adata, min_genes=0 if library_size else min_genes, library_size=library_size)
     report = adata.uns["alignment"]
@@ -276,10 +285,8 @@ def store(adata):
     fingerprint = digest.hexdigest()[:16]
     path = _path(fingerprint)
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{fingerprint}.{os.getpid()}.npz")
-        np.savez_compressed(temporary, **arrays)
-        os.replace(temporary, path)
+        with replacing(path) as temporary:
+            np.savez_compressed(temporary, **arrays)
     return fingerprint
 
 

@@ -173,8 +173,9 @@ def value_scale(x, where="X", cells=None, genes=None):
         cell = cells[row] if cells is not None else row
         gene = genes[x.indices[first]] if genes is not None else int(x.indices[first])
         overflow = np.all(data[bad] == np.round(data[bad])) and np.isfinite(data[bad]).all()
+        kinds = {"missing": np.isnan(data), "infinite": np.isinf(data), "negative": data < 0}
         raise DataError(
-            f"{int(bad.sum())} values of {where} are missing, infinite or negative (first: {data[first]} in cell "
+            f"{int(bad.sum())} values of {where} are {' or '.join(kind for kind, found in kinds.items() if found.any())} (first: {data[first]} in cell "
             f"{cell!r}, gene {gene!r}). Give raw counts, or log(1 + counts per 10⁴) that was not scaled or centred."
             + (" Whole numbers below zero come from integers that overflowed, or from a subtraction." if overflow else "")
         )

@@ -51,7 +51,7 @@ def load(profile, data=None, label=None, minutes=10):
     base |= {"reproduces": None, "seeds": SEEDS, "fractions": FRACTIONS, "few_shot_seeds": FEW_SHOT_SEEDS}
     read = datasets.load(data, label)
     panel = read.n_vars < 1000  # a selection of genes, of which a cell need not show 200
-    base["data"] = {"dataset": str(data), "label": label, "vocabulary": None, "min_genes": 0 if panel else 200,
+    base["data"] = {"dataset": str(data), "label": label, "vocabulary": None, "min_genes": 1 if panel else 200,
                     "library_size": read.uns["dataset"].get("library_size"), "min_cells_per_type": MIN_CELLS}  # fmt: skip
     del read
     base["logistic_regression"] = {"C": [0.03, 0.1, 0.3, 1.0, 3.0], "folds": 3}
