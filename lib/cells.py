@@ -143,7 +143,7 @@ class Cells:
     names: np.ndarray  # of the cells
 
 
-def prepared(data, split=None):
+def prepared(data, split=None, read=None):
     """Load, align and normalise the data of a profile.
 
     Parameters
@@ -155,6 +155,8 @@ def prepared(data, split=None):
         many of the most variable genes are kept, chosen on the training cells of ``split`` alone.
     split : dict, optional
         As :func:`lib.splits.holdout` takes it; needed for ``variable_genes``.
+    read : AnnData, optional
+        What :func:`lib.datasets.load` gave, where it is at hand: the file is not read again.
 
     Returns
     -------
@@ -163,7 +165,7 @@ def prepared(data, split=None):
     """
     from lib import checks, datasets, preprocess
 
-    adata = _labelled(datasets.load(data["dataset"], label=data["label"]), data["dataset"])
+    adata = _labelled(datasets.load(data["dataset"], label=data["label"]) if read is None else read, data["dataset"])
     if limit := data.get("max_cells_per_type"):
         adata = adata[adata.obs.groupby("cell_type", observed=True).cumcount() < limit].copy()
     genes = None

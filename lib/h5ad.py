@@ -155,13 +155,14 @@ def _sparse(held, where):
 
 
 def _float32(x, where):
-    if x.data.size:
-        low, high = x.data.min(), x.data[np.isfinite(x.data)].max(initial=0)
-        if high > LARGEST or (x.dtype.kind in "iu" and low < 0):
-            raise DataError(
-                f"{where} holds {high if high > LARGEST else low:,} ({x.dtype}), which is no count of molecules: whole numbers that "
-                "overflowed their type, or another quantity. Give raw counts, stored as int32 or float32 from the start."
-            )
+    wrong = (x.data > LARGEST) & (x.data < np.inf)
+    if x.dtype.kind == "i":
+        wrong |= x.data < 0
+    if wrong.any():
+        raise DataError(
+            f"{where} holds {x.data[wrong][0]:,} ({x.dtype}), which is no count of molecules: whole numbers that "
+            "overflowed their type, or another quantity. Give raw counts, stored as int32 or float32 from the start."
+        )
     return x.astype(np.float32)
 
 
@@ -186,7 +187,7 @@ def _best(matrices, obs, path):
                 raise DataError(f"{where} is an empty matrix ({len(obs)} cells × {len(var)} genes): nothing to use.")
             scale = value_scale(x, where, obs.index, var.index)
         except DataError as error:
-            refused[name] = str(error).replace(f" of {path}", "")
+            refused[name], x = str(error), None
             continue
         words = passed[name] = say(x, scale)
         rank = 2 if scale != "counts" else 0 if words == "raw counts" else 1
@@ -195,8 +196,8 @@ def _best(matrices, obs, path):
         if rank == 0:
             break
     if best is None and len(refused) == 1:
-        name, reason = next(iter(refused.items()))
-        raise DataError(reason.replace(name, f"{name} of {path}", 1))
+        raise DataError(*refused.values())
+    refused = {name: reason.replace(f" of {path}", "") for name, reason in refused.items()}
     if best is None:
         raise DataError(
             f"No matrix of {path} can be used. Looked at: {'; '.join(f'{name}: {reason}' for name, reason in refused.items())} "
