@@ -116,8 +116,14 @@ def fingerprint_of(*paths):
 @contextlib.contextmanager
 def replacing(path):
     """A temporary name beside ``path``, with its ending, that takes its place when all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+    except OSError as error:  # read-only, full, not a folder
+        raise DataError(
+            f"{path.parent} cannot be written ({error}). Point SCBERT_CACHE to a folder that can, with enough space."
+        ) from error
     try:
         yield temporary
         os.replace(temporary, path)
@@ -137,7 +143,7 @@ class Cells:
     names: np.ndarray  # of the cells
 
 
-def prepared(data, split=None):
+def prepared(data, split=None, read=None):
     """Load, align and normalise the data of a profile.
 
     Parameters
@@ -149,15 +155,17 @@ def prepared(data, split=None):
         many of the most variable genes are kept, chosen on the training cells of ``split`` alone.
     split : dict, optional
         As :func:`lib.splits.holdout` takes it; needed for ``variable_genes``.
+    read : AnnData, optional
+        What :func:`lib.datasets.load` gave, where it is at hand: the file is not read again.
 
     Returns
     -------
     AnnData
         As :func:`lib.preprocess.prepare` gives it.
     """
-    from lib import datasets, preprocess
+    from lib import checks, datasets, preprocess
 
-    adata = _labelled(datasets.load(data["dataset"], label=data["label"]), data["dataset"])
+    adata = _labelled(datasets.load(data["dataset"], label=data["label"]) if read is None else read, data["dataset"])
     if limit := data.get("max_cells_per_type"):
         adata = adata[adata.obs.groupby("cell_type", observed=True).cumcount() < limit].copy()
     genes = None
@@ -171,9 +179,7 @@ def prepared(data, split=None):
             raise DataError(f"There is no gene vocabulary at {path}. Give a text file with one gene symbol a line.")
         genes = path.read_text(encoding="utf-8").split()
     if genes is not None:
-        from lib import h5ad
-
-        h5ad.check_vocabulary(adata.var_names, genes, data["dataset"])
+        checks.vocabulary(adata.var_names.astype(str), genes, adata.obs_names.astype(str), data["dataset"])
     adata = preprocess.prepare(adata, genes, min_genes=data["min_genes"], library_size=data["library_size"])
     least = data.get("min_cells_per_type")
     if least:
@@ -216,9 +222,10 @@ def elsewhere(dataset, genes, min_genes):
     AnnData
         As :func:`lib.preprocess.prepare` gives it.
     """
-    from lib import datasets, preprocess
+    from lib import checks, datasets, preprocess
 
     adata = _labelled(datasets.load(dataset), dataset)
+    checks.vocabulary(adata.var_names.astype(str), genes, adata.obs_names.astype(str), dataset)
     library_size = adata.uns["dataset"].get("library_size")
     adata = preprocess.prepare(adata, min_genes=0 if library_size else min_genes, library_size=library_size)
     report = adata.uns["alignment"]
@@ -279,16 +286,9 @@ def store(adata):
         digest.update("\n".join(array).encode() if array.dtype.kind == "U" else np.ascontiguousarray(array).tobytes())
     fingerprint = digest.hexdigest()[:16]
     path = _path(fingerprint)
-    try:
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{fingerprint}.{os.getpid()}.npz")
+    if not path.exists():
+        with replacing(path) as temporary:
             np.savez_compressed(temporary, **arrays)
-            os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(
-            f"The cache {cache()} cannot be written ({error}). Point SCBERT_CACHE to a folder that can, with enough space."
-        ) from error
     return fingerprint
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import scipy.sparse as sp
 
+from lib import checks
 from lib.errors import DataError
 
 # Label columns that are taken without being named: scverse's usual name and the paper's authors'.
@@ -79,7 +80,7 @@ def load(name_or_path, label=None):
     else:
         from lib import h5ad
 
-        adata, found = h5ad.read(name)
+        adata, found = h5ad.read(Path(name_or_path).expanduser())
         card = {"name": Path(name).stem, "title": f"the file {Path(name).name}", "source": name, **found}
     return _checked(adata, card, label)
 
@@ -107,35 +108,35 @@ def _checked(adata, card, label):
     """Refuse what cannot be used; return cells × genes, CSR float32, with labels and card."""
     import anndata
 
-    from lib import h5ad
-
-    where, x = card["source"], sp.csr_matrix(adata.X, dtype=np.float32)
+    where = card["source"]
+    if adata.X is None or 0 in adata.shape:
+        raise DataError(f"{where} holds an empty matrix ({adata.n_obs} cells × {adata.n_vars} genes): nothing to use.")
+    try:
+        x = sp.csr_matrix(adata.X, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"X of {where} is not a matrix of numbers ({error}). Store numeric counts in X.") from error
+    checks.gene_names(adata.var_names.astype(str), where)
     values = card.get("normalised") or value_scale(x, where, adata.obs_names, adata.var_names)
     obs = adata.obs.copy()
     if label is None:
         label = next((column for column in LABEL_COLUMNS if column in obs), None)
     if label is not None:
-        obs["cell_type"] = h5ad.labels(obs, label, where)
+        obs["cell_type"] = checks.labels(obs, label, where, adata.var.columns)
     clean = anndata.AnnData(x, obs=obs, var=adata.var.copy())
     clean.uns["dataset"] = card | {"values": values, "cells": int(x.shape[0]), "genes": int(x.shape[1])}
     return clean
 
 
-# From each scale back to values linear in counts, and there again.
+# From each scale back to values linear in counts.
 LINEAR = {
     "counts": lambda x: x,
     "ln": np.expm1,
     "log2": lambda x: np.exp2(x) - 1,
     "log10": lambda x: np.power(10.0, x) - 1,
-    "normalised counts": lambda x: x,
 }
-LOGARITHM = {
-    "counts": lambda x: x,
-    "ln": np.log1p,
-    "log2": lambda x: np.log2(1 + x),
-    "log10": lambda x: np.log10(1 + x),
-    "normalised counts": lambda x: x,
-}
+BASE = {"ln": np.e, "log2": 2, "log10": 10}
+SCALES = ("ln", "log2", "log10", "counts")  # where several fit, the first is meant
+LARGEST_LOG = 40  # e⁴⁰: no logarithm of a count comes near
 
 
 def value_scale(x, where="X", cells=None, genes=None):
@@ -153,14 +154,16 @@ def value_scale(x, where="X", cells=None, genes=None):
 
     Returns
     -------
-    {"counts", "ln", "log2", "log10", "normalised counts"}
-        ``ln`` is ln(1 + counts per cell total), the scanpy default; ``log2`` that of scBERT; the last are counts divided
-        by something for each cell, without a logarithm.
+    {"counts", "ln", "log2", "log10"}
+        ``ln`` is ln(1 + counts per cell total), the scanpy default; ``log2`` that of scBERT. ``counts`` are whole
+        numbers, or what is proportional to counts within each cell (normalised, no logarithm taken), or counts of which
+        less than half have fractions (RSEM shares a read among genes, SoupX subtracts ambient RNA): normalising by the
+        cell's total treats all three alike.
 
     Raises
     ------
     DataError
-        Infinite, missing or negative values; no value above zero; values on none of those scales.
+        Infinite, missing or negative values; no value above zero; values on none of those scales, or on several.
     """
     data = x.data
     bad = ~np.isfinite(data) | (data < 0)
@@ -169,52 +172,66 @@ def value_scale(x, where="X", cells=None, genes=None):
         row = int(np.searchsorted(x.indptr, first, side="right") - 1)
         cell = cells[row] if cells is not None else row
         gene = genes[x.indices[first]] if genes is not None else int(x.indices[first])
-        whole = np.isfinite(data).all() and np.all(data == np.round(data))
+        overflow = np.all(data[bad] == np.round(data[bad])) and np.isfinite(data[bad]).all()
+        kinds = {"missing": np.isnan(data), "infinite": np.isinf(data), "negative": data < 0}
         raise DataError(
-            f"{int(bad.sum())} values of {where} are missing, infinite or negative (first: {data[first]} in cell "
-            f"{cell!r}, gene {gene!r})"
-            + (": all are whole numbers, so this may be the overflow of an integer type" if whole else "")
-            + ". Give raw counts, or log(1 + counts per 10⁴) that was not scaled or centred."
+            f"{int(bad.sum())} values of {where} are {' or '.join(kind for kind, found in kinds.items() if found.any())} (first: {data[first]} in cell "
+            f"{cell!r}, gene {gene!r}). Give raw counts, or log(1 + counts per 10⁴) that was not scaled or centred."
+            + (" Whole numbers below zero come from integers that overflowed, or from a subtraction." if overflow else "")
         )
     if not (data > 0).any():
         raise DataError(f"Every value of {where} is zero: the matrix is empty. Is this the right layer?")
-    if np.all(data == np.round(data)):
-        if data.max() >= 2**24:  # beyond, float32 skips whole numbers
-            raise DataError(
-                f"The largest count of {where} is {data.max():.4g}: no gene has as many molecules in one cell. Is it the overflow "
-                "of an unsigned integer type, or another kind of number?"
-            )
+    whole = data == np.round(data)
+    if whole.all():
         return "counts"
-    if data.max() >= 40:
-        if _multiples_of_one_molecule(x, LINEAR["counts"]) > 0.9:
-            return "normalised counts"
-    else:
-        shares = {scale: _multiples_of_one_molecule(x, LINEAR[scale]) for scale in ("ln", "log2", "log10")}
-        for scale, share in shares.items():
-            if share > 0.9:
-                return scale
-        first, second = sorted(shares, key=shares.get)[:0:-1]
-        if shares[second] > 0.1 and shares[first] + shares[second] > 0.8:
-            raise DataError(
-                f"The cells of {where} are on different scales: {shares[first]:.0%} look like {first}(1 + counts), "
-                f"{shares[second]:.0%} like {second}(1 + counts). Bring all to one, best to raw counts."
-            )
+    fits = _fits(x)
+    share = {scale: np.mean(cells_that) for scale, cells_that in fits.items()}
+    best = max(share, key=share.get)
+    others = {scale: np.mean(fits[scale] & ~fits[best]) for scale in fits if scale != best}
+    second = max(others, key=others.get)
+    if share[best] + others[second] > 0.9 and others[second] > 0.02:
+        raise DataError(
+            f"The cells of {where} are on different scales: {share[best]:.0%} are {best}, {others[second]:.0%} {second} (of "
+            "those looked at). Were files joined? Bring all cells to one scale, or give raw counts."
+        )
+    if share[best] > 0.9:
+        return best
+    rows = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
+    in_cell = np.bincount(rows, whole, x.shape[0]) >= 0.25 * np.diff(x.indptr)
+    if whole.mean() >= 0.5 and in_cell.mean() > 0.98:
+        return "counts"
     raise DataError(
         f"The values of {where} are neither counts nor log counts: between {data[data > 0].min():.3g} and "
-        f"{data.max():.3g}, {np.mean(data == np.round(data)):.0%} of them whole numbers. Give raw counts in X, "
-        "or log(1 + counts per 10⁴) with base e, 2 or 10. Counts that were corrected to fractions (SoupX, RSEM): round them."
+        f"{data.max():.3g}, {whole.mean():.0%} of them whole numbers. Give raw counts in X, or log(1 + counts per 10⁴) with "
+        "base e, 2 or 10. Values that were scaled, imputed or corrected (decontX, batches) cannot be traced to counts."
     )
 
 
-def _multiples_of_one_molecule(x, linear, cells=200, tolerance=0.05):
-    """Share of (at most 200) cells in which all small values are whole multiples of the smallest."""
-    good = seen = 0
+def _fits(x, cells=400):
+    """For each scale and each of (at most 400) cells: are all its small values whole multiples of the smallest?"""
+    fits = []
     for row in np.linspace(0, x.shape[0] - 1, min(cells, x.shape[0])).astype(int):
-        values = linear(x.data[x.indptr[row] : x.indptr[row + 1]].astype(np.float64))
+        values = x.data[x.indptr[row] : x.indptr[row + 1]].astype(np.float64)
         values = values[values > 0]
-        ratio = values / values.min() if len(values) else values
-        ratio = ratio[ratio < 10]  # larger ones say little: any number lies near a multiple
-        if len(ratio) >= 5:
-            seen += 1
-            good += bool(np.all(np.abs(ratio - np.round(ratio)) < tolerance))
-    return good / seen if seen else 0.0
+        scales = LINEAR if len(values) and values.max() < LARGEST_LOG else ["counts"]
+        found = {scale: _multiples(LINEAR[scale](values)) for scale in scales}
+        if any(answer is not None for answer in found.values()):
+            fits.append([found.get(scale) is True for scale in SCALES])
+    return dict(zip(SCALES, np.array(fits or [[False] * len(SCALES)]).T))
+
+
+def _multiples(values, tolerance=0.05):
+    """Whether values below ten times the smallest are whole multiples of it; None where there are too few."""
+    ratio = values / values.min() if len(values) else values
+    ratio = ratio[ratio < 10]  # larger ones say little: any number lies near a multiple
+    return bool(np.all(np.abs(ratio - np.round(ratio)) < tolerance)) if len(ratio) >= 5 else None
+
+
+def say(x, scale):
+    """A scale in words."""
+    if scale != "counts":
+        return {"ln": "logarithms of base e", "log2": "logarithms of base 2", "log10": "logarithms of base 10"}[scale]
+    fractions = np.mean(x.data != np.round(x.data))
+    if fractions > 0.5:
+        return "proportional to counts, no logarithm taken"
+    return f"counts, {fractions:.1%} of them with fractions, used as they are" if fractions else "raw counts"

@@ -1,89 +1,38 @@
-"""A user's .h5ad file: which of its matrices is used, what its genes are called, what its labels are; all of it said."""
+"""Reading a user's .h5ad: the file, the matrix of it that serves best, and symbols in place of gene identifiers."""
 
 from __future__ import annotations
 
 import re
-from importlib import metadata
-from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 
+from lib import checks
+from lib.datasets import BASE, CARDS, LINEAR, say, value_scale
 from lib.errors import DataError
 
-SYMBOL_COLUMNS = ("gene_symbols", "gene_symbol", "gene_name", "gene_names", "feature_name", "symbol", "symbols",
-                  "gene_short_name", "hgnc_symbol", "external_gene_name", "name")  # fmt: skip
-ENSEMBL = re.compile(r"ENS[A-Z]*G\d{6,}(\.\d+)?$")
-BARCODE = re.compile(r"(^|[^A-Z])[ACGT]{10,}([-_.\d].*)?$")
-# What spreadsheets make of SEPT2, MARCH1, DEC1 and the like.
-DATE = re.compile(r"\d{1,2}-[A-Z][a-z]{2}$|[A-Z][a-z]{2}-\d{1,2}$|\d{4}-\d\d-\d\d( 00:00:00)?$")
-MOUSE = re.compile(r"[A-Z][a-z][a-z0-9.-]*$")
-# Genes that nearly every human or mouse file has, whatever was selected: to tell genes from cells.
-COMMON = {"ACTB", "B2M", "CD3E", "CD74", "GAPDH", "LYZ", "MALAT1", "NKG7", "RPL13", "RPS27", "TMSB4X", "VIM"}
-NOT_A_LABEL = {"", "nan", "none", "na", "n/a", "<na>", "null"}
+COUNT_LAYERS = ("counts", "raw_counts", "raw", "umi_counts", "count")  # in small letters, the first first
+LARGEST = 2**24  # above, float32 leaves out whole numbers
 
 
 def read(path):
-    """Read a file and choose its matrix.
+    """A user's file: the matrix that serves best, with its genes; and what the card says of the choice."""
+    from importlib import metadata
 
-    The matrix is looked for in ``X``, in ``layers`` and in ``raw``: counts are taken before logarithms, of equals the one
-    with the most genes, of equals ``X``. Ensembl identifiers become symbols where a column of ``var`` has them.
-
-    Returns
-    -------
-    adata : AnnData
-        cells × genes, ``X`` CSR float32, ``var_names`` symbols where possible; ``obs`` as in the file.
-    found : dict
-        ``matrix`` and ``gene_names``: what was taken, in words.
-    """
-    import anndata
-
-    adata = _open(Path(path).expanduser())
-    _check_orientation(adata, path)
-    where, x, var, scale, why = _matrix(adata, path)
-    names, note = _symbols(var, path)
-    if not names.is_unique:
-        x, names, summed = _summed(x, names, scale)
-        note += f"; {summed} names that occurred more than once are summed"
-    kept = anndata.AnnData(x, obs=adata.obs.copy())
-    kept.var_names = names
-    return kept, {"matrix": f"{where}{why}", "gene_names": note}
-
-
-def _open(path):
     import anndata
     import h5py
 
+    _check_file(path)
     try:
-        if not path.exists():
-            from lib.datasets import CARDS
-
-            raise DataError(
-                f"There is no data set named {str(path)!r} and no file at that path. "
-                f"Names known: {', '.join(CARDS)}. Give one of them or the path of an .h5ad file."
-            )
-        if path.is_dir():
-            raise DataError(f"{path} is a folder. Give the path of an .h5ad file inside it.")
-        with path.open("rb") as file:
-            start = file.read(8)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error}). Check the path and your right to read it.") from error
-    if start != b"\x89HDF\r\n\x1a\n":
-        raise DataError(
-            f"{path} is not an .h5ad file: it does not begin as HDF5 does. "
-            "Write one with adata.write_h5ad(path), and check that a compressed file was unpacked."
-        )
-    try:
-        with h5py.File(path) as file:
-            groups = set(file)
-        foreign = {"matrix": ("10x's .h5", "scanpy.read_10x_h5"), "col_attrs": ("loom", "scanpy.read_loom")}
-        for group, (kind, reader) in foreign.items():
-            if group in groups and "obs" not in groups:
-                raise DataError(f"{path} is a {kind} file, not .h5ad: read it with {reader}, add the cell types to obs and write_h5ad.")
-        if "obs" not in groups:
-            raise DataError(f"{path} is an HDF5 file, but not AnnData's: it has no obs (it has: {', '.join(sorted(groups)) or 'nothing'}). "
-                            "Write one with adata.write_h5ad(path).")  # fmt: skip
-        return anndata.read_h5ad(path)
+        with h5py.File(path, "r") as file:
+            _check_content(file, path)
+            if "raw.X" in file or not isinstance(file["obs"], h5py.Group):  # before AnnData 0.7: its own reader knows how
+                obs, matrices = _parts(anndata.read_h5ad(path))
+            else:
+                obs, matrices = _elements(file)
+            obs.index = obs.index.astype(str)
+            checks.orientation(obs.index, matrices[0][2]().index.astype(str), path)
+            x, var, scale, choice = _best(matrices, obs, path)
     except DataError:
         raise
     except Exception as error:  # anndata and h5py raise half a dozen kinds for a damaged or foreign file
@@ -91,174 +40,243 @@ def _open(path):
             f"{path} cannot be read as .h5ad ({type(error).__name__}: {error}). The file is truncated, damaged or "
             f"of an AnnData version that anndata {metadata.version('anndata')} cannot read: copy it again or write it anew."
         ) from error
+    x, var, names = gene_symbols(x, var, scale)
+    return anndata.AnnData(x, obs=obs, var=var), {"matrix": choice} | ({"gene_names": names} if names else {})
 
 
-def _share(pattern, names):
-    return np.mean([bool(pattern.match(name)) for name in names]) if len(names) else 0.0
-
-
-def _check_orientation(adata, path):
-    cells, genes = adata.obs_names.astype(str), adata.var_names.astype(str)
-    turned = (
-        "the columns are named like barcodes" if np.mean([bool(BARCODE.search(name)) for name in genes[:2000]] or [0]) > 0.5
-        else "the rows have Ensembl identifiers" if _share(ENSEMBL, cells) > 0.5
-        else "the rows are named like genes"
-        if len(COMMON & set(cells.str.upper())) >= 3 and not COMMON & set(genes.str.upper()) else None
-    )  # fmt: skip
-    if turned:
+def _check_file(path):
+    """Refuse what is no HDF5 file, by its first bytes: whatever is packed stays packed."""
+    try:
+        there = path.exists()
+    except OSError as error:  # a name that is too long, say
+        raise DataError(f"{str(path)[:80]!r} cannot be a path ({error}). Give the path of an .h5ad file.") from error
+    if not there:
         raise DataError(
-            f"{path} looks like genes × cells ({turned}: {cells[0]!r} × {genes[0]!r}). AnnData is cells × genes: save "
-            "adata.T, with the cell types in its obs."
+            f"There is no data set named {str(path)!r} and no file at that path. "
+            f"Names known: {', '.join(CARDS)}. Give one of them or the path of an .h5ad file."
+        )
+    if path.is_dir():
+        raise DataError(f"{path} is a folder. Give the path of an .h5ad file inside it.")
+    if not path.is_file():  # a pipe would be waited for
+        raise DataError(f"{path} is not a regular file. Give the path of an .h5ad file.")
+    try:
+        with path.open("rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened ({error}). Check that you may read it, or copy it elsewhere.") from error
+    if start != b"\x89HDF\r\n\x1a\n":
+        raise DataError(
+            f"{path} is not an .h5ad file: it does not begin as HDF5 does. "
+            "Write one with adata.write_h5ad(path), and check that a compressed file was unpacked."
         )
 
 
-def _matrix(adata, path):
-    """The matrix to use: (where, CSR float32, var, scale, reason in words)."""
-    from lib.datasets import value_scale
+# What else comes as HDF5: the entries that tell it, what it is, and how to make an .h5ad of it.
+FOREIGN = {
+    ("matrix/barcodes",): ("a 10x Genomics .h5 file", "scanpy.read_10x_h5(path).write_h5ad(…)"),
+    ("row_attrs", "col_attrs"): ("a loom file", "anndata.io.read_loom(path).write_h5ad(…)"),
+    ("mod",): ("a MuData .h5mu file", "mudata.read(path)['rna'].write_h5ad(…)"),
+    ("assays", "meta.data"): ("an h5Seurat file", "SeuratDisk's Convert(path, 'h5ad')"),
+}
 
-    places = {"X": (adata.X, adata.var)}
-    places |= {f"layers[{name!r}]": (layer, adata.var) for name, layer in adata.layers.items()}
+
+def _check_content(file, path):
+    """Refuse HDF5 that is not AnnData, and entries that would be larger in memory than gzip can make them."""
+    import h5py
+
+    if "obs" not in file or "var" not in file:
+        for entries, (kind, remedy) in FOREIGN.items():
+            if all(entry in file for entry in entries):
+                raise DataError(f"{path} is {kind}, not an .h5ad file. Make one of it: {remedy}.")
+        raise DataError(
+            f"{path} is HDF5 but not an .h5ad file: it has {', '.join(list(file)[:8]) or 'nothing'}, where obs, var and X "
+            "are expected. Write it with adata.write_h5ad(path)."
+        )
+    declared = []
+    file.visititems(lambda name, item: declared.append((item.nbytes, name)) if getattr(item, "size", None) else None)
+    bytes_, name = max(declared, default=(0, ""))
+    if bytes_ > 1100 * path.stat().st_size:  # deflate packs 1032 bytes into one at most
+        raise DataError(
+            f"{path} is damaged or made to fill the memory: {name!r} claims {bytes_:,} bytes in a file of "
+            f"{path.stat().st_size:,}. Copy it again or write it anew."
+        )
+
+
+def _elements(file):
+    """``obs`` and, as (name, matrix, how to read its genes), what the file holds; the matrices are not read yet."""
+    from anndata.io import read_elem
+
+    def var():
+        return read_elem(file["var"])
+
+    def raw_var():  # symbols may be noted for the genes of X alone
+        own, others = read_elem(file["raw/var"]), var()
+        others = others[[column for column in others if column not in own]]
+        return own.join(others) if own.index.is_unique and others.index.is_unique else own
+
+    matrices = [("X", file.get("X"), var)]
+    layers = file.get("layers", {})
+    matrices += [(f"layers[{name!r}]", layers[name], var) for name in _count_layers(layers)]
+    if "raw/X" in file:
+        matrices.append(("raw.X", file["raw/X"], raw_var if "raw/var" in file else var))
+    return read_elem(file["obs"]), matrices
+
+
+def _parts(adata):
+    """The same of an AnnData that was read whole."""
+    matrices = [("X", adata.X, lambda: adata.var)]
+    matrices += [(f"layers[{name!r}]", adata.layers[name], lambda: adata.var) for name in _count_layers(adata.layers)]
     if adata.raw is not None:
-        places["raw"] = (adata.raw.X, adata.raw.var)
-    usable, refused = [], {}
-    for where, (x, var) in places.items():
-        label = str(path) if where == "X" else f"{where} of {path}"
+        matrices.append(("raw.X", adata.raw.X, lambda: adata.raw.var))
+    return adata.obs, matrices
+
+
+def _count_layers(layers):
+    return sorted((name for name in layers if name.lower() in COUNT_LAYERS), key=lambda name: COUNT_LAYERS.index(name.lower()))
+
+
+def _sparse(held, where):
+    """A matrix as CSR float32; a dense one of a file is never whole in memory. None where there is none."""
+    import h5py
+
+    if isinstance(held, h5py.Group):
+        from anndata.io import read_elem
+
+        held = read_elem(held)
+    if held is None or held.shape is None:
+        return None
+    if held.dtype.kind not in "biuf" or len(held.shape) != 2:
+        raise DataError(f"{where} is not a matrix of numbers ({held.dtype}, {held.ndim} axes). Store numeric counts in X.")
+    if sp.issparse(held):
+        held.check_format(full_check=True)  # indices out of range would be read from foreign memory
+        x = sp.csr_matrix(_float32(held, where))
+    else:
+        step = max(1, 2**26 // max(1, held.shape[1] * held.dtype.itemsize))
+        blocks = [sp.csr_matrix(held[i : i + step]) for i in range(0, max(1, held.shape[0]), step)]
+        x = sp.vstack([_float32(block, where) for block in blocks], format="csr")
+    x.sum_duplicates()
+    return x
+
+
+def _float32(x, where):
+    wrong = (x.data > LARGEST) & (x.data < np.inf)
+    if x.dtype.kind == "i":
+        wrong |= x.data < 0
+    if wrong.any():
+        raise DataError(
+            f"{where} holds {x.data[wrong][0]:,} ({x.dtype}), which is no count of molecules: whole numbers that "
+            "overflowed their type, or another quantity. Give raw counts, stored as int32 or float32 from the start."
+        )
+    return x.astype(np.float32)
+
+
+def _best(matrices, obs, path):
+    """The matrix that serves best: raw counts wherever they are, then other counts, then logarithms.
+
+    Returns
+    -------
+    (CSR matrix, DataFrame of its genes, scale, str)
+        The last says what was taken, and why not what was looked at before.
+    """
+    refused, passed, best = {}, {}, None
+    for name, held, genes in matrices:
+        where = f"{name} of {path}"
         try:
-            if x is None or 0 in x.shape:
-                shape = x.shape if x is not None else adata.shape
-                raise DataError(f"{label} holds an empty matrix ({shape[0]} cells × {shape[1]} genes): nothing to use.")
-            x = _csr(x, label)
-            usable.append((value_scale(x, label, adata.obs_names, var.index), where, x, var))
-        except DataError as refusal:
-            refused[where] = refusal
-    if not usable:
-        if len(places) == 1:
-            raise refused["X"]
-        said = " ".join(f"{where}: {str(refusal).replace(str(path), 'it')}" for where, refusal in refused.items())
-        raise DataError(f"No matrix of {path} can be used. {said}")
-    scale, where, x, var = max(usable, key=lambda found: ("count" in found[0], found[2].shape[1], found[1] == "X"))
-    why = ""
-    if where != "X" and "X" in refused:
-        why = ", since X can not be used: " + str(refused["X"]).replace(str(path), "it").split(". ")[0]
-    elif where != "X":
-        why = f" ({scale}, {x.shape[1]:,} genes) before X ({usable[0][0]}, {adata.n_vars:,} genes)"
-    return where, x, var, scale, why
+            x, var = _sparse(held, where), genes()
+            if x is None:
+                raise DataError(f"{where} is empty: there is no matrix. Put raw counts in X.")
+            if x.shape != (len(obs), len(var)):
+                raise DataError(f"{where} has shape {x.shape}, for {len(obs)} cells × {len(var)} genes. Write the file anew.")
+            if 0 in x.shape:
+                raise DataError(f"{where} is an empty matrix ({len(obs)} cells × {len(var)} genes): nothing to use.")
+            scale = value_scale(x, where, obs.index, var.index)
+        except DataError as error:
+            refused[name], x = str(error), None
+            continue
+        words = passed[name] = say(x, scale)
+        rank = 2 if scale != "counts" else 0 if words == "raw counts" else 1
+        if best is None or rank < best[0]:
+            best = rank, name, x, var, scale
+        if rank == 0:
+            break
+    if best is None and len(refused) == 1:
+        raise DataError(*refused.values())
+    refused = {name: reason.replace(f" of {path}", "") for name, reason in refused.items()}
+    if best is None:
+        raise DataError(
+            f"No matrix of {path} can be used. Looked at: {'; '.join(f'{name}: {reason}' for name, reason in refused.items())} "
+            "Put raw counts in X or in layers['counts']."
+        )
+    _, name, x, var, scale = best
+    why = [re.split(r" \(|: |\. ", reason)[0] for reason in refused.values()]
+    why += [f"{other} has {words}" for other, words in passed.items() if other != name]
+    return x, var, scale, f"{name}: {passed[name]}" + (f" ({'; '.join(why)})" if why else "")
 
 
-def _csr(x, label):
-    try:
-        return sp.csr_matrix(x, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"X of {label} is not a matrix of numbers ({error}). Store numeric counts in X.") from error
+def gene_symbols(x, var, scale):
+    """Gene symbols in place of identifiers, where a column of ``var`` has them.
 
+    Parameters
+    ----------
+    x : CSR matrix, cells × genes
+    var : DataFrame
+    scale : str
+        Of ``x``: columns that come to bear one symbol are summed, as counts.
 
-def _symbols(var, path):
-    """Gene symbols (Index), and what was done to have them."""
+    Returns
+    -------
+    (CSR matrix, DataFrame, str or None)
+        The matrix and its genes, and in words what was done or found.
+    """
     import pandas as pd
 
-    names = pd.Index(var.index.astype(str))
-    if not names.is_unique:
-        twice = names[names.duplicated()].unique()
-        raise DataError(
-            f"{len(twice)} gene names of {path} occur more than once ({', '.join(twice[:5])}…). Sum their columns "
-            "or keep one of each (adata[:, ~adata.var_names.duplicated()]), then save the file again."
+    names, notes = var.index.astype(str), []
+    ensembl, kind = checks.not_symbols(names)
+    column = _symbol_column(var) if kind else None
+    if column is not None:
+        symbols = pd.Index(var[column].astype(object).where(var[column].notna(), "").astype(str).str.strip())
+        unnamed = symbols.str.lower().isin(checks.MISSING) | symbols.str.match(checks.ENSEMBL)
+        plain = names.str.replace(r"(?<=\d)\.\d+$", "", regex=True) if kind == "Ensembl identifiers" else names
+        names = symbols.where(~unnamed, plain)
+        notes.append(f"{int((~unnamed).sum()):,} {kind} mapped to symbols by var[{str(column)!r}]")
+        if unnamed.any():
+            notes.append(f"{int(unnamed.sum()):,} without a symbol kept")
+    elif ensembl.any() and kind is None:
+        notes.append(f"symbols; {int(ensembl.sum()):,} Ensembl identifiers among them kept")
+    dates = names.str.match(checks.DATE)
+    if dates.any():
+        notes.append(
+            f"{int(dates.sum()):,} gene names are dates ({', '.join(names[dates][:4])}), as spreadsheets make of MARCH1, SEPT2 "
+            "or DEC1: which gene each was is lost, so they match none"
         )
-    ensembl = names.str.match(ENSEMBL)
-    no_symbols = ensembl.mean() > 0.5 or np.mean([n.strip().replace(".", "", 1).isdigit() or not n.strip() for n in names]) > 0.5
-    note = "symbols, as they are"
-    if no_symbols:
-        column = _symbol_column(var)
-        kind = "Ensembl identifiers" if ensembl.mean() > 0.5 else "numbers"
-        if column is None:
-            raise DataError(
-                f"The gene names of {path} are {kind}, not symbols (first: {names[0]!r}), and no column of var has symbols "
-                f"(columns: {', '.join(map(str, var.columns)) or 'none'}). Put gene symbols such as CD3E in var_names, or in "
-                "var['gene_symbols']."
-            )
-        symbols = var[column].astype(str).str.strip()
-        blank = symbols.str.lower().isin(NOT_A_LABEL).to_numpy()
-        names = pd.Index(np.where(blank, names, symbols))
-        note = f"{kind} mapped to symbols by var[{column!r}]"
-        note += f"; {blank.sum():,} without a symbol keep theirs" if blank.any() else ""
-    dates = names[names.str.match(DATE)]
-    if len(dates):
-        note += f"; {len(dates)} are dates, as spreadsheets make of MARCH1 or SEPT2 ({', '.join(dates[:3])}): they match no gene"
-    if _share(MOUSE, names) > 0.5:
-        note += "; most are written as mouse genes are (Cd3e)"
-    return names, note
+        repeats = pd.Series(names).groupby(names).cumcount()  # MARCH1 and MARC1 are both 1-Mar
+        names = names.where(~dates | (repeats == 0), names + " (" + repeats.add(1).astype(str) + ")")
+    if column is not None and not names.is_unique:
+        notes.append(f"{len(names) - names.nunique():,} columns summed into those of the same symbol")
+        x, var, names = _summed(x, var, names, scale)
+    return x, var.set_axis(names.rename(None)), "; ".join(notes) or None
 
 
 def _symbol_column(var):
-    """The column of ``var`` with gene symbols, or None."""
-    named = {str(column).lower(): column for column in var.columns}
-    for column in [named[name] for name in SYMBOL_COLUMNS if name in named]:
-        values = var[column].astype(str).str.strip()
-        values = values[~values.str.lower().isin(NOT_A_LABEL)]
-        if len(values) > 0.3 * len(var) and _share(ENSEMBL, values) < 0.5 and values.nunique() > 0.5 * len(values):
+    """The first column of ``var`` that is named as one of symbols and holds some, or None."""
+    named = {str(column).lower(): column for column in reversed(var.columns)}
+    for column in (named[name] for name in checks.SYMBOL_COLUMNS if name in named):
+        values = var[column].dropna().astype(str)
+        if len(values) and checks.not_symbols(values)[1] is None and values.nunique() > 0.5 * len(values):
             return column
     return None
 
 
-def _summed(x, names, scale):
-    """Sum the columns of one name, on the scale that is linear in counts."""
+def _summed(x, var, names, scale):
+    """Sum, on the scale that is linear in counts, the columns that bear one name."""
     import pandas as pd
 
-    from lib.datasets import LINEAR, LOGARITHM
-
     codes, unique = pd.factorize(names)
-    onto = sp.csr_matrix((np.ones(len(codes), np.float64), (np.arange(len(codes)), codes)), shape=(len(codes), len(unique)))
+    route = sp.csr_matrix((np.ones(len(codes)), (np.arange(len(codes)), codes)))
     linear = x.astype(np.float64)
     linear.data = LINEAR[scale](linear.data)
-    linear = sp.csr_matrix(linear @ onto)
-    linear.data = LOGARITHM[scale](linear.data)
-    return linear.astype(np.float32), unique, len(codes) - len(unique)
-
-
-def labels(obs, label, path):
-    """The cell types of ``obs[label]``, as text (categorical)."""
-    if label not in obs:
-        raise DataError(
-            f"{path} has no label column {label!r}. Columns of obs: {', '.join(map(str, obs.columns)) or 'none'}. "
-            "Name the one that holds the cell types."
-        )
-    column = obs[label]
-    text = column.astype(str).str.strip()
-    missing = column.isna() | text.str.lower().isin(NOT_A_LABEL)
-    if missing.any():
-        first = missing.to_numpy().argmax()
-        raise DataError(
-            f"{int(missing.sum())} of {len(obs)} cells of {path} have no label in {label!r} (first: "
-            f"{obs.index[first]!r}, {str(column.iloc[first])!r}). Drop them or give them a label."
-        )
-    types = text.nunique()
-    fractions = column.dtype.kind == "f" and (column % 1 != 0).any()
-    if fractions or types > max(50, len(obs) / 2):
-        raise DataError(
-            f"{label!r} of {path} has {types} different values in {len(obs)} cells"
-            + (", with fractions: a measurement" if fractions else ": an identifier, not a cell type")
-            + f" (first: {text.iloc[0]!r}). Is the label column right? Columns of obs: {', '.join(map(str, obs.columns))}."
-        )
-    if column.dtype.kind == "f":  # 3.0 is the cluster 3, of a column that once had missing values
-        text = column.astype(int).astype(str)
-    return text.astype("category")
-
-
-def check_vocabulary(names, genes, where):
-    """Refuse genes that match a vocabulary only when written otherwise, before most of them are lost silently.
-
-    Parameters
-    ----------
-    names, genes : Index, sequence of str
-        Of the cells, and the vocabulary.
-    where : str
-        For the message.
-    """
-    genes = set(genes)
-    matched = sum(name in genes for name in names)
-    upper = sum(name.upper() in genes for name in names)
-    if upper > 20 and upper > 5 * matched:
-        raise DataError(
-            f"{matched} of the {len(names):,} gene names of {where} are in the vocabulary, but {upper:,} would be in capitals (first: "
-            f"{names[0]!r}). If the cells are a mouse's, map its genes to human orthologues; if only the case differs, save with "
-            "adata.var_names = adata.var_names.str.upper()."
-        )
+    summed = sp.csr_matrix(linear @ route)
+    if scale != "counts":
+        summed.data = np.log1p(summed.data) / np.log(BASE[scale])
+    summed.sort_indices()
+    return summed.astype(np.float32), var[~names.duplicated()], pd.Index(unique)

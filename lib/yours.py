@@ -51,12 +51,12 @@ def load(profile, data=None, label=None, minutes=10):
     base |= {"reproduces": None, "seeds": SEEDS, "fractions": FRACTIONS, "few_shot_seeds": FEW_SHOT_SEEDS}
     read = datasets.load(data, label)
     panel = read.n_vars < 1000  # a selection of genes, of which a cell need not show 200
-    base["data"] = {"dataset": str(data), "label": label, "vocabulary": None, "min_genes": 0 if panel else 200,
+    base["data"] = {"dataset": str(data), "label": label, "vocabulary": None, "min_genes": 1 if panel else 200,
                     "library_size": read.uns["dataset"].get("library_size"), "min_cells_per_type": MIN_CELLS}  # fmt: skip
-    del read
     base["logistic_regression"] = {"C": [0.03, 0.1, 0.3, 1.0, 3.0], "folds": 3}
     base["name"] = name(profile, data)
-    whole = cells.prepared(base["data"], base["split"])
+    whole = cells.prepared(base["data"], base["split"], read)
+    del read
     key = hashlib.sha256(repr((cells.store(whole), base, SIZES, float(minutes))).encode()).hexdigest()[:16]
     plan = _remembered(cells.cache() / "plans" / f"{key}.json", lambda: _plan(whole, base, minutes))
     training = (1 - base["split"]["test_size"]) * plan["cells"]
@@ -133,3 +133,13 @@ def answer(found, cells, first="logistic regression", second="scBERT"):
         )
     ahead, behind = (first, second) if low > 0 else (second, first)
     return f"On {cells} {ahead} is ahead of {behind} by {abs(points):.1f} points of accuracy {interval}."
+
+
+def caveat(found):
+    """What to add where scBERT learnt nothing; ``found``: :func:`lib.stats.paired_difference` of scBERT to the majority class."""
+    if found["low"] > 0:
+        return ""
+    return (
+        "scBERT is not ahead of the majority class here: in this size and training it has learnt nothing from these cells, so the "
+        "answer says nothing of scBERT. Take a profile with a larger model, such as `quick`, or more `minutes`."
+    )

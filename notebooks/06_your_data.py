@@ -47,7 +47,8 @@ plots.style()
 # %% [markdown]
 # ## The cells, as they were understood
 #
-# Look at the genes matched, at the values found (counts, or logarithms and their base), at the types that were set
+# Look at the matrix that was taken (raw counts wherever the file has them) and why not the others, at the gene names that
+# were mapped, at the values found (counts, or logarithms and their base), at the cells dropped, at the types that were set
 # aside because they have fewer than ten cells, and at how many cells and genes fit into the minutes.
 
 # %%
@@ -100,7 +101,8 @@ plots.save(fig, "06_few_shot", table, chosen)
 # %%
 found = stats.paired_difference(by_arm["logistic_regression"], by_arm["full"])
 which = f"{'these' if data is None else 'your'} {chosen['adata'].n_obs:,} cells"
-Markdown(f"**{yours.answer(found, which)}**")
+learnt = stats.paired_difference(by_arm["full"], by_arm["majority"])
+Markdown(f"**{yours.answer(found, which)}** {yours.caveat(learnt)}")
 
 # %% [markdown]
 # ## Your own model

@@ -78,6 +78,33 @@ def test_one_common_type_is_refused(file):
         yours.load("smoke", path, "id", minutes=5)
 
 
+def test_empty_cells_and_the_matrix_are_reported(file):
+    """A panel of genes with empty cells, counts in a layer: the cells are dropped by type, the table says what was taken."""
+    import anndata
+
+    from lib import profiles
+
+    path, adata = file
+    counts = adata.X.toarray()
+    counts[[3, 8]] = 0
+    scaled = anndata.AnnData(np.float32((counts - counts.mean(0)) / (counts.std(0) + 1)), obs=adata.obs, var=adata.var)
+    scaled.layers["counts"] = sp.csr_matrix(counts)
+    scaled.write_h5ad(path)
+    chosen = yours.load("smoke", path, "1", minutes=5)
+    report = chosen["adata"].uns["alignment"]
+    assert report["dropped_cells"] == 2 and report["dropped"] == adata.obs["1"].iloc[[3, 8]].value_counts()[lambda n: n > 0].to_dict()
+    table = profiles.describe(chosen).data[""]
+    assert table["matrix"].startswith("layers['counts']: raw counts (") and "are negative" in table["matrix"]
+    assert "gene names" not in table and table["values found"] == "counts"
+
+
+def test_a_model_that_learnt_nothing_is_said():
+    """The answer gets a caveat unless scBERT is ahead of the majority class for certain."""
+    assert yours.caveat({"low": 0.1, "high": 0.3}) == ""
+    for low in (-0.2, 0.0):
+        assert "learnt nothing" in yours.caveat({"low": low, "high": 0.3}) and "quick" in yours.caveat({"low": low, "high": 0.3})
+
+
 @pytest.mark.parametrize("low, high, words", [
     (0.01, 0.05, "On your 99 cells logistic regression is ahead of scBERT by 3.0 points of accuracy"),
     (-0.05, -0.01, "On your 99 cells scBERT is ahead of logistic regression by 3.0 points"),
