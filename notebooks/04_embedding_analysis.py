@@ -24,6 +24,7 @@
 
 # %% tags=["parameters"]
 profile = "quick"  # a rung of the ladder, see README
+dataset = None  # another data set, e.g. "macparland" with profile = "paper"; None: that of the profile
 
 # %%
 import sys
@@ -45,7 +46,7 @@ plots.style()
 # ## The cells
 
 # %%
-chosen = profiles.load(profile)
+chosen = profiles.load(profile, dataset=dataset)
 profiles.describe(chosen)
 
 # %% [markdown]
