@@ -23,7 +23,7 @@
 
 # %% tags=["parameters"]
 profile = "quick"  # a rung of the ladder, see README
-dataset = None  # another data set, e.g. "macparland" with profile = "paper"; None: that of the profile
+dataset = None  # another data set by its name, such as macparland; None: that of the profile
 seeds = None  # e.g. [0, 1, 2]; None: those of the profile
 protocol = None  # "paper" or "clean"; None: that of the profile
 

@@ -123,6 +123,7 @@ def card():
     target, rule = rng.integers(1, 6, 1000), rng.integers(1, 6, 1000)
     masked = [SimpleNamespace(spec={"arm": "full"}, predictions={"cell": cell, "target": target, "predicted": target, "most_common_bin": rule}),
               SimpleNamespace(spec={"arm": "no_gene2vec"}, predictions={"cell": cell, "target": target, "predicted": rule, "most_common_bin": rule})]  # fmt: skip
+    assert list(published.masked_scorecard(masked, "macparland").query("dataset == 'macparland'")["verdict"].unique()) == ["no reference published"]
     return published.scorecard(ours, masked, "zheng68k", [0])
 
 

@@ -45,6 +45,22 @@ def test_profile_for_a_file(file):
     assert again["fingerprint"] == chosen["fingerprint"]
 
 
+def test_another_data_set_in_a_profile(file):
+    """An override of ``dataset``: other cells, a folder of figures of its own, what the profile says for that data set."""
+    from lib import profiles
+
+    adata = file[1].copy()
+    adata.obs["n_counts"], adata.obs["cell_type"] = np.asarray(adata.X.sum(1)).ravel(), adata.obs["1"]
+    path = file[0].with_name("others.h5ad")
+    adata.write_h5ad(path)
+    chosen = profiles.load("smoke", dataset=str(path))
+    assert chosen["name"] == "others-smoke" == yours.name("smoke", str(path)) and chosen["data"]["dataset"] == str(path)
+    assert set(chosen["adata"].obs_names) <= set(adata.obs_names)
+    assert profiles.load("smoke")["name"] == "smoke"
+    paper = profiles.read("paper")
+    assert all(paper["for_dataset"][name]["reproduces"] == name for name in ("macparland", "macparland_unmerged"))
+
+
 def test_less_time_fewer_cells(file, monkeypatch):
     """Little time: fewer cells and genes, types kept in proportion, those now rare set aside; more time: all of them."""
     path, _ = file
