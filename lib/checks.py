@@ -13,10 +13,9 @@ SYMBOL_COLUMNS = ("gene_symbols", "gene_symbol", "feature_name", "gene_names", "
                   "symbols", "hgnc_symbol", "external_gene_name", "genes", "gene", "names", "name")  # fmt: skip
 ENSEMBL = re.compile(r"ENS[A-Z]*G\d{6,}")
 BARCODE = re.compile(r"(^|[^A-Za-z])[ACGT]{10,}([^A-Za-z]|$)")
-DATE = re.compile(
-    r"\d{1,2}-(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*(-\d+)?$"
-    r"|(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*-\d{1,4}$"
-    r"|\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d)?)?$|\d{1,2}/\d{1,2}/\d{2,4}$",
+MONTH = "(jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?|oct(ober)?|nov(ember)?|dec(ember)?)"
+DATE = re.compile(  # as spreadsheets write them: 1-Mar, Mar-01, 2001-03-01 00:00:00, 3/1/2001
+    rf"(?:\d{{1,2}}-{MONTH}(-\d+)?|{MONTH}-\d{{1,4}}|\d{{4}}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d)?)?|\d{{1,2}}/\d{{1,2}}/\d{{2,4}})$",
     re.IGNORECASE,
 )
 # Genes that nearly every measurement of human or mouse cells holds, whatever the tissue.

@@ -135,7 +135,7 @@ LINEAR = {
     "log10": lambda x: np.power(10.0, x) - 1,
 }
 BASE = {"ln": np.e, "log2": 2, "log10": 10}
-SCALES = ("ln", "log2", "log10", "counts")  # where several fit, the first is meant
+SCALES = ("ln", "log2", "log10", "counts")  # where several fit equally many cells, the first is meant
 LARGEST_LOG = 40  # e⁴⁰: no logarithm of a count comes near
 
 
@@ -221,10 +221,12 @@ def _fits(x, cells=400):
 
 
 def _multiples(values, tolerance=0.05):
-    """Whether values below ten times the smallest are whole multiples of it; None where there are too few."""
+    """Whether values below ten times the smallest are whole multiples of it; None where too few, or all are the smallest."""
     ratio = values / values.min() if len(values) else values
     ratio = ratio[ratio < 10]  # larger ones say little: any number lies near a multiple
-    return bool(np.all(np.abs(ratio - np.round(ratio)) < tolerance)) if len(ratio) >= 5 else None
+    if len(ratio) < 5 or ratio.max() < 1 + tolerance:
+        return None
+    return bool(np.all(np.abs(ratio - np.round(ratio)) < tolerance))
 
 
 def say(x, scale):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 import numpy as np
 import scipy.sparse as sp
@@ -27,7 +28,9 @@ def read(path):
         with h5py.File(path, "r") as file:
             _check_content(file, path)
             if "raw.X" in file or not isinstance(file["obs"], h5py.Group):  # before AnnData 0.7: its own reader knows how
-                obs, matrices = _parts(anndata.read_h5ad(path))
+                with warnings.catch_warnings():  # that the file is old is no news, and no fault
+                    warnings.simplefilter("ignore")
+                    obs, matrices = _parts(anndata.read_h5ad(path))
             else:
                 obs, matrices = _elements(file)
             obs.index = obs.index.astype(str)

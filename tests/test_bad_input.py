@@ -290,6 +290,10 @@ BAD = {
         [FILE, "different scales", "90% are ln", "10% log2", "Were files joined?"],
     ),
     "counts and logarithms": (with_x(half(lambda x: x, logs)), {}, [FILE, "different scales", "counts", "ln", "one scale"]),
+    "counts and values of no known scale": (
+        with_x(lambda x: np.where((np.arange(CELLS) % 4 == 3)[:, None], random_fractions(x), x)), {},
+        [FILE, "neither counts nor log", "whole numbers", "raw counts"],
+    ),
     "corrected throughout": (
         with_x(lambda x: x * np.random.default_rng(2).uniform(0.5, 1, x.shape)), {}, [FILE, "neither counts nor log", "decontX"]
     ),
@@ -523,6 +527,30 @@ def test_raw_has_the_genes_of_its_own(tmp_path):
     assert adata.uns["dataset"]["gene_names"].endswith("20 Ensembl identifiers mapped to symbols by var['gene_symbols']; 10 without a symbol kept")
 
 
+def test_a_real_file_of_an_old_anndata(raw):
+    """The file inside scanpy's wheel, of AnnData 0.6: X is scaled, raw holds ln(1 + counts per 10⁴ of all genes)."""
+    scanpy = pytest.importorskip("scanpy")
+    path = Path(scanpy.__file__).parent / "datasets" / "10x_pbmc68k_reduced.h5ad"
+    adata = datasets.load(path, label="bulk_labels")
+    assert adata.uns["dataset"]["matrix"].startswith("raw.X: logarithms of base e (") and adata.uns["dataset"]["values"] == "ln"
+    counts = np.expm1(adata.X.toarray().astype(np.float64)) * (adata.obs["n_counts"].to_numpy(np.float64) / 1e4)[:, None]
+    assert np.allclose(counts, raw.X.toarray(), rtol=1e-3, atol=0.02) and list(adata.var_names) == list(raw.var_names)
+    assert list(adata.obs["cell_type"]) == list(raw.obs["cell_type"])
+
+
+@pytest.mark.parametrize("scale, base", [("counts", None), ("ln", np.e), ("log2", 2), ("log10", 10)])
+def test_the_scale_of_cells_with_few_molecules(raw, scale, base):
+    """Rare genes of real cells, most values one molecule, on each scale: single molecules alone tell nothing."""
+    rare = np.asarray((raw.X > 0).mean(0)).ravel() < 0.15
+    total = raw.obs["n_counts"].to_numpy(np.float64)
+    chosen = (total > 1600) & (total < 8000)  # a molecule is 4 to 19: taken for logarithms, two of them are a thousand of one
+    x = sp.csr_matrix(raw.X[chosen][:, rare], dtype=np.float64)
+    x.data[x.data > 2] = 2
+    x.data *= np.repeat(3e4 / total[chosen], np.diff(x.indptr))
+    x.data = x.data if base is None else np.log1p(x.data) / np.log(base)
+    assert datasets.value_scale(x.astype(np.float32)) == scale
+
+
 def test_counts_with_fractions_are_taken_and_said(tmp_path):
     """As of RSEM, which shares reads among genes: most are whole, and all are used as they are."""
     share = np.where(np.random.default_rng(1).random((CELLS, GENES)) < 0.2, 0.37, 1)
@@ -611,6 +639,14 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, call):
     monkeypatch.delenv("SCBERT_DATA_DIR", raising=False)
     with pytest.raises(DataError, match=r"file/cache.* cannot be written .*Point SCBERT_(CACHE|DATA_DIR) to a folder that can"):
         call()
+
+
+def test_a_folder_that_takes_no_file(tmp_path):
+    """What is found when the file is begun, not only when the folder is made (here a name that no disk takes)."""
+    with pytest.raises(DataError, match="cannot be written .*Point SCBERT_CACHE to a folder that can"):
+        with cells.replacing(tmp_path / f"{'x' * 300}.npz"):
+            pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unlabelled_input_is_taken_without_a_label(tmp_path):
