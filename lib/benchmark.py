@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import platform
 import re
 import resource
@@ -256,6 +257,29 @@ def exactness(job, genes, bf16=False, config=None):
     return {"error": float((a - b).abs().max() / a.abs().max()), "agreement": float(same)}
 
 
+PARTS = {
+    "matrix products": {"aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::baddbmm_"},
+    "exponentials": {"aten::exp", "aten::exp_", "aten::exp2", "aten::exp2_"},
+}
+
+
+def profile(job, genes, repeats=3):
+    """Where the time of ours goes: seconds a cell in matrix products, exponentials, and the rest (dict)."""
+    from torch.profiler import ProfilerActivity
+    from torch.profiler import profile as record
+
+    work = make_job("ours", job, genes, 1)
+    work()
+    begun = time.perf_counter()
+    with record(activities=[ProfilerActivity.CPU]) as found:
+        for _ in range(repeats):
+            work()
+    total = (time.perf_counter() - begun) / repeats
+    own = {event.key: event.self_cpu_time_total / 1e6 / repeats for event in found.key_averages()}
+    seconds = {part: sum(own.get(name, 0) for name in names) for part, names in PARTS.items()}
+    return seconds | {"the rest": total - sum(seconds.values())}
+
+
 def feeding(cells=2048, genes=16_906, batch=32):
     """Seconds a batch to fetch tokens: from the sparse store, against one ``.toarray()`` a cell, as the authors do."""
     import scipy.sparse as sp
@@ -344,7 +368,12 @@ def _exactness(connection, *arguments):
     connection.send(exactness(*arguments))
 
 
+def _profile(connection, *arguments):
+    connection.send(profile(*arguments))
+
+
 def main(arguments):
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as run_all.sh does; read when torch is imported
     import pandas as pd
     import torch
 
@@ -392,6 +421,10 @@ def main(arguments):
         found = _in_a_process(_exactness, job, chosen.full)
         rows.append({"model": "ours", "job": f"{job}: error", "genes": chosen.full, "cells": 1} | found)
         print(f"{job}: relative error {found['error']:.1e} against performer-pytorch in float64", flush=True)
+        parts = _in_a_process(_profile, job, chosen.full)
+        rows += [{"model": part, "job": f"{job}: profile", "genes": chosen.full, "cells": 1, "seconds": seconds}
+                 for part, seconds in parts.items()]  # fmt: skip
+        print(f"{job}: " + ", ".join(f"{seconds:.2f} s {part}" for part, seconds in parts.items()), flush=True)
     fed = feeding()
     rows += [{"model": who, "job": "feeding", "genes": 16_906, "cells": 32, "seconds": seconds / 32,
               "ratio": fed["stock"] / seconds} for who, seconds in fed.items()]  # fmt: skip

@@ -111,7 +111,7 @@ def main(arguments):
         os.environ["SCBERT_RUNS_SINCE"] = str(time.time())
     if chosen.scheduler:
         os.environ["SCBERT_SCHEDULER"] = chosen.scheduler
-    target = plots.folder({"name": yours.name(chosen.profile, parameters.get("data"))})
+    target = plots.folder({"name": yours.name(chosen.profile, parameters.get("data") or parameters.get("dataset"))})
     started, failed = time.time(), []
     for count, path in enumerate(books, 1):
         print(f"[{count}/{len(books)}] {path.stem}", flush=True)

@@ -49,7 +49,11 @@ def read(path):
 
 def _check_file(path):
     """Refuse what is no HDF5 file, by its first bytes: whatever is packed stays packed."""
-    if not path.exists():
+    try:
+        there = path.exists()
+    except OSError as error:  # a name that is too long, say
+        raise DataError(f"{str(path)[:80]!r} cannot be a path ({error}). Give the path of an .h5ad file.") from error
+    if not there:
         raise DataError(
             f"There is no data set named {str(path)!r} and no file at that path. "
             f"Names known: {', '.join(CARDS)}. Give one of them or the path of an .h5ad file."

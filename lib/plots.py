@@ -25,6 +25,9 @@ ARMS = {
     "logistic_regression_l2": ("Logistic regression (L2)", "#004C7F"),
     "head_only": ("scBERT's head, no transformer", "#8C6D00"),
     "most_common_bin": ("Cell's most common bin", "#767676"),
+    "cell_rule": ("Rule: cell's most common visible bin", "#767676"),
+    "gene_rule": ("Rule: gene's most common bin", "#56B4E9"),
+    "additive": ("Rule: both, additive", "#0072B2"),
 }
 METRICS = {
     "accuracy": "Accuracy", "macro_f1": "Macro-F1",
@@ -280,6 +283,39 @@ def masked_task(ax, card):
     ax.set_xticks(range(len(names)), names.values())
     ax.set_ylim(0, 1.12)
     ax.legend(fontsize=9, ncols=3, loc="upper left")
+
+
+def dots(axes, table, by, metrics, titles):
+    """Rows with a value and an interval, a panel a metric: ``table`` has ``by`` (arms), metric, value, low, high."""
+    order = list(dict.fromkeys(table[by]))[::-1]
+    for ax, metric, title in zip(axes, metrics, titles):
+        rows = table[table["metric"] == metric].set_index(by)
+        for y, name in enumerate(order):
+            row = rows.loc[name]
+            error = [[max(0, row["value"] - row["low"])], [max(0, row["high"] - row["value"])]]
+            ax.errorbar(row["value"], y, xerr=error, marker="o", ms=7, lw=1.6, capsize=3, color=colour(name), zorder=3)
+            ax.annotate(f"{row['value']:.3f}", (row["value"], y + 0.2), fontsize=8, ha="center", color="#444444")
+        ax.set_yticks(range(len(order)), [label(name) for name in order])
+        ax.set_ylim(-0.6, len(order) - 0.3)
+        ax.grid(True, axis="x")
+        ax.set_title(title)
+
+
+def shares(ax, table):
+    """Stacked bars: a row an arm, a part a column, each named where it is wide enough."""
+    left = np.zeros(len(table))
+    for part, shade in zip(table.columns, ("#D55E00", "#E69F00", "#0072B2", "#BBBBBB")):
+        values = table[part].to_numpy()
+        ax.barh(range(len(table)), values, left=left, color=shade, label=part, height=0.62)
+        for y, (start, value) in enumerate(zip(left, values)):
+            if value > 0.04:
+                ax.text(start + value / 2, y, f"{value:.0%}", ha="center", va="center", fontsize=9,
+                        color="#222222" if shade in ("#E69F00", "#BBBBBB") else "white")  # fmt: skip
+        left = left + values
+    ax.set_yticks(range(len(table)), [label(arm) for arm in table.index])
+    ax.set(xlim=(0, 1), xlabel="Share of the variance of the genes' hidden states")
+    ax.invert_yaxis()
+    ax.grid(False)
 
 
 def profile_note(fig, profile):

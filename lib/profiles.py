@@ -65,6 +65,8 @@ def load(name, **overrides):
         if target is None:
             raise DataError(f"Profile {profile['name']} has no entry {key!r}. It has: {', '.join([*profile, *profile['data']])}.")
         target[key] = value
+    if overrides.get("dataset"):  # figures of its own
+        profile["name"] = f"{Path(str(overrides['dataset'])).stem}-{profile['name']}"
     for key, value in profile.get("for_dataset", {}).get(profile["data"]["dataset"], {}).items():
         profile[key] = value if overrides.get(key) is None else overrides[key]
     if profile["protocol"] not in ("paper", "clean"):

@@ -100,7 +100,8 @@ def fit(model, tokens, cells, loss_of, evaluate, *, epochs, batch_size, learning
             if best_state is None or score(metrics) > score(done.log[done.best_epoch]):
                 done.best_epoch, done.best_outputs = epoch, outputs
                 best_state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
-            bar.set_postfix({key: f"{value:.3f}" for key, value in metrics.items()}, refresh=False)
+            shown = next(iter(metrics))
+            bar.set_postfix({shown: f"{metrics[shown]:.3f}"}, refresh=False)
             if checkpoint is not None:
                 save_atomically(checkpoint, {
                     "model": model.state_dict(), "optimizer": optimizer.state_dict(), "random_state": _random_state(),

@@ -20,6 +20,7 @@
 
 # %% tags=["parameters"]
 profile = "quick"  # a rung of the ladder, see README
+dataset = None  # another data set, e.g. "macparland" with profile = "paper"; None: that of the profile
 seeds = None  # e.g. [0, 1, 2]; None: those of the profile
 protocol = None  # "paper" or "clean"; None: that of the profile
 fractions = None  # e.g. [0.1, 0.5, 1.0]; None: those of the profile
@@ -42,7 +43,7 @@ plots.style()
 # ## The cells
 
 # %%
-chosen = profiles.load(profile, few_shot_seeds=seeds, protocol=protocol, fractions=fractions)
+chosen = profiles.load(profile, dataset=dataset, few_shot_seeds=seeds, protocol=protocol, fractions=fractions)
 profiles.describe(chosen)
 
 # %% [markdown]
@@ -71,7 +72,7 @@ subsets.pivot(index="fraction", columns="seed", values=["cells", "types"])
 # is 4.3, not 2.
 
 # %%
-paper = published.runs().query("dataset == 'zheng68k' and experiment in ['few_shot', 'baseline']")
+paper = published.runs().query("dataset == @chosen['reproduces'] and experiment in ['few_shot', 'baseline']")
 paper = paper[(paper["experiment"] == "few_shot") | (paper["arm"] == "logistic_regression")]
 rows = {}
 for fraction in chosen["fractions"]:
@@ -91,7 +92,7 @@ for ax, metric in zip(axes[0], ["accuracy", "macro_f1"]):
     plots.curves(ax, ours, metric, arms)
 for ax, metric in zip(axes[1], ["accuracy", "macro_f1"]):
     plots.curves(ax, paper, metric, arms, marker="D", filled=False)
-    ax.set_title(f"{plots.METRICS[metric]}, the paper (Zheng68K)")
+    ax.set_title(f"{plots.METRICS[metric]}, the paper ({chosen['reproduces']})")
 for ax in axes.flat:
     ax.set_ylim(0, 1)
 axes[0, 0].legend(loc="center right")

@@ -24,6 +24,7 @@
 
 # %% tags=["parameters"]
 profile = "quick"  # a rung of the ladder, see README
+dataset = None  # another data set, e.g. "macparland" with profile = "paper"; None: that of the profile
 seeds = None  # e.g. [0, 1, 2]; None: those of the profile
 protocol = None  # "paper" or "clean"; None: that of the profile
 
@@ -45,7 +46,7 @@ plots.style()
 # ## The cells
 
 # %%
-chosen = profiles.load(profile, seeds=seeds, protocol=protocol)
+chosen = profiles.load(profile, dataset=dataset, seeds=seeds, protocol=protocol)
 profiles.describe(chosen)
 
 # %% [markdown]
@@ -59,7 +60,7 @@ arms = ["full", "no_pretraining", "no_gene2vec"]
 factorial = runs.complete(profiles.factorial_specs(chosen))
 done = [run for run in factorial if run.spec["arm"] in arms]
 ours = stats.table(done)
-paper = published.runs().query("experiment in ['baseline', 'ablation'] and dataset == 'zheng68k'")
+paper = published.runs().query("experiment in ['baseline', 'ablation'] and dataset == @chosen['reproduces']")
 
 # %% [markdown]
 # ## Scores beside the paper's
@@ -174,11 +175,10 @@ for arm in arms[1:]:
     found = stats.paired_difference(by_arm[arm], by_arm["full"])
     rows.append({"arm": arm} | found)
     theirs = [paper.query("metric == 'accuracy' and arm == @a")["value"] for a in (arm, "full")]
-    difference, low, high = (100 * x for x in stats.effect(*theirs))
-    lines.append(
-        f"- {stats.describe_difference(found, plots.label(arm), plots.label('full'))} "
-        f"The paper's runs: {difference:+.1f} points, {low:+.1f} to {high:+.1f}."
-    )
+    lines.append(f"- {stats.describe_difference(found, plots.label(arm), plots.label('full'))}")
+    if all(len(values) for values in theirs):
+        difference, low, high = (100 * x for x in stats.effect(*theirs))
+        lines[-1] += f" The paper's runs: {difference:+.1f} points, {low:+.1f} to {high:+.1f}."
 pd.DataFrame(rows).to_csv(plots.folder(chosen) / "03_difference.csv", index=False, float_format="%.6g")
 lines += [inference.summary(name, part) for name, part in (
     ("Pre-training, over the six pairs of arms that differ in nothing else", family[:6]),

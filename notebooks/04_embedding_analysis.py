@@ -13,10 +13,10 @@
 # meaningful representations of genes. Without gene2vec the model gives *one* answer for all hidden genes of a cell,
 # the cell's most common bin, and is right as often as that simple rule (its Table 3).
 #
-# **What is done here.** The masked task on held-out cells, with and without a gene embedding, against that rule. Then
-# what the gene and cell representations hold: which genes lie near each other before and after the transformer, and
-# whether cells of one type lie closer together than in plain principal components. **Findings stand under each
-# figure.**
+# **What is done here.** The masked task on held-out cells, with and without a gene embedding, against that rule and two
+# others that need no transformer. Then what the gene and cell representations hold: whether a gene's state moves with the
+# cell, which genes lie near each other before and after the transformer, and whether cells of one type lie closer together
+# than in plain principal components. **Findings stand under each figure.**
 #
 # **Caveat.** In the `quick` profile the model is small and its corpus are 560 cells; the gene embedding is
 # `coexpression`, not gene2vec. That a model without a gene embedding can only say one thing for a cell's hidden genes
@@ -24,6 +24,7 @@
 
 # %% tags=["parameters"]
 profile = "quick"  # a rung of the ladder, see README
+dataset = None  # another data set, e.g. "macparland" with profile = "paper"; None: that of the profile
 
 # %%
 import sys
@@ -34,9 +35,9 @@ sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p /
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import Markdown, display
 
-from lib import plots, profiles, published, runs, stats
+from lib import cells, confidence, masked, plots, profiles, published, runs, splits, stats, zero_shot
 from lib.preprocess import tokenize
 
 plots.style()
@@ -45,7 +46,7 @@ plots.style()
 # ## The cells
 
 # %%
-chosen = profiles.load(profile)
+chosen = profiles.load(profile, dataset=dataset)
 profiles.describe(chosen)
 
 # %% [markdown]
@@ -84,6 +85,64 @@ for run in done:
         f"to {high:+.1f}); {answers:.1f} different answers in a cell on average."
     )
 Markdown("\n".join(lines))
+
+# %% [markdown]
+# ## Figure 2: how much of that needs no model?
+#
+# Three rules with what a count can know: the cell's most common bin among its *visible* genes; the gene's most common bin
+# among the training cells that express it; and both together, in an additive model with one weight for each. Look at the
+# distance from the additive rule to scBERT: that is what a transformer adds to knowing how deep the cell is and how strongly the
+# gene is usually expressed. *Macro*: the mean of the five bins' recalls, which a rule that always says the same bin cannot
+# win. Bars are 95 % bootstrap intervals over cells.
+
+# %%
+by_arm = {run.spec["arm"]: run for run in done}
+stored = cells.read(chosen["fingerprint"])
+train, _ = splits.holdout(stored.labels, **chosen["split"])
+answers = masked.rules(stored.tokens, train, by_arm["full"])
+answers |= {arm: by_arm[arm].predictions["probabilities"] for arm in ("no_gene2vec", "full")}
+scores = masked.scores(answers, by_arm["full"])
+fig, axes = plt.subplots(1, 2, figsize=(10.5, 3.8), sharey=True)
+plots.dots(axes, scores, "answer", ["accuracy", "macro"], ["Accuracy on hidden genes", "Macro: mean recall of the bins"])
+plots.save(fig, "04_rules", scores, chosen)
+
+# %%
+value = scores.pivot(index="answer", columns="metric", values="value")
+over = scores.query("metric == 'over_additive'").set_index("answer").loc["full"]
+gain = value.loc["full", "accuracy"] - value.loc["cell_rule", "accuracy"]
+Markdown(
+    f"Over the cell's most common visible bin, scBERT gains {100 * gain:+.1f} points; the additive rule, without any model of a cell, "
+    f"{100 * (value.loc['additive', 'accuracy'] - value.loc['cell_rule', 'accuracy']):+.1f}. **scBERT − additive rule: "
+    f"{100 * over['value']:+.1f} points (95 % interval {100 * over['low']:+.1f} to {100 * over['high']:+.1f}).** Recall by bin, 1 to 5: "
+    + "; ".join(
+        f"{plots.label(name)} " + ", ".join(f"{value.loc[name, f'recall[{b}]']:.2f}" for b in range(1, 6))
+        for name in ("full", "additive", "cell_rule")
+    )
+    + "."
+)
+
+# %% [markdown]
+# ## Figure 3: is it as sure as it is right?
+#
+# Answers in ten bins by their probability; on the dotted line an answer given with 70 % is right in 70 % of the cases. Look at
+# whether the model knows more about its own errors than the additive rule does.
+
+# %%
+target = by_arm["full"].predictions["target"]
+tables = {
+    name: confidence.reliability(answers[name].max(1), answers[name].argmax(1) == target)
+    for name in ("additive", "no_gene2vec", "full")
+}
+fig, ax = plt.subplots(figsize=(6, 4.6))
+plots.reliability(ax, tables)
+ax.legend(loc="upper left", fontsize=9)
+plots.save(fig, "04_calibration", pd.concat(tables, names=["answer"]).reset_index("answer"), chosen)
+errors = scores.query("metric == 'calibration_error'").set_index("answer")
+Markdown(
+    "Calibration error: "
+    + "; ".join(f"{plots.label(n)} {errors.loc[n, 'value']:.3f} ({errors.loc[n, 'low']:.3f} to {errors.loc[n, 'high']:.3f})" for n in tables)
+    + "."
+)
 
 # %% [markdown]
 # ## Why one answer: an exact property
@@ -130,24 +189,46 @@ Markdown(
 )
 
 # %% [markdown]
-# ## Genes: before and after the transformer
+# ## Figure 4: does a gene's state move with the cell?
 #
-# For each gene, its ten nearest genes in the embedding that goes in, and in the representation that comes out (the
-# mean over all cells). Look at the overlap against chance, and against a transformer with random weights: what passes
-# unchanged through random weights was not learnt.
+# The final hidden states of all genes in all cells, their variance taken apart: what is explained by knowing the gene; then by
+# its token in this cell; then by the cell as a whole; and the rest, where a gene would carry something of *this* cell that
+# neither its own expression nor a shift common to all genes explains. That rest is where a model of how genes depend on each other would
+# show. Look at how small it is, and at what random weights give.
 
 # %%
 shown = runs.complete(profiles.representation_specs(chosen))
 reps = {run.spec["arm"]: run.predictions for run in shown}
+parts = pd.DataFrame(
+    {arm: reps[arm]["variance"] for arm in ("full", "no_pretraining", "no_gene2vec")},
+    index=["the gene", "its token in the cell", "the cell", "the rest"],
+).T
+fig, ax = plt.subplots(figsize=(9, 2.7))
+plots.shares(ax, parts)
+fig.legend(loc="outside upper center", ncols=4)
+plots.save(fig, "04_variance", parts.rename_axis("arm").reset_index(), chosen)
+
+# %% [markdown]
+# ## Genes: before and after the transformer
+#
+# For each gene, its ten nearest genes in the embedding that goes in, and in the representation that comes out (the
+# mean over all cells). Look at the overlap against chance, and against a transformer with random weights: what passes
+# unchanged through random weights was not learnt. Below, the neighbours of some genes that are known to mark a kind of
+# cell: B cells' CD79A should have MS4A1 near it, monocytes' LYZ the S100 genes, NKG7 other genes of killer cells.
+
+# %%
 n_genes = len(reps["full"]["genes_in"])
 overlap = {
     plots.label(arm): stats.neighbour_overlap(reps[arm]["genes_in"], reps[arm]["genes_out"])
     for arm in ("full", "no_pretraining")
 }
-pd.Series(overlap | {"by chance": 10 / (n_genes - 1)}, name="share of neighbours in common").round(3).to_frame()
+display(pd.Series(overlap | {"by chance": 10 / (n_genes - 1)}, name="share of neighbours in common").round(3).to_frame())
+known = ["CD79A", "LYZ", "NKG7", "CD3D", "FCER1A", "PF4"]
+columns = {"going in": ("full", "genes_in"), "coming out": ("full", "genes_out"), "random weights": ("no_pretraining", "genes_out")}
+pd.DataFrame({name: zero_shot.nearest_genes(reps[arm][key], stored.genes, known) for name, (arm, key) in columns.items()})
 
 # %% [markdown]
-# ## Figure 2: cells
+# ## Figure 5: cells
 #
 # UMAP of the cells as each model represents them (mean over the genes of the last hidden states; for PCA as many
 # components as scBERT is wide), no labels used. Look at whether scBERT's islands are purer than PCA's. UMAP distorts
@@ -155,35 +236,23 @@ pd.Series(overlap | {"by chance": 10 / (n_genes - 1)}, name="share of neighbours
 # right type, with the 95 % interval of a proportion.
 
 # %%
-from scipy.stats import binomtest
-
 order = ["pca", "full", "no_pretraining", "no_gene2vec"]
+rows = []
+for arm in order:
+    r = reps[arm]
+    rows += [{"arm": arm} | row for row in zero_shot.cells(r["cells"], r["labels"], r["train"], r["test"])]
+zero = pd.DataFrame(rows)
+knn = zero.query("metric == 'knn_accuracy'").set_index("arm")
 fig, axes = plt.subplots(1, 4, figsize=(15, 4.6))
 palette = plt.get_cmap("tab20").colors
-rows = []
 for ax, arm in zip(axes, order):
     r = reps[arm]
-    accuracy = stats.knn_accuracy(r["cells"], r["labels"], r["train"], r["test"])
-    interval = binomtest(round(accuracy * len(r["test"])), len(r["test"])).proportion_ci(method="wilson")
-    closing = (
-        stats.knn_accuracy(r["cells_closing"], r["labels"], r["train"], r["test"]) if "cells_closing" in r else np.nan
-    )
-    rows.append(
-        {
-            "arm": arm,
-            "knn_accuracy": accuracy,
-            "low": interval.low,
-            "high": interval.high,
-            "knn_accuracy_closing_token": closing,
-        }
-    )
     for k, name in enumerate(r["classes"]):
         ax.scatter(*r["umap"][r["labels"] == k].T, s=7, color=palette[2 * k % 20 + (k >= 10)], label=name)
-    ax.set_title(f"{plots.label(arm)}\nkNN {accuracy:.2f} ({interval.low:.2f}–{interval.high:.2f})")
+    ax.set_title("{}\nkNN {value:.2f} ({low:.2f}–{high:.2f})".format(plots.label(arm), **knn.loc[arm]))
     ax.set(xticks=[], yticks=[])
     ax.grid(False)
 fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, markerscale=2.5, fontsize=9)
-knn = pd.DataFrame(rows)
 points = pd.concat(
     [
         pd.DataFrame(reps[arm]["umap"], columns=["umap_1", "umap_2"]).assign(
@@ -193,14 +262,24 @@ points = pd.concat(
     ]
 )
 plots.save(fig, "04_cells", points, chosen)
-knn.to_csv(plots.folder(chosen) / "04_knn.csv", index=False, float_format="%.6g")
+
+# %% [markdown]
+# ## Figure 6: the same in four numbers
+#
+# All without labels, or, for the neighbours, with labels that no weight has seen. *Silhouette*: how much nearer a cell is to its own
+# type than to the next, −1 to 1. *ARI* and *NMI*: how well k-means, told the number of types, finds them (ten starts, mean).
+# Bars: 95 %, Wilson's for the neighbours, else bootstrap over cells. Look at whether scBERT is to the right of PCA, and how far it is
+# from its own random weights.
 
 # %%
-best = knn.set_index("arm")["knn_accuracy"]
-closing = knn.set_index("arm")["knn_accuracy_closing_token"]["full"]
+fig, axes = plt.subplots(1, 4, figsize=(13, 3.2), sharey=True)
+titles = ["Nearest neighbours,\naccuracy", "Silhouette\nof the true types", "k-means,\nARI", "k-means,\nNMI"]
+plots.dots(axes, zero, "arm", ["knn_accuracy", "silhouette", "ari", "nmi"], titles)
+plots.save(fig, "04_zero_shot", zero, chosen)
+closing = stats.knn_accuracy(*(reps["full"][name] for name in ("cells_closing", "labels", "train", "test")))
 Markdown(
-    f"**Cell representations**: nearest neighbours name {best['full']:.0%} of the test cells right in scBERT's "
-    f"representation, {best['pca']:.0%} in principal components, {best['no_pretraining']:.0%} behind random weights. "
+    f"**Cell representations**: nearest neighbours name {knn.loc['full', 'value']:.0%} of the test cells right in scBERT's "
+    f"representation, {knn.loc['pca', 'value']:.0%} in principal components, {knn.loc['no_pretraining', 'value']:.0%} behind random weights. "
     f"By scBERT's closing token instead of the mean over genes: {closing:.0%}."
 )
 

@@ -28,6 +28,7 @@
 
 # %% tags=["parameters"]
 profile = "quick"  # a rung of the ladder, see README
+dataset = None  # another data set, e.g. "macparland" with profile = "paper"; None: that of the profile
 seeds = None  # e.g. [0, 1, 2]; None: those of the profile
 protocol = None  # "paper" or "clean"; None: that of the profile
 
@@ -51,7 +52,7 @@ plots.style()
 # All of notebooks 01 to 04; what they have done is only read here.
 
 # %%
-chosen = profiles.load(profile, seeds=seeds, protocol=protocol)
+chosen = profiles.load(profile, dataset=dataset, seeds=seeds, protocol=protocol)
 done = runs.complete(
     profiles.specs(chosen, ["logistic_regression", "full", "no_pretraining", "no_gene2vec"])
     + profiles.specs(chosen, ["logistic_regression", "full"], chosen["fractions"], chosen["few_shot_seeds"])

@@ -22,6 +22,7 @@
 
 # %% tags=["parameters"]
 profile = "quick"  # a rung of the ladder, see README
+dataset = None  # another data set, e.g. "macparland" with profile = "paper"; None: that of the profile
 external = None  # other labelled cells: a data set's name or the path of an .h5ad; None: the profile's, if its file is there
 
 # %%
@@ -43,7 +44,7 @@ plots.style()
 # ## The cells
 
 # %%
-chosen = profiles.load(profile)
+chosen = profiles.load(profile, dataset=dataset)
 profiles.describe(chosen)
 
 # %% [markdown]

@@ -615,6 +615,11 @@ def test_a_file_that_cannot_be_read(tmp_path):
         datasets.load("/proc/self/mem")
 
 
+def test_a_path_that_cannot_be_one():
+    with pytest.raises(DataError, match="cannot be a path"):
+        datasets.load("x" * 5000)
+
+
 def test_a_pickle_is_never_executed(tmp_path):
     """Given as a checkpoint, it is refused, and its command does not run."""
 
