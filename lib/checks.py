@@ -43,8 +43,9 @@ def orientation(cells, genes, where):
         )
 
 
-def gene_names(names, where):
-    """Refuse gene names that occur twice or are no symbols."""
+def gene_names(var, where):
+    """Refuse gene names (the index of ``var``) that occur twice or are no symbols."""
+    names = var.index.astype(str)
     if not names.is_unique:
         twice = names[names.duplicated()].unique()
         raise DataError(
@@ -54,7 +55,8 @@ def gene_names(names, where):
     if kind := not_symbols(names)[1]:
         raise DataError(
             f"The gene names of {where} are {kind}, not symbols (first: {names[0]!r}), and var has no column of symbols "
-            f"({', '.join(SYMBOL_COLUMNS[:4])} …). Put gene symbols such as CD3E in var_names or in such a column."
+            f"(it has: {', '.join(map(str, var.columns)) or 'none'}). Put gene symbols such as CD3E in var_names, or in a column "
+            f"{SYMBOL_COLUMNS[0]!r}."
         )
 
 
@@ -64,6 +66,11 @@ def not_symbols(names):
     numbers = np.array([name.strip().replace(".", "", 1).isdigit() or not name.strip() for name in names], bool)
     kind = "Ensembl identifiers" if ensembl.mean() > 0.5 else "numbers" if numbers.mean() > 0.5 else None
     return ensembl, kind
+
+
+def like_mouse(names):
+    """Whether most names are written as Cd3e is: a capital, then small letters."""
+    return bool(np.mean([name[:1].isupper() and name[1:].lower() == name[1:] != name[1:].upper() for name in names]) > 0.5)
 
 
 def vocabulary(names, genes, cells, where):
@@ -86,7 +93,7 @@ def vocabulary(names, genes, cells, where):
     if anyhow < 0.3:
         return
     start = f"{matched:.0%} of the gene names of {where} are in the vocabulary, {anyhow:.0%} if case is ignored"
-    if np.mean([name == name.capitalize() for name in names if name[:1].isalpha()]) > 0.5:
+    if like_mouse(names):
         raise DataError(
             f"{start}: they are written as mouse genes are (first: {names[0]!r}). Map them to human orthologs (Ensembl "
             "BioMart), or use the file's own genes (vocabulary: null); if the cells are human, only the case has changed: "

@@ -115,7 +115,7 @@ def _checked(adata, card, label):
         x = sp.csr_matrix(adata.X, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise DataError(f"X of {where} is not a matrix of numbers ({error}). Store numeric counts in X.") from error
-    checks.gene_names(adata.var_names.astype(str), where)
+    checks.gene_names(adata.var, where)
     values = card.get("normalised") or value_scale(x, where, adata.obs_names, adata.var_names)
     obs = adata.obs.copy()
     if label is None:

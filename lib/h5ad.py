@@ -246,6 +246,8 @@ def gene_symbols(x, var, scale):
             notes.append(f"{int(unnamed.sum()):,} without a symbol kept")
     elif ensembl.any() and kind is None:
         notes.append(f"symbols; {int(ensembl.sum()):,} Ensembl identifiers among them kept")
+    if checks.like_mouse(names):
+        notes.append("most are written as mouse genes are (Cd3e)")
     dates = names.str.match(checks.DATE)
     if dates.any():
         notes.append(

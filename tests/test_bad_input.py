@@ -273,7 +273,7 @@ BAD = {
     "Ensembl ids, a column of them too": (
         written(lambda a: anndata.AnnData(a.X, obs=a.obs, var=pd.DataFrame(
             {"gene_name": [f"ENSG{i:011d}" for i in range(GENES)]}, index=[f"ENSG{i:011d}.1" for i in range(GENES)]))),
-        {}, [FILE, "Ensembl", "no column of symbols", "gene_symbols"],
+        {}, [FILE, "Ensembl", "no column of symbols", "it has: gene_name", "gene_symbols"],
     ),
     # values
     "integers that overflowed": (integers(np.int16, -32768), {}, [FILE, "X of", "-32,768 (int16)", "overflowed", "raw counts"]),
@@ -561,13 +561,15 @@ def test_counts_with_fractions_are_taken_and_said(tmp_path):
     assert adata.uns["dataset"]["values"] == "counts" and "of them with fractions, used as they are" in adata.uns["dataset"]["matrix"]
 
 
-def test_dates_do_not_block(tmp_path):
-    """Genes that a spreadsheet turned into dates are counted and shown; two that became one date are kept apart."""
+def test_dates_and_mouse_genes_do_not_block(tmp_path):
+    """Genes that became dates in a spreadsheet are counted and shown, two of one date kept apart; mouse genes are noted."""
     written(with_dates)(tmp_path / FILE)
     adata = datasets.load(tmp_path / FILE)
     assert list(adata.var_names[-4:]) == ["1-Mar", "2-Sep", "1-Mar (2)", "2001-03-02 00:00:00"]
     assert (adata.X != good().X).nnz == 0
     assert "4 gene names are dates (1-Mar, 2-Sep" in adata.uns["dataset"]["gene_names"]
+    with_genes(lambda i: f"Gene{i}a")(tmp_path / FILE)
+    assert "mouse genes" in datasets.load(tmp_path / FILE).uns["dataset"]["gene_names"]
     written(lambda a: a)(tmp_path / FILE)
     assert "gene_names" not in datasets.load(tmp_path / FILE).uns["dataset"]
 
