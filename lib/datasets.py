@@ -174,8 +174,9 @@ def value_scale(x, where="X", cells=None, genes=None):
         gene = genes[x.indices[first]] if genes is not None else int(x.indices[first])
         overflow = np.all(data[bad] == np.round(data[bad])) and np.isfinite(data[bad]).all()
         kinds = {"missing": np.isnan(data), "infinite": np.isinf(data), "negative": data < 0}
+        kinds = " or ".join(kind for kind, found in kinds.items() if found.any())
         raise DataError(
-            f"{int(bad.sum())} values of {where} are {' or '.join(kind for kind, found in kinds.items() if found.any())} (first: {data[first]} in cell "
+            f"{int(bad.sum())} values of {where} are {kinds} (first: {data[first]} in cell "
             f"{cell!r}, gene {gene!r}). Give raw counts, or log(1 + counts per 10⁴) that was not scaled or centred."
             + (" Whole numbers below zero come from integers that overflowed, or from a subtraction." if overflow else "")
         )
@@ -191,8 +192,8 @@ def value_scale(x, where="X", cells=None, genes=None):
     second = max(others, key=others.get)
     if share[best] + others[second] > 0.9 and others[second] > 0.02:
         raise DataError(
-            f"The cells of {where} are on different scales: {share[best]:.0%} are {best}, {others[second]:.0%} {second} (of "
-            "those looked at). Were files joined? Bring all cells to one scale, or give raw counts."
+            f"The cells of {where} are on different scales: {share[best]:.0%} are {best}, {others[second]:.0%} {second} "
+            "(of those looked at). Were files joined? Bring all cells to one scale, or give raw counts."
         )
     if share[best] > 0.9:
         return best
@@ -221,7 +222,7 @@ def _fits(x, cells=400):
 
 
 def _multiples(values, tolerance=0.05):
-    """Whether values below ten times the smallest are whole multiples of it; None where too few, or all are the smallest."""
+    """Whether values below ten times the smallest are whole multiples of it; None where too few or all alike."""
     ratio = values / values.min() if len(values) else values
     ratio = ratio[ratio < 10]  # larger ones say little: any number lies near a multiple
     if len(ratio) < 5 or ratio.max() < 1 + tolerance:
