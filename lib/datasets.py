@@ -176,7 +176,7 @@ def value_scale(x, where="X", cells=None, genes=None):
         kinds = {"missing": np.isnan(data), "infinite": np.isinf(data), "negative": data < 0}
         kinds = " or ".join(kind for kind, found in kinds.items() if found.any())
         raise DataError(
-            f"{int(bad.sum())} values of {where} are {kinds} (first: {data[first]} in cell "
+            f"{int(bad.sum())} values of {where} are {kinds} (first: {data[first]:g} in cell "
             f"{cell!r}, gene {gene!r}). Give raw counts, or log(1 + counts per 10⁴) that was not scaled or centred."
             + (" Whole numbers below zero come from integers that overflowed, or from a subtraction." if overflow else "")
         )
@@ -214,7 +214,9 @@ def _fits(x, cells=400):
     for row in np.linspace(0, x.shape[0] - 1, min(cells, x.shape[0])).astype(int):
         values = x.data[x.indptr[row] : x.indptr[row + 1]].astype(np.float64)
         values = values[values > 0]
-        scales = LINEAR if len(values) and values.max() < LARGEST_LOG else ["counts"]
+        # Whole numbers are multiples of one another on the scale of log2 too: 2¹ − 1, 2² − 1 …
+        log = len(values) and values.max() < LARGEST_LOG and np.any(values != np.round(values))
+        scales = LINEAR if log else ["counts"]
         found = {scale: _multiples(LINEAR[scale](values)) for scale in scales}
         if any(answer is not None for answer in found.values()):
             fits.append([found.get(scale) is True for scale in SCALES])

@@ -209,10 +209,8 @@ def _best(matrices, obs, path):
         raise DataError(*refused.values())
     refused = {name: reason.replace(f" of {path}", "") for name, reason in refused.items()}
     if best is None:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
-        raise DataError(
-            f"No matrix of {path} can be used. Looked at: {reasons} Put raw counts in X or in layers['counts']."
-        )
+        reasons = "; ".join(re.split(r"(?<!\d)\. |\.$", reason)[0] for reason in refused.values())
+        raise DataError(f"No matrix of {path} can be used: {reasons}. Put raw counts in X or in layers['counts'].")
     _, name, x, var, scale = best
     why = [re.split(r" \(|: |\. ", reason)[0] for reason in refused.values()]
     why += [f"{other} has {words}" for other, words in passed.items() if other != name]

@@ -281,7 +281,7 @@ BAD = {
         integers(np.uint32, 2**32 - 1), {}, [FILE, "4,294,967,295 (uint32)", "overflowed", "raw counts"]
     ),
     "counts beyond float32": (integers(np.int64, 2**24 + 1), {}, [FILE, "16,777,217", "no count", "raw counts"]),
-    "negative whole numbers, as floats": (with_value(-32768), {}, [FILE, "-32768.0", "overflowed", "subtraction"]),
+    "negative whole numbers, as floats": (with_value(-32768), {}, [FILE, "-32768", "overflowed", "subtraction"]),
     "two bases of logarithms": (
         with_x(half(logs, lambda x: logs(x, 2))), {}, [FILE, "different scales", "50% are ln", "50% log2", "one scale"]
     ),
@@ -289,7 +289,7 @@ BAD = {
         with_x(lambda x: np.where((np.arange(CELLS) % 10 == 3)[:, None], logs(x, 2), logs(x))), {},
         [FILE, "different scales", "90% are ln", "10% log2", "Were files joined?"],
     ),
-    "counts and logarithms": (with_x(half(lambda x: x, logs)), {}, [FILE, "different scales", "counts", "ln", "one scale"]),
+    "counts and logarithms": (with_x(half(lambda x: x, logs)), {}, [FILE, "different scales", "50% are ln", "50% counts", "one scale"]),
     "counts and values of no known scale": (
         with_x(lambda x: np.where((np.arange(CELLS) % 4 == 3)[:, None], random_fractions(x), x)), {},
         [FILE, "neither counts nor log", "whole numbers", "raw counts"],
@@ -299,7 +299,7 @@ BAD = {
     ),
     "nothing usable anywhere": (
         with_layers(standardised, raw=clipped, counts=random_fractions), {},
-        [FILE, "No matrix", "X: ", "negative", "layers['counts']: ", "raw.X: ", "neither counts nor log", "Put raw counts"],
+        [FILE, "No matrix", "values of X are negative", "values of layers['counts'] are neither", "values of raw.X are", "Put raw"],
     ),
     # labels
     "labels that say nan": (with_labels(lambda y: y.where(y.index != "c7", "nan")), {}, ["1 of 40", "'c7'", "'nan'", "Drop"]),
