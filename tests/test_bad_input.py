@@ -490,6 +490,10 @@ GOOD = {
         with_labels(lambda y: pd.Categorical(y, categories=["T", "unused", "B"], ordered=True)), same, {}
     ),
     "labels with blanks around them": (with_labels(lambda y: " " + y + " "), same, {}),
+    "embeddings of a later AnnData": (
+        edited(lambda f: f.create_group("obsm/X_new").attrs.update({"encoding-type": "of tomorrow", "encoding-version": "9"})),
+        same, {"matrix": "X: raw counts"},
+    ),
     "empty cells": (written(with_empty_cells), lambda a: a[~a.obs_names.isin(["c4", "c7"])].copy(), {}),
 }  # fmt: skip
 
