@@ -43,7 +43,3 @@ fi
 export PATH="$(cd "$(dirname "$PYTHON")" && pwd):$PATH"
 PYTHON="$(cd "$(dirname "$PYTHON")" && pwd)/$(basename "$PYTHON")"
 export PYTHON
-
-# Threads that wait for each other shall sleep, not spin: on a shared machine spinning made training three times slower,
-# on a quiet one it gains a tenth at most.
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import platform
 import re
 import resource
@@ -373,7 +372,6 @@ def _profile(connection, *arguments):
 
 
 def main(arguments):
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as run_all.sh does; read when torch is imported
     import pandas as pd
     import torch
 

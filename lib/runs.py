@@ -8,6 +8,7 @@ SHA-256 of the others. What is done is not done again; what was interrupted goes
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import json
@@ -105,7 +106,8 @@ def complete(specs, scheduler=None):
     specs : list of dict
     scheduler : str, optional
         Address of a Dask scheduler whose workers see this folder under the same path. Default:
-        ``SCBERT_SCHEDULER``, or run here, one after the other.
+        ``SCBERT_SCHEDULER``, or run here: small models on as many processes as there are cores (``SCBERT_WORKERS``), up
+        to 8, others one after the other.
 
     Returns
     -------
@@ -132,8 +134,7 @@ def _compute_all(specs, scheduler):
     if not specs:
         return
     if not scheduler:
-        for spec in specs:
-            yield spec, compute(spec)
+        yield from _compute_here(specs)
         return
     from distributed import Client, as_completed
 
@@ -152,13 +153,68 @@ def _compute_all(specs, scheduler):
             yield future.result()
 
 
+def _compute_here(specs):
+    """Runs of small models side by side, a process and a thread each; others after them, with all threads."""
+    small = [spec for spec in specs if _small(spec)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = min(int(os.environ.get("SCBERT_WORKERS") or min(cores, 8)), sum(spec["model"] == "scBERT" for spec in small))
+    if workers < 2:  # others take a second or two, less than a process takes to start
+        for spec in specs:
+            yield spec, compute(spec)
+        return
+    from joblib import Parallel, delayed
+
+    print(f"{len(small)} runs, {workers} at a time.", flush=True)
+    settings = {name: value for name, value in os.environ.items() if name.startswith("SCBERT_")}
+    heavy_first = sorted(small, key=lambda spec: spec["model"] != "scBERT")
+    yield from Parallel(workers, backend="loky", return_as="generator_unordered")(
+        delayed(_in_a_process)(spec, settings) for spec in heavy_first
+    )
+    for spec in specs:
+        if not _small(spec):
+            yield spec, compute(spec)
+
+
+def _in_a_process(spec, settings):
+    os.environ["TQDM_DISABLE"] = "1"  # bars of several processes would overwrite each other
+    for name in [name for name in os.environ if name.startswith("SCBERT_") and name not in settings]:
+        del os.environ[name]  # the process may have served another call
+    os.environ.update(settings)
+    return spec, compute(spec)
+
+
+def _small(spec):
+    """Whether one thread serves a run as well as several: small models, and none at all."""
+    import torch
+
+    return spec["task"] != "representations" and spec.get("size", {}).get("dim", 0) < 100 and not torch.cuda.is_available()
+
+
+@contextlib.contextmanager
+def _threads(spec):
+    """One thread for small runs, so that their numbers do not depend on the number of cores or of other runs."""
+    if not _small(spec):
+        yield
+        return
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def compute(spec):
     """Compute one run unless another process has done it meanwhile; return the seconds it took."""
     import pandas as pd
 
     run, started = Run(spec), time.time()
     run.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(run.folder.with_suffix(".lock")):
+    with FileLock(run.folder.with_suffix(".lock")), _threads(spec):
         if is_done(run):
             return 0.0
         if (run.folder / "DONE").exists():  # damaged, or to be forced: nothing of it may be mixed with the new

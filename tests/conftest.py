@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("SCBERT_WORKERS", "1")  # runs in this process, where tests can change things; one test has two
 os.environ.setdefault("SCBERT_OFFLINE", "1")  # no test asks the network; those of downloading have a server of their own
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 

@@ -211,3 +211,20 @@ def test_weights_for_other_genes_are_refused(profile, done):
     swapped = [genes[0], genes[2], genes[1], *genes[3:]]
     with pytest.raises(DataError, match=f"Gene 1 .* is {genes[1]}, gene 1 of the cells is {genes[2]}"):
         ScBert.from_checkpoint(path, genes=swapped)
+
+
+@pytest.mark.slow
+def test_runs_side_by_side_are_the_same_runs(profile, tmp_path, monkeypatch, capfd):
+    """On two processes or in this one, with one thread or all: the same bits; what is done is not done again."""
+    specs = profiles.specs(profile, ["no_gene2vec", "no_pretraining", "logistic_regression"], seeds=[0, 1])
+    here = [run.predictions["probabilities"] for run in runs.complete(specs)]
+    monkeypatch.setenv("SCBERT_CACHE", str(tmp_path))
+    monkeypatch.setenv("SCBERT_WORKERS", "2")
+    profiles.load("smoke")  # puts the cells into the other cache
+    there = runs.complete(specs)
+    assert "6 runs, 2 at a time" in capfd.readouterr().out
+    assert all(run.folder.is_relative_to(tmp_path) and run.environment["threads"] == 1 for run in there)
+    for run, expected in zip(there, here):
+        assert np.array_equal(run.predictions["probabilities"], expected)
+    runs.complete(specs)
+    assert "6 of 6 runs are stored" in capfd.readouterr().out
