@@ -13,10 +13,11 @@ SYMBOL_COLUMNS = ("gene_symbols", "gene_symbol", "feature_name", "gene_names", "
                   "symbols", "hgnc_symbol", "external_gene_name", "genes", "gene", "names", "name")  # fmt: skip
 ENSEMBL = re.compile(r"ENS[A-Z]*G\d{6,}")
 BARCODE = re.compile(r"(^|[^A-Za-z])[ACGT]{10,}([^A-Za-z]|$)")
-DATE = re.compile(
-    r"\d{1,2}-(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*(-\d+)?$"
-    r"|(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*-\d{1,4}$"
-    r"|\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d)?)?$|\d{1,2}/\d{1,2}/\d{2,4}$",
+MONTH = ("(jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?|oct(ober)?|nov(ember)?"
+         "|dec(ember)?)")  # fmt: skip
+DATE = re.compile(  # as spreadsheets write them: 1-Mar, Mar-01, 2001-03-01 00:00:00, 3/1/2001
+    rf"(?:\d{{1,2}}-{MONTH}(-\d+)?|{MONTH}-\d{{1,4}}"
+    r"|\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d)?)?|\d{1,2}/\d{1,2}/\d{2,4})$",
     re.IGNORECASE,
 )
 # Genes that nearly every measurement of human or mouse cells holds, whatever the tissue.
@@ -44,8 +45,9 @@ def orientation(cells, genes, where):
         )
 
 
-def gene_names(names, where):
-    """Refuse gene names that occur twice or are no symbols."""
+def gene_names(var, where):
+    """Refuse gene names (the index of ``var``) that occur twice or are no symbols."""
+    names = var.index.astype(str)
     if not names.is_unique:
         twice = names[names.duplicated()].unique()
         raise DataError(
@@ -55,7 +57,8 @@ def gene_names(names, where):
     if kind := not_symbols(names)[1]:
         raise DataError(
             f"The gene names of {where} are {kind}, not symbols (first: {names[0]!r}), and var has no column of symbols "
-            f"({', '.join(SYMBOL_COLUMNS[:4])} …). Put gene symbols such as CD3E in var_names or in such a column."
+            f"(it has: {', '.join(map(str, var.columns)) or 'none'}). Put gene symbols such as CD3E in var_names, or in a "
+            f"column {SYMBOL_COLUMNS[0]!r}."
         )
 
 
@@ -65,6 +68,11 @@ def not_symbols(names):
     numbers = np.array([name.strip().replace(".", "", 1).isdigit() or not name.strip() for name in names], bool)
     kind = "Ensembl identifiers" if ensembl.mean() > 0.5 else "numbers" if numbers.mean() > 0.5 else None
     return ensembl, kind
+
+
+def like_mouse(names):
+    """Whether most names are written as Cd3e is: a capital, then small letters."""
+    return bool(np.mean([name[:1].isupper() and name[1:].lower() == name[1:] != name[1:].upper() for name in names]) > 0.5)
 
 
 def vocabulary(names, genes, cells, where):
@@ -87,7 +95,7 @@ def vocabulary(names, genes, cells, where):
     if anyhow < 0.3:
         return
     start = f"{matched:.0%} of the gene names of {where} are in the vocabulary, {anyhow:.0%} if case is ignored"
-    if np.mean([name == name.capitalize() for name in names if name[:1].isalpha()]) > 0.5:
+    if like_mouse(names):
         raise DataError(
             f"{start}: they are written as mouse genes are (first: {names[0]!r}). Map them to human orthologs (Ensembl "
             "BioMart), or use the file's own genes (vocabulary: null); if the cells are human, only the case has changed: "
@@ -115,8 +123,8 @@ def labels(obs, label, where, var_columns=()):
     if missing.any():
         first = int(missing.argmax())
         raise DataError(
-            f"{int(missing.sum()):,} of {len(obs):,} cells of {where} have no label in {label!r} (first: {obs.index[first]!r}, "
-            f"{text.iloc[first]!r}). Drop them or give them a label."
+            f"{int(missing.sum()):,} of {len(obs):,} cells of {where} have no label in {label!r} (first: "
+            f"{obs.index[first]!r}, {text.iloc[first]!r}). Drop them or give them a label."
         )
     different = text.nunique()
     numeric = pd.api.types.is_numeric_dtype(column.dtype) or (
@@ -129,9 +137,10 @@ def labels(obs, label, where, var_columns=()):
         fractions = bool((values != values.round()).any())
         text = text if fractions else values.astype(np.int64).astype(str)  # clusters 0.0, 1.0 … are 0, 1 …
     if different > len(obs) / 2 or (numeric and different > (50 if fractions else 200)):
+        others = [str(name) for name in obs if 1 < obs[name].nunique() <= min(100, len(obs) / 2)]
         raise DataError(
-            f"{label!r} of {where} has {different:,} different values for {len(obs):,} cells ({', '.join(text.unique()[:3])} …): "
-            f"{'a measurement' if numeric else 'an identifier'}, not a cell type. Is the label column right? Columns with 2 to 100 "
-            f"values: {', '.join(str(name) for name in obs if 1 < obs[name].nunique() <= min(100, len(obs) / 2)) or 'none'}."
+            f"{label!r} of {where} has {different:,} different values for {len(obs):,} cells "
+            f"({', '.join(text.unique()[:3])} …): {'a measurement' if numeric else 'an identifier'}, not a cell type. "
+            f"Is the label column right? Columns with 2 to 100 values: {', '.join(others) or 'none'}."
         )
     return text.astype("category")

@@ -115,7 +115,7 @@ def _checked(adata, card, label):
         x = sp.csr_matrix(adata.X, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise DataError(f"X of {where} is not a matrix of numbers ({error}). Store numeric counts in X.") from error
-    checks.gene_names(adata.var_names.astype(str), where)
+    checks.gene_names(adata.var, where)
     values = card.get("normalised") or value_scale(x, where, adata.obs_names, adata.var_names)
     obs = adata.obs.copy()
     if label is None:
@@ -135,7 +135,7 @@ LINEAR = {
     "log10": lambda x: np.power(10.0, x) - 1,
 }
 BASE = {"ln": np.e, "log2": 2, "log10": 10}
-SCALES = ("ln", "log2", "log10", "counts")  # where several fit, the first is meant
+SCALES = ("ln", "log2", "log10", "counts")  # where several fit equally many cells, the first is meant
 LARGEST_LOG = 40  # e⁴⁰: no logarithm of a count comes near
 
 
@@ -174,8 +174,9 @@ def value_scale(x, where="X", cells=None, genes=None):
         gene = genes[x.indices[first]] if genes is not None else int(x.indices[first])
         overflow = np.all(data[bad] == np.round(data[bad])) and np.isfinite(data[bad]).all()
         kinds = {"missing": np.isnan(data), "infinite": np.isinf(data), "negative": data < 0}
+        kinds = " or ".join(kind for kind, found in kinds.items() if found.any())
         raise DataError(
-            f"{int(bad.sum())} values of {where} are {' or '.join(kind for kind, found in kinds.items() if found.any())} (first: {data[first]} in cell "
+            f"{int(bad.sum())} values of {where} are {kinds} (first: {data[first]:g} in cell "
             f"{cell!r}, gene {gene!r}). Give raw counts, or log(1 + counts per 10⁴) that was not scaled or centred."
             + (" Whole numbers below zero come from integers that overflowed, or from a subtraction." if overflow else "")
         )
@@ -191,8 +192,8 @@ def value_scale(x, where="X", cells=None, genes=None):
     second = max(others, key=others.get)
     if share[best] + others[second] > 0.9 and others[second] > 0.02:
         raise DataError(
-            f"The cells of {where} are on different scales: {share[best]:.0%} are {best}, {others[second]:.0%} {second} (of "
-            "those looked at). Were files joined? Bring all cells to one scale, or give raw counts."
+            f"The cells of {where} are on different scales: {share[best]:.0%} are {best}, {others[second]:.0%} {second} "
+            "(of those looked at). Were files joined? Bring all cells to one scale, or give raw counts."
         )
     if share[best] > 0.9:
         return best
@@ -213,7 +214,9 @@ def _fits(x, cells=400):
     for row in np.linspace(0, x.shape[0] - 1, min(cells, x.shape[0])).astype(int):
         values = x.data[x.indptr[row] : x.indptr[row + 1]].astype(np.float64)
         values = values[values > 0]
-        scales = LINEAR if len(values) and values.max() < LARGEST_LOG else ["counts"]
+        # Whole numbers are multiples of one another on the scale of log2 too: 2¹ − 1, 2² − 1 …
+        log = len(values) and values.max() < LARGEST_LOG and np.any(values != np.round(values))
+        scales = LINEAR if log else ["counts"]
         found = {scale: _multiples(LINEAR[scale](values)) for scale in scales}
         if any(answer is not None for answer in found.values()):
             fits.append([found.get(scale) is True for scale in SCALES])
@@ -221,10 +224,12 @@ def _fits(x, cells=400):
 
 
 def _multiples(values, tolerance=0.05):
-    """Whether values below ten times the smallest are whole multiples of it; None where there are too few."""
+    """Whether values below ten times the smallest are whole multiples of it; None where too few or all alike."""
     ratio = values / values.min() if len(values) else values
     ratio = ratio[ratio < 10]  # larger ones say little: any number lies near a multiple
-    return bool(np.all(np.abs(ratio - np.round(ratio)) < tolerance)) if len(ratio) >= 5 else None
+    if len(ratio) < 5 or ratio.max() < 1 + tolerance:
+        return None
+    return bool(np.all(np.abs(ratio - np.round(ratio)) < tolerance))
 
 
 def say(x, scale):

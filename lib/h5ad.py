@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 import numpy as np
 import scipy.sparse as sp
@@ -27,7 +28,9 @@ def read(path):
         with h5py.File(path, "r") as file:
             _check_content(file, path)
             if "raw.X" in file or not isinstance(file["obs"], h5py.Group):  # before AnnData 0.7: its own reader knows how
-                obs, matrices = _parts(anndata.read_h5ad(path))
+                with warnings.catch_warnings():  # that the file is old is no news, and no fault
+                    warnings.simplefilter("ignore")
+                    obs, matrices = _parts(anndata.read_h5ad(path))
             else:
                 obs, matrices = _elements(file)
             obs.index = obs.index.astype(str)
@@ -63,7 +66,7 @@ def _check_file(path):
         with path.open("rb") as file:
             start = file.read(8)
     except OSError as error:
-        raise DataError(f"{path} cannot be opened ({error}). Check that you may read it, or copy it elsewhere.") from error
+        raise DataError(f"{path} cannot be opened ({error}). Check that you may read it, or copy it.") from error
     if start != b"\x89HDF\r\n\x1a\n":
         raise DataError(
             f"{path} is not an .h5ad file: it does not begin as HDF5 does. "
@@ -132,7 +135,8 @@ def _parts(adata):
 
 
 def _count_layers(layers):
-    return sorted((name for name in layers if name.lower() in COUNT_LAYERS), key=lambda name: COUNT_LAYERS.index(name.lower()))
+    found = [name for name in layers if name.lower() in COUNT_LAYERS]
+    return sorted(found, key=lambda name: COUNT_LAYERS.index(name.lower()))
 
 
 def _sparse(held, where):
@@ -186,7 +190,9 @@ def _best(matrices, obs, path):
             if x is None:
                 raise DataError(f"{where} is empty: there is no matrix. Put raw counts in X.")
             if x.shape != (len(obs), len(var)):
-                raise DataError(f"{where} has shape {x.shape}, for {len(obs)} cells × {len(var)} genes. Write the file anew.")
+                raise DataError(
+                    f"{where} has shape {x.shape}, for {len(obs)} cells × {len(var)} genes. Write the file anew."
+                )
             if 0 in x.shape:
                 raise DataError(f"{where} is an empty matrix ({len(obs)} cells × {len(var)} genes): nothing to use.")
             scale = value_scale(x, where, obs.index, var.index)
@@ -203,10 +209,8 @@ def _best(matrices, obs, path):
         raise DataError(*refused.values())
     refused = {name: reason.replace(f" of {path}", "") for name, reason in refused.items()}
     if best is None:
-        raise DataError(
-            f"No matrix of {path} can be used. Looked at: {'; '.join(f'{name}: {reason}' for name, reason in refused.items())} "
-            "Put raw counts in X or in layers['counts']."
-        )
+        reasons = "; ".join(re.split(r"(?<!\d)\. |\.$", reason)[0] for reason in refused.values())
+        raise DataError(f"No matrix of {path} can be used: {reasons}. Put raw counts in X or in layers['counts'].")
     _, name, x, var, scale = best
     why = [re.split(r" \(|: |\. ", reason)[0] for reason in refused.values()]
     why += [f"{other} has {words}" for other, words in passed.items() if other != name]
@@ -243,11 +247,13 @@ def gene_symbols(x, var, scale):
             notes.append(f"{int(unnamed.sum()):,} without a symbol kept")
     elif ensembl.any() and kind is None:
         notes.append(f"symbols; {int(ensembl.sum()):,} Ensembl identifiers among them kept")
+    if checks.like_mouse(names):
+        notes.append("most are written as mouse genes are (Cd3e)")
     dates = names.str.match(checks.DATE)
     if dates.any():
         notes.append(
-            f"{int(dates.sum()):,} gene names are dates ({', '.join(names[dates][:4])}), as spreadsheets make of MARCH1, SEPT2 "
-            "or DEC1: which gene each was is lost, so they match none"
+            f"{int(dates.sum()):,} gene names are dates ({', '.join(names[dates][:4])}), as spreadsheets make of MARCH1, "
+            "SEPT2 or DEC1: which gene each was is lost, so they match none"
         )
         repeats = pd.Series(names).groupby(names).cumcount()  # MARCH1 and MARC1 are both 1-Mar
         names = names.where(~dates | (repeats == 0), names + " (" + repeats.add(1).astype(str) + ")")

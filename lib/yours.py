@@ -136,10 +136,10 @@ def answer(found, cells, first="logistic regression", second="scBERT"):
 
 
 def caveat(found):
-    """What to add where scBERT learnt nothing; ``found``: :func:`lib.stats.paired_difference` of scBERT to the majority class."""
+    """What to add where scBERT learnt nothing; ``found``: its :func:`lib.stats.paired_difference` to the majority class."""
     if found["low"] > 0:
         return ""
     return (
-        "scBERT is not ahead of the majority class here: in this size and training it has learnt nothing from these cells, so the "
-        "answer says nothing of scBERT. Take a profile with a larger model, such as `quick`, or more `minutes`."
+        "scBERT is not ahead of the majority class here: in this size and training it has learnt nothing from these cells, "
+        "so the answer says nothing of scBERT. Take a profile with a larger model, such as `quick`, or more `minutes`."
     )

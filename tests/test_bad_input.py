@@ -273,7 +273,7 @@ BAD = {
     "Ensembl ids, a column of them too": (
         written(lambda a: anndata.AnnData(a.X, obs=a.obs, var=pd.DataFrame(
             {"gene_name": [f"ENSG{i:011d}" for i in range(GENES)]}, index=[f"ENSG{i:011d}.1" for i in range(GENES)]))),
-        {}, [FILE, "Ensembl", "no column of symbols", "gene_symbols"],
+        {}, [FILE, "Ensembl", "no column of symbols", "it has: gene_name", "gene_symbols"],
     ),
     # values
     "integers that overflowed": (integers(np.int16, -32768), {}, [FILE, "X of", "-32,768 (int16)", "overflowed", "raw counts"]),
@@ -281,7 +281,7 @@ BAD = {
         integers(np.uint32, 2**32 - 1), {}, [FILE, "4,294,967,295 (uint32)", "overflowed", "raw counts"]
     ),
     "counts beyond float32": (integers(np.int64, 2**24 + 1), {}, [FILE, "16,777,217", "no count", "raw counts"]),
-    "negative whole numbers, as floats": (with_value(-32768), {}, [FILE, "-32768.0", "overflowed", "subtraction"]),
+    "negative whole numbers, as floats": (with_value(-32768), {}, [FILE, "-32768", "overflowed", "subtraction"]),
     "two bases of logarithms": (
         with_x(half(logs, lambda x: logs(x, 2))), {}, [FILE, "different scales", "50% are ln", "50% log2", "one scale"]
     ),
@@ -289,13 +289,17 @@ BAD = {
         with_x(lambda x: np.where((np.arange(CELLS) % 10 == 3)[:, None], logs(x, 2), logs(x))), {},
         [FILE, "different scales", "90% are ln", "10% log2", "Were files joined?"],
     ),
-    "counts and logarithms": (with_x(half(lambda x: x, logs)), {}, [FILE, "different scales", "counts", "ln", "one scale"]),
+    "counts and logarithms": (with_x(half(lambda x: x, logs)), {}, [FILE, "different scales", "50% are ln", "50% counts", "one scale"]),
+    "counts and values of no known scale": (
+        with_x(lambda x: np.where((np.arange(CELLS) % 4 == 3)[:, None], random_fractions(x), x)), {},
+        [FILE, "neither counts nor log", "whole numbers", "raw counts"],
+    ),
     "corrected throughout": (
         with_x(lambda x: x * np.random.default_rng(2).uniform(0.5, 1, x.shape)), {}, [FILE, "neither counts nor log", "decontX"]
     ),
     "nothing usable anywhere": (
         with_layers(standardised, raw=clipped, counts=random_fractions), {},
-        [FILE, "No matrix", "X: ", "negative", "layers['counts']: ", "raw.X: ", "neither counts nor log", "Put raw counts"],
+        [FILE, "No matrix", "values of X are negative", "values of layers['counts'] are neither", "values of raw.X are", "Put raw"],
     ),
     # labels
     "labels that say nan": (with_labels(lambda y: y.where(y.index != "c7", "nan")), {}, ["1 of 40", "'c7'", "'nan'", "Drop"]),
@@ -486,6 +490,10 @@ GOOD = {
         with_labels(lambda y: pd.Categorical(y, categories=["T", "unused", "B"], ordered=True)), same, {}
     ),
     "labels with blanks around them": (with_labels(lambda y: " " + y + " "), same, {}),
+    "embeddings of a later AnnData": (
+        edited(lambda f: f.create_group("obsm/X_new").attrs.update({"encoding-type": "of tomorrow", "encoding-version": "9"})),
+        same, {"matrix": "X: raw counts"},
+    ),
     "empty cells": (written(with_empty_cells), lambda a: a[~a.obs_names.isin(["c4", "c7"])].copy(), {}),
 }  # fmt: skip
 
@@ -523,6 +531,31 @@ def test_raw_has_the_genes_of_its_own(tmp_path):
     assert adata.uns["dataset"]["gene_names"].endswith("20 Ensembl identifiers mapped to symbols by var['gene_symbols']; 10 without a symbol kept")
 
 
+def test_a_real_file_of_an_old_anndata(raw):
+    """The file inside scanpy's wheel, of AnnData 0.6: X is scaled, raw holds ln(1 + counts per 10⁴ of all genes)."""
+    scanpy = pytest.importorskip("scanpy")
+    path = Path(scanpy.__file__).parent / "datasets" / "10x_pbmc68k_reduced.h5ad"
+    adata = datasets.load(path, label="bulk_labels")
+    assert adata.uns["dataset"]["matrix"].startswith("raw.X: logarithms of base e (") and adata.uns["dataset"]["values"] == "ln"
+    counts = np.expm1(adata.X.toarray().astype(np.float64)) * (adata.obs["n_counts"].to_numpy(np.float64) / 1e4)[:, None]
+    assert np.allclose(counts, raw.X.toarray(), rtol=1e-3, atol=0.02) and list(adata.var_names) == list(raw.var_names)
+    assert list(adata.obs["cell_type"]) == list(raw.obs["cell_type"])
+
+
+@pytest.mark.parametrize("scale, base", [("counts", None), ("ln", np.e), ("log2", 2), ("log10", 10)])
+def test_the_scale_of_cells_with_few_molecules(raw, scale, base):
+    """Rare genes of real cells, most values one molecule, on each scale: single molecules alone tell nothing."""
+    rare = np.asarray((raw.X > 0).mean(0)).ravel() < 0.15
+    total = raw.obs["n_counts"].to_numpy(np.float64)
+    singles = np.asarray((raw.X[:, rare] == 1).sum(1)).ravel()
+    chosen = (singles >= 5) & (total < 8000)  # a molecule is 4 to 14: taken for a logarithm, two are many times one
+    x = sp.csr_matrix(raw.X[chosen][:, rare], dtype=np.float64)
+    x.data[x.data > 2] = 2
+    x.data *= np.repeat(3e4 / total[chosen], np.diff(x.indptr))
+    x.data = x.data if base is None else np.log1p(x.data) / np.log(base)
+    assert datasets.value_scale(x.astype(np.float32)) == scale
+
+
 def test_counts_with_fractions_are_taken_and_said(tmp_path):
     """As of RSEM, which shares reads among genes: most are whole, and all are used as they are."""
     share = np.where(np.random.default_rng(1).random((CELLS, GENES)) < 0.2, 0.37, 1)
@@ -532,13 +565,15 @@ def test_counts_with_fractions_are_taken_and_said(tmp_path):
     assert adata.uns["dataset"]["values"] == "counts" and "of them with fractions, used as they are" in adata.uns["dataset"]["matrix"]
 
 
-def test_dates_do_not_block(tmp_path):
-    """Genes that a spreadsheet turned into dates are counted and shown; two that became one date are kept apart."""
+def test_dates_and_mouse_genes_do_not_block(tmp_path):
+    """Genes that became dates in a spreadsheet are counted and shown, two of one date kept apart; mouse genes are noted."""
     written(with_dates)(tmp_path / FILE)
     adata = datasets.load(tmp_path / FILE)
     assert list(adata.var_names[-4:]) == ["1-Mar", "2-Sep", "1-Mar (2)", "2001-03-02 00:00:00"]
     assert (adata.X != good().X).nnz == 0
     assert "4 gene names are dates (1-Mar, 2-Sep" in adata.uns["dataset"]["gene_names"]
+    with_genes(lambda i: f"Gene{i}a")(tmp_path / FILE)
+    assert "mouse genes" in datasets.load(tmp_path / FILE).uns["dataset"]["gene_names"]
     written(lambda a: a)(tmp_path / FILE)
     assert "gene_names" not in datasets.load(tmp_path / FILE).uns["dataset"]
 
@@ -616,6 +651,14 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, call):
     monkeypatch.delenv("SCBERT_DATA_DIR", raising=False)
     with pytest.raises(DataError, match=r"file/cache.* cannot be written .*Point SCBERT_(CACHE|DATA_DIR) to a folder that can"):
         call()
+
+
+def test_a_folder_that_takes_no_file(tmp_path):
+    """What is found when the file is begun, not only when the folder is made (here a name that no disk takes)."""
+    with pytest.raises(DataError, match="cannot be written .*Point SCBERT_CACHE to a folder that can"):
+        with cells.replacing(tmp_path / f"{'x' * 300}.npz"):
+            pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unlabelled_input_is_taken_without_a_label(tmp_path):
