@@ -198,13 +198,18 @@ def repeated_specs(profile):
 
 
 def factorial_specs(profile):
-    """Specifications of all of ``FACTORS``; ``factorial`` of the profile, where there, thins the ``seeds``.
+    """Specifications of all of ``FACTORS``, on the same subsets of cells.
 
-    The paper's arms among them keep all their seeds.
+    ``factorial`` of the profile, where there, thins them: a ``fraction`` of the labels, and the ``seeds`` of those arms that
+    are not the paper's.
     """
-    thin = _thinned(profile, profile.get("factorial", {}).get("seeds"))
-    others = [arm for arm in FACTORS if arm not in ARMS]
-    return specs(profile, [arm for arm in FACTORS if arm in ARMS]) + specs(profile, others, seeds=thin)
+    thin = profile.get("factorial", {})
+    fraction, seeds = thin.get("fraction", 1.0), _thinned(profile, thin.get("seeds"))
+    found = []
+    for arm in FACTORS:
+        whole = arm in ARMS and fraction == 1  # these are run anyway
+        found += specs(profile, [arm], [fraction], profile["seeds"] if whole else seeds)
+    return found
 
 
 def effect_specs(profile):

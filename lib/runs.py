@@ -156,8 +156,7 @@ def _compute_all(specs, scheduler):
 def _compute_here(specs):
     """Runs of small models side by side, a process and a thread each; others after them, with all threads."""
     small = [spec for spec in specs if _small(spec)]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = min(int(os.environ.get("SCBERT_WORKERS") or min(cores, 8)), sum(spec["model"] == "scBERT" for spec in small))
+    workers = min(int(os.environ.get("SCBERT_WORKERS") or _places()), sum(spec["model"] == "scBERT" for spec in small))
     if workers < 2:  # others take a second or two, less than a process takes to start
         for spec in specs:
             yield spec, compute(spec)
@@ -173,6 +172,14 @@ def _compute_here(specs):
     for spec in specs:
         if not _small(spec):
             yield spec, compute(spec)
+
+
+def _places():
+    """How many small runs fit side by side: a core each, 2 GB each, eight at most."""
+    import psutil
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return min(cores, int(psutil.virtual_memory().available / 2e9), 8)
 
 
 def _in_a_process(spec, settings):

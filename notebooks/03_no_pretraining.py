@@ -53,12 +53,13 @@ profiles.describe(chosen)
 # ## The runs
 #
 # `no_pretraining` keeps the gene embedding and freezes random blocks in front of the last one: what is trained is the
-# same as in `full`. Twelve arms in all; those that are not the paper's are run with fewer seeds where the profile says so.
+# same as in `full`. Twelve arms in all; those that are not the paper's are run with fewer seeds, or all twelve with a share of the
+# labels, where the profile says so.
 
 # %%
 arms = ["full", "no_pretraining", "no_gene2vec"]
+done = runs.complete(profiles.specs(chosen, arms))
 factorial = runs.complete(profiles.factorial_specs(chosen))
-done = [run for run in factorial if run.spec["arm"] in arms]
 ours = stats.table(done)
 paper = published.runs().query("experiment in ['baseline', 'ablation'] and dataset == @chosen['reproduces']")
 
@@ -94,7 +95,7 @@ table = stats.table(factorial)
 accuracy = table.query("metric == 'accuracy'")
 fig, axes = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True)
 plots.factorial(axes, accuracy, profiles.FACTORS, arms)
-axes[0].set_ylabel("Accuracy")
+axes[0].set_ylabel(f"Accuracy, {factorial[0].spec['fraction']:.0%} of the labels")
 axes[1].legend(loc="lower left", fontsize=9)
 plots.save(fig, "03_factorial", accuracy.merge(pd.DataFrame(profiles.FACTORS).T, left_on="arm", right_index=True), chosen)
 
