@@ -297,6 +297,8 @@ def dots(axes, table, by, metrics, titles):
             ax.annotate(f"{row['value']:.3f}", (row["value"], y + 0.2), fontsize=8, ha="center", color="#444444")
         ax.set_yticks(range(len(order)), [label(name) for name in order])
         ax.set_ylim(-0.6, len(order) - 0.3)
+        ax.margins(x=0.12)
+        ax.locator_params(axis="x", nbins=5)
         ax.grid(True, axis="x")
         ax.set_title(title)
 

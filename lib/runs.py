@@ -115,8 +115,8 @@ def complete(specs, scheduler=None):
     """
     scheduler = scheduler or os.environ.get("SCBERT_SCHEDULER")
     needed = {run_id(spec): spec for parent in specs for spec in dependencies(parent)}
-    if needed:
-        complete(list(needed.values()), scheduler)
+    if any(not is_done(Run(spec)) for spec in needed.values()):  # what depends on nothing need not wait for it
+        complete([*needed.values(), *(spec for spec in specs if not dependencies(spec))], scheduler)
     unique = {run_id(spec): spec for spec in specs}
     missing = [spec for spec in unique.values() if not is_done(Run(spec))]
     if len(unique) > len(missing):
@@ -165,7 +165,7 @@ def _compute_here(specs):
 
     print(f"{len(small)} runs, {workers} at a time.", flush=True)
     settings = {name: value for name, value in os.environ.items() if name.startswith("SCBERT_")}
-    heavy_first = sorted(small, key=lambda spec: spec["model"] != "scBERT")
+    heavy_first = sorted(small, key=lambda spec: (spec["task"] != "pretraining", spec["model"] != "scBERT"))
     yield from Parallel(workers, backend="loky", return_as="generator_unordered")(
         delayed(_in_a_process)(spec, settings) for spec in heavy_first
     )

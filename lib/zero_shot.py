@@ -23,7 +23,8 @@ def cells(representation, labels, train, test, level=0.95, resamples=1000, clust
     list of dict
         ``metric``, ``value``, ``low``, ``high``: ``knn_accuracy`` (see :func:`lib.stats.knn_accuracy`, Wilson's interval);
         ``silhouette`` (−1 … 1, of the true types); ``ari`` and ``nmi``, agreement of k-means with the types, k their number,
-        mean over ``clusterings``. Percentile intervals of a bootstrap over cells; the clusterings are not done again in it.
+        mean over ``clusterings``. Percentile intervals of a bootstrap over cells; the clusterings are not done again in it, and
+        the draws of ``ari`` and ``nmi``, which repeated cells raise, are centred on the value.
     """
     from sklearn.cluster import KMeans
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score, silhouette_samples
@@ -45,7 +46,8 @@ def cells(representation, labels, train, test, level=0.95, resamples=1000, clust
     for name, score in (("ari", adjusted_rand_score), ("nmi", normalized_mutual_info_score)):
         values[name] = [np.mean([score(y[cells], clusters[cells]) for clusters in given]) for cells in few]
     for name, value in values.items():
-        low, high = np.quantile(value[1:], [0.5 - level / 2, 0.5 + level / 2])
+        shift = 0 if name == "silhouette" else value[0] - np.mean(value[1:])  # cells drawn twice agree with themselves
+        low, high = shift + np.quantile(value[1:], [0.5 - level / 2, 0.5 + level / 2])
         found.append({"metric": name, "value": float(value[0]), "low": float(low), "high": float(high)})
     return found
 

@@ -127,6 +127,7 @@ fractions = sorted({run.spec["fraction"] for run in few})
 effect = inference.family([("full", "no_pretraining", {"fraction": fraction}) for fraction in fractions], few)
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.9))
 plots.curves(axes[0], few_table, "accuracy", ["full", "no_pretraining"])
+axes[0].set_ylim(0, 1)
 axes[0].legend(loc="lower right")
 points = effect[["difference", "low", "high"]] * 100
 error = [points["difference"] - points["low"], points["high"] - points["difference"]]
