@@ -25,6 +25,7 @@ import numpy as np
 from filelock import FileLock
 
 from lib.cells import ROOT, cache
+from lib.errors import DataError
 from lib.tasks import TASKS, dependencies
 
 FILES = ("spec.json", "environment.json", "log.csv", "predictions.npz")
@@ -138,16 +139,7 @@ def _compute_all(specs, scheduler):
         return
     from distributed import Client, as_completed
 
-    root, since, store = str(ROOT), os.environ.get("SCBERT_RUNS_SINCE", ""), str(cache())
-
-    def remote(spec):  # travels by value; the worker imports the library from the shared folder
-        os.environ.update(SCBERT_RUNS_SINCE=since, SCBERT_CACHE=store, SCBERT_PROGRESS="log")
-        if root not in sys.path:
-            sys.path.insert(0, root)
-        from lib import runs
-
-        return spec, runs.compute(spec)
-
+    remote = _remote(SCBERT_PROGRESS="log")
     with Client(scheduler, timeout=30) as client:
         for future in as_completed(client.map(remote, specs, pure=False, retries=1)):
             yield future.result()
@@ -156,7 +148,7 @@ def _compute_all(specs, scheduler):
 def _compute_here(specs):
     """Runs of small models side by side, a process and a thread each; others after them, with all threads."""
     small = [spec for spec in specs if _small(spec)]
-    workers = min(int(os.environ.get("SCBERT_WORKERS") or _places()), sum(spec["model"] == "scBERT" for spec in small))
+    workers = min(_places(), sum(spec["model"] == "scBERT" for spec in small))
     if workers < 2:  # others take a second or two, less than a process takes to start
         for spec in specs:
             yield spec, compute(spec)
@@ -164,30 +156,43 @@ def _compute_here(specs):
     from joblib import Parallel, delayed
 
     print(f"{len(small)} runs, {workers} at a time.", flush=True)
-    settings = {name: value for name, value in os.environ.items() if name.startswith("SCBERT_")}
+    remote = _remote(TQDM_DISABLE="1")  # the bars of several processes would overwrite each other
     heavy_first = sorted(small, key=lambda spec: (spec["task"] != "pretraining", spec["model"] != "scBERT"))
     yield from Parallel(workers, backend="loky", return_as="generator_unordered")(
-        delayed(_in_a_process)(spec, settings) for spec in heavy_first
+        delayed(remote)(spec) for spec in heavy_first
     )
     for spec in specs:
         if not _small(spec):
             yield spec, compute(spec)
 
 
+def _remote(**settings):
+    """:func:`compute` for another process, with this one's settings and some of its own."""
+    own = {name: value for name, value in os.environ.items() if name.startswith("SCBERT_")}
+    settings = {"SCBERT_RUNS_SINCE": ""} | own | {"SCBERT_CACHE": str(cache())} | settings
+    root = str(ROOT)
+
+    def remote(spec):  # travels by value, so that the settings are there before the library is imported from its folder
+        os.environ.update(settings)
+        if root not in sys.path:
+            sys.path.insert(0, root)
+        from lib import runs
+
+        return spec, runs.compute(spec)
+
+    return remote
+
+
 def _places():
-    """How many small runs fit side by side: a core each, 2 GB each, eight at most."""
+    """How many small runs go side by side: ``SCBERT_WORKERS``, or a core each, 2 GB each, eight at most."""
     import psutil
 
+    if given := os.environ.get("SCBERT_WORKERS"):
+        if not given.isdigit() or int(given) < 1:
+            raise DataError(f"SCBERT_WORKERS is {given!r}. Give the number of runs that may go side by side, 1 or more.")
+        return int(given)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(cores, int(psutil.virtual_memory().available / 2e9), 8)
-
-
-def _in_a_process(spec, settings):
-    os.environ["TQDM_DISABLE"] = "1"  # bars of several processes would overwrite each other
-    for name in [name for name in os.environ if name.startswith("SCBERT_") and name not in settings]:
-        del os.environ[name]  # the process may have served another call
-    os.environ.update(settings)
-    return spec, compute(spec)
+    return max(1, min(cores, int(psutil.virtual_memory().available / 2e9), 8))
 
 
 def _small(spec):

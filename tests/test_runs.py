@@ -222,9 +222,14 @@ def test_runs_side_by_side_are_the_same_runs(profile, tmp_path, monkeypatch, cap
     monkeypatch.setenv("SCBERT_WORKERS", "2")
     profiles.load("smoke")  # puts the cells into the other cache
     there = runs.complete(specs)
-    assert "6 runs, 2 at a time" in capfd.readouterr().out
+    output, errors = capfd.readouterr()
+    assert "5 runs, 2 at a time" in output and "step" not in output + errors  # one pre-training, and what needs none
     assert all(run.folder.is_relative_to(tmp_path) and run.environment["threads"] == 1 for run in there)
     for run, expected in zip(there, here):
         assert np.array_equal(run.predictions["probabilities"], expected)
     runs.complete(specs)
     assert "6 of 6 runs are stored" in capfd.readouterr().out
+    monkeypatch.setenv("SCBERT_WORKERS", "many")
+    monkeypatch.setenv("SCBERT_RUNS_SINCE", str(time.time()))
+    with pytest.raises(DataError, match="SCBERT_WORKERS is 'many'"):
+        runs.complete(specs)
