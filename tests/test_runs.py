@@ -220,6 +220,7 @@ def test_runs_side_by_side_are_the_same_runs(profile, tmp_path, monkeypatch, cap
     here = [run.predictions["probabilities"] for run in runs.complete(specs)]
     monkeypatch.setenv("SCBERT_CACHE", str(tmp_path))
     monkeypatch.setenv("SCBERT_WORKERS", "2")
+    capfd.readouterr()
     profiles.load("smoke")  # puts the cells into the other cache
     there = runs.complete(specs)
     output, errors = capfd.readouterr()
