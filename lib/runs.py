@@ -148,7 +148,7 @@ def _compute_all(specs, scheduler):
 def _compute_here(specs):
     """Runs of small models side by side, a process and a thread each; others after them, with all threads."""
     small = [spec for spec in specs if _small(spec)]
-    workers = min(_places(), sum(spec["model"] == "scBERT" for spec in small))
+    workers = min(_places(), sum(spec.get("model") == "scBERT" for spec in small))
     if workers < 2:  # others take a second or two, less than a process takes to start
         for spec in specs:
             yield spec, compute(spec)
@@ -157,7 +157,7 @@ def _compute_here(specs):
 
     print(f"{len(small)} runs, {workers} at a time.", flush=True)
     remote = _remote(TQDM_DISABLE="1")  # the bars of several processes would overwrite each other
-    heavy_first = sorted(small, key=lambda spec: (spec["task"] != "pretraining", spec["model"] != "scBERT"))
+    heavy_first = sorted(small, key=lambda spec: (spec["task"] != "pretraining", spec.get("model") != "scBERT"))
     yield from Parallel(workers, backend="loky", return_as="generator_unordered")(
         delayed(remote)(spec) for spec in heavy_first
     )
@@ -199,7 +199,8 @@ def _small(spec):
     """Whether one thread serves a run as well as several: small models, and none at all."""
     import torch
 
-    return spec["task"] != "representations" and spec.get("size", {}).get("dim", 0) < 100 and not torch.cuda.is_available()
+    size = (spec.get("trained") or spec).get("size", {})
+    return spec["task"] != "representations" and size.get("dim", 0) < 100 and not torch.cuda.is_available()
 
 
 @contextlib.contextmanager
