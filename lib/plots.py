@@ -221,8 +221,9 @@ def unknown(ax, table):
     for k, arm in enumerate(arms):
         part = table[table["arm"] == arm]
         y = np.array([names.index(name) for name in part["left_out"]]) + 0.17 * ((len(arms) - 1) / 2 - k)
-        ax.errorbar(part["auc"], y, xerr=[part["auc"] - part["low"], part["high"] - part["auc"]], ls="", marker="o", ms=5,
-                    lw=1.2, color=colour(arm), label=label(arm))  # fmt: skip
+        area, low, high = part[["auc", "low", "high"]].to_numpy().T
+        ax.errorbar(area, y, xerr=[area - low, high - area], ls="", marker="o", ms=5, lw=1.2,
+                    color=colour(arm), label=label(arm))  # fmt: skip
     ax.axvline(0.5, color="#444444", lw=1, ls=":")
     cells = table.drop_duplicates("left_out").set_index("left_out")["cells"]
     ax.set_yticks(range(len(names)), [f"{name} ({cells[name]})" for name in names])

@@ -17,6 +17,7 @@ import platform
 import shutil
 import sys
 import time
+import warnings
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -158,9 +159,11 @@ def _compute_here(specs):
     print(f"{len(small)} runs, {workers} at a time.", flush=True)
     remote = _remote(TQDM_DISABLE="1")  # the bars of several processes would overwrite each other
     heavy_first = sorted(small, key=lambda spec: (spec["task"] != "pretraining", spec.get("model") != "scBERT"))
-    yield from Parallel(workers, backend="loky", return_as="generator_unordered")(
-        delayed(remote)(spec) for spec in heavy_first
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="A worker stopped")  # one that had grown is replaced: no harm
+        yield from Parallel(workers, backend="loky", return_as="generator_unordered")(
+            delayed(remote)(spec) for spec in heavy_first
+        )
     for spec in specs:
         if not _small(spec):
             yield spec, compute(spec)
