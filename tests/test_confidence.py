@@ -107,3 +107,12 @@ def test_cells_from_elsewhere_are_aligned_and_matched_by_name(smoke, tmp_path):
     assert row["unknown_cells"] == (names == "Dendritic cells").sum() and row["cells"] + row["unknown_cells"] == 700
     assert 0.5 < row["accuracy"] <= 1 and 0 < row["auc"] < 1 and "recall[Dendritic cells]" not in row
     assert profiles.external(smoke) is None  # smoke names none
+
+
+def test_true_zheng68k_cells_are_named_by_models_of_other_cells(smoke, shared):
+    """The probe of 165 Zheng68K cells: aligned by symbols; far more are named right than by chance."""
+    there = profiles.external(smoke, shared / "zheng68k_probe.h5ad")
+    assert there["adata"].uns["alignment"]["matched"] > 500
+    [run] = runs.complete(profiles.external_specs(there, profiles.specs(smoke, ["logistic_regression"], seeds=[0])))
+    row = confidence.elsewhere([run]).iloc[0]
+    assert row["cells"] + row["unknown_cells"] == 165 and row["low"] > 0.2
