@@ -69,9 +69,9 @@ profiles.describe(chosen)
 
 # %%
 arms = ["logistic_regression", "full", "majority"]
-done = runs.complete(profiles.specs(chosen, arms))
-bracketing = runs.complete(profiles.control_specs(chosen))
-clean = runs.complete(profiles.clean_specs(chosen))
+wanted = [profiles.specs(chosen, arms), profiles.control_specs(chosen), profiles.clean_specs(chosen), profiles.repeated_specs(chosen)]
+runs.complete(sum(wanted, []))  # all at once, so that no core waits for the others
+done, bracketing, clean, repeated = map(runs.complete, wanted)
 ours = stats.table(done)
 paper = published.runs().query("experiment == 'baseline' and dataset == @chosen['reproduces']")
 
@@ -234,7 +234,6 @@ Markdown(
 # with the C that the profile names; scBERT, or the arm of it that the profile can afford, on as many as `n` says.
 
 # %%
-repeated = runs.complete(profiles.repeated_specs(chosen))
 splits_table = inference.splits_family(repeated)
 splits_table.to_csv(plots.folder(chosen) / "01_splits.csv", index=False, float_format="%.6g")
 inference.show_family(splits_table, plots.label)

@@ -58,8 +58,9 @@ profiles.describe(chosen)
 
 # %%
 arms = ["full", "no_pretraining", "no_gene2vec"]
-done = runs.complete(profiles.specs(chosen, arms))
-factorial = runs.complete(profiles.factorial_specs(chosen))
+wanted = [profiles.specs(chosen, arms), profiles.factorial_specs(chosen), profiles.effect_specs(chosen)]
+runs.complete(sum(wanted, []))  # all at once, so that no core waits for the others
+done, factorial, few = map(runs.complete, wanted)
 ours = stats.table(done)
 paper = published.runs().query("experiment in ['baseline', 'ablation'] and dataset == @chosen['reproduces']")
 
@@ -121,7 +122,6 @@ inference.show_family(family, plots.label)
 # difference grows to the left.
 
 # %%
-few = runs.complete(profiles.effect_specs(chosen))
 few_table = stats.table(few)
 fractions = sorted({run.spec["fraction"] for run in few})
 effect = inference.family([("full", "no_pretraining", {"fraction": fraction}) for fraction in fractions], few)
