@@ -14,7 +14,6 @@ import numpy as np
 import scipy.sparse as sp
 
 from lib.errors import DataError
-from lib.tokens import TokenStore
 
 # Optional entries of a profile's data: how to select from the cells and genes of the file.
 SELECTIONS = ("max_cells_per_type", "min_cells_per_type", "max_cells", "variable_genes")
@@ -90,6 +89,8 @@ def corpus(fingerprint, genes):
     -------
     TokenStore
     """
+    from lib.tokens import TokenStore
+
     folder = cache() / "corpus" / fingerprint
     try:
         stored = np.load(folder / "vocabulary.npy", allow_pickle=False)
@@ -136,7 +137,7 @@ class Cells:
     """Prepared cells of one data set."""
 
     x: sp.csr_matrix  # (cells, genes), log2(1 + counts per 10⁴), float32
-    tokens: TokenStore  # (cells, genes + 1), uint8
+    tokens: lib.tokens.TokenStore  # (cells, genes + 1), uint8
     labels: np.ndarray  # (cells,), index into classes
     classes: np.ndarray  # names
     genes: np.ndarray  # the vocabulary, in order
@@ -299,6 +300,8 @@ def _path(fingerprint):
 @functools.lru_cache(maxsize=2)
 def read(fingerprint):
     """Read what :func:`store` wrote."""
+    from lib.tokens import TokenStore  # with torch, which takes a second to import
+
     path = _path(fingerprint)
     try:
         with np.load(path, allow_pickle=False) as file:

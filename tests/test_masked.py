@@ -115,6 +115,21 @@ def test_cells_by_type_and_cells_at_random():
     assert adjusted_rand_score(labels, labels) == 1
 
 
+def test_agreement_of_a_bootstrap_is_that_of_the_repeated_cells():
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    rng = np.random.default_rng(3)
+    labels, clusters = rng.integers(0, 5, 200) * 2, rng.integers(0, 4, 200)
+    clusters = np.where(rng.random(200) < 0.5, labels, clusters)
+    drawn = [np.arange(200), *(rng.integers(0, 200, 200) for _ in range(20)), np.flatnonzero(labels == 2)]
+    found = zero_shot.agreement(labels, clusters, [np.bincount(cells, minlength=200) for cells in drawn])
+    for cells, values in zip(drawn, found):
+        expected = [score(labels[cells], clusters[cells]) for score in (adjusted_rand_score, normalized_mutual_info_score)]
+        assert np.allclose(values, expected, atol=1e-12)
+    assert np.allclose(zero_shot.agreement(labels, labels, [np.ones(200, int)]), 1)
+    assert np.allclose(zero_shot.agreement(np.zeros(9, int), np.zeros(9, int), [np.ones(9, int)]), 1)
+
+
 def test_nearest_genes_are_the_nearest():
     embedding = np.array([[1, 0], [0.9, 0.1], [0, 1], [-1, 0.2]])
     found = zero_shot.nearest_genes(embedding, np.array(["A", "B", "C", "D"]), ["A", "LOST"], neighbours=2)
