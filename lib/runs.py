@@ -116,10 +116,8 @@ def complete(specs, scheduler=None):
     list of Run
     """
     scheduler = scheduler or os.environ.get("SCBERT_SCHEDULER")
-    needed = {run_id(spec): spec for parent in specs for spec in dependencies(parent)}
-    if any(not is_done(Run(spec)) for spec in needed.values()):  # what depends on nothing need not wait for it
-        complete([*needed.values(), *(spec for spec in specs if not dependencies(spec))], scheduler)
-    unique = {run_id(spec): spec for spec in specs}
+    unique = {}
+    _gather(specs, unique)
     missing = [spec for spec in unique.values() if not is_done(Run(spec))]
     if len(unique) > len(missing):
         print(f"{len(unique) - len(missing)} of {len(unique)} runs are stored already.", flush=True)
@@ -131,8 +129,16 @@ def complete(specs, scheduler=None):
     return [Run(spec) for spec in specs]
 
 
+def _gather(specs, found):
+    """Put the specifications into ``found`` by their identifiers, each after those that it depends on."""
+    for spec in specs:
+        if run_id(spec) not in found:
+            _gather(dependencies(spec), found)
+            found[run_id(spec)] = spec
+
+
 def _compute_all(specs, scheduler):
-    """Yield (spec, seconds) as the runs finish."""
+    """Yield (spec, seconds) as the runs finish; a run stands after those that it depends on."""
     if not specs:
         return
     if not scheduler:
@@ -140,9 +146,12 @@ def _compute_all(specs, scheduler):
         return
     from distributed import Client, as_completed
 
-    remote = _remote(SCBERT_PROGRESS="log")
+    remote, futures = _remote(SCBERT_PROGRESS="log"), {}
     with Client(scheduler, timeout=30) as client:
-        for future in as_completed(client.map(remote, specs, pure=False, retries=1)):
+        for spec in specs:
+            needed = [futures[run_id(other)] for other in dependencies(spec) if run_id(other) in futures]
+            futures[run_id(spec)] = client.submit(remote, spec, needed, pure=False, retries=1)
+        for future in as_completed(futures.values()):
             yield future.result()
 
 
@@ -157,16 +166,30 @@ def _compute_here(specs):
     from joblib import Parallel, delayed
 
     print(f"{len(small)} runs, {workers} at a time.", flush=True)
+    missing = {run_id(spec) for spec in specs}
     remote = _remote(TQDM_DISABLE="1")  # the bars of several processes would overwrite each other
-    heavy_first = sorted(small, key=lambda spec: (spec["task"] != "pretraining", spec.get("model") != "scBERT"))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="A worker stopped")  # one that had grown is replaced: no harm
         yield from Parallel(workers, backend="loky", return_as="generator_unordered")(
-            delayed(remote)(spec) for spec in heavy_first
+            delayed(remote)(spec) for spec in sorted(small, key=lambda spec: _turn(spec, missing))
         )
     for spec in specs:
         if not _small(spec):
             yield spec, compute(spec)
+
+
+def _turn(spec, missing):
+    """Sorts runs so that a process seldom waits for another: pre-training, the long ones first; then what waits for no run of
+    those missing; then what needs a pre-training without gene embedding, which takes seconds; then the rest."""
+
+    def depth(spec):
+        return max((1 + depth(other) for other in dependencies(spec) if run_id(other) in missing), default=0)
+
+    fast = (spec.get("pretraining") or spec).get("gene_embedding") is None
+    if spec["task"] == "pretraining":
+        return 0, fast
+    waits = depth(spec)
+    return 1, waits, waits and not fast, spec.get("model") != "scBERT", -spec.get("fraction", 1)
 
 
 def _remote(**settings):
@@ -175,7 +198,7 @@ def _remote(**settings):
     settings = {"SCBERT_RUNS_SINCE": ""} | own | {"SCBERT_CACHE": str(cache())} | settings
     root = str(ROOT)
 
-    def remote(spec):  # travels by value, so that the settings are there before the library is imported from its folder
+    def remote(spec, needed=()):  # travels by value: the settings are there before the library is imported from its folder
         os.environ.update(settings)
         if root not in sys.path:
             sys.path.insert(0, root)
@@ -225,9 +248,14 @@ def _threads(spec):
 
 
 def compute(spec):
-    """Compute one run unless another process has done it meanwhile; return the seconds it took."""
+    """Compute one run unless another process has done it meanwhile; return the seconds it took.
+
+    What it depends on is waited for where another process is at it, and done here where none is.
+    """
     import pandas as pd
 
+    for other in dependencies(spec):
+        compute(other)
     run, started = Run(spec), time.time()
     run.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(run.folder.with_suffix(".lock")), _threads(spec):
