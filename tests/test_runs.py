@@ -57,11 +57,11 @@ def test_a_run_holds_what_a_reader_needs(done, profile):
 
 
 def test_done_is_not_done_again(done, capsys):
-    """A second call computes nothing and says so."""
+    """A second call computes nothing and says so, of the three runs and the pre-training of one."""
     before = [(run.folder / "DONE").stat().st_mtime_ns for run in done]
     again = runs.complete([run.spec for run in done])
     assert [(run.folder / "DONE").stat().st_mtime_ns for run in again] == before
-    assert "3 of 3 runs are stored already" in capsys.readouterr().out
+    assert "4 of 4 runs are stored already" in capsys.readouterr().out
 
 
 def truncate(path):
@@ -224,12 +224,12 @@ def test_runs_side_by_side_are_the_same_runs(profile, tmp_path, monkeypatch, cap
     profiles.load("smoke")  # puts the cells into the other cache
     there = runs.complete(specs)
     output, errors = capfd.readouterr()
-    assert "5 runs, 2 at a time" in output and "step" not in output + errors  # one pre-training, and what needs none
+    assert "7 runs, 2 at a time" in output and "step" not in output + errors
     assert all(run.folder.is_relative_to(tmp_path) and run.environment["threads"] == 1 for run in there)
     for run, expected in zip(there, here):
         assert np.array_equal(run.predictions["probabilities"], expected)
     runs.complete(specs)
-    assert "6 of 6 runs are stored" in capfd.readouterr().out
+    assert "7 of 7 runs are stored" in capfd.readouterr().out
     monkeypatch.setenv("SCBERT_WORKERS", "many")
     monkeypatch.setenv("SCBERT_RUNS_SINCE", str(time.time()))
     with pytest.raises(DataError, match="SCBERT_WORKERS is 'many'"):
