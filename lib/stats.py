@@ -203,7 +203,8 @@ def paired_difference(first, second, level=0.95, resamples=2000, seed=0, metric=
     drawn = by_cells.mean(1) + _luck_of_seeds(delta, by_cells) * (seeds @ (delta - delta.mean()))
     low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
     found = {
-        "difference": float(delta.mean()), "low": float(low), "high": float(high),
+        # rounded, so that a difference of nothing is not one of 1e-17
+        "difference": round(float(delta.mean()), 12), "low": round(float(low), 12), "high": round(float(high), 12),
         "p": _tail(min(np.mean(drawn <= 0), np.mean(drawn >= 0)), resamples, sides=2), "n_cells": n_cells,
         "n_seeds": n_seeds,
     }  # fmt: skip
