@@ -95,6 +95,7 @@ for ax, metric in zip(axes[1], ["accuracy", "macro_f1"]):
     ax.set_title(f"{plots.METRICS[metric]}, the paper ({chosen['reproduces']})")
 for ax in axes.flat:
     ax.set_ylim(0, 1)
+    ax.tick_params(labelbottom=True)
 axes[0, 0].legend(loc="center right")
 columns = ["arm", "fraction", "seed", "metric", "value"]
 drawn = pd.concat(
