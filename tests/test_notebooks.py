@@ -84,6 +84,7 @@ def test_a_failing_cell_is_named_and_the_exit_status_says_so(smoke):
     assert "fraction is 0.0" in process.stderr.splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_a_dead_kernel_is_a_failure(tmp_path):
     """A kernel that dies is reported, not swallowed."""
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import os; os._exit(3)")])

@@ -60,7 +60,7 @@ def server():
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.content, server.faults, server.paths, server.slow = CONTENT, [], [], 0
         server.released = threading.Event()
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         server.address = f"http://127.0.0.1:{server.server_address[1]}"
         yield server
         server.released.set()

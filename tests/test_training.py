@@ -224,6 +224,7 @@ def test_test_labels_leak_nothing_when_the_epoch_is_selected_elsewhere():
     assert clean.log == other.log and np.array_equal(clean.probabilities, other.probabilities)
 
 
+@pytest.mark.slow
 def test_a_tiny_model_overfits_20_real_cells(cells):
     """Ten cells each of two types are learnt by heart."""
     labels = cells.obs["cell_type"].to_numpy()
@@ -237,6 +238,7 @@ def test_a_tiny_model_overfits_20_real_cells(cells):
     assert done.log[done.best_epoch]["accuracy"] == 1 and done.log[-1]["loss"] < 0.1
 
 
+@pytest.mark.slow
 def test_pretraining_learns():
     """On cells whose genes tell their bins, the loss falls and the accuracy rises."""
     tokens = np.tile(np.r_[np.arange(GENES) % 5 + 1, 0].astype(np.uint8), (40, 1))
@@ -302,6 +304,7 @@ def interrupt_at(monkeypatch):
 
 @pytest.mark.parametrize("kind", ["finetune", "pretrain"])
 @pytest.mark.parametrize("step", [2, 5, 11], ids=["first epoch", "start of the second", "middle of the third"])
+@pytest.mark.slow
 def test_an_interrupted_run_ends_bit_identical(tmp_path, interrupt_at, kind, step):
     """Stopped at any step and started again, another random state meanwhile: same log, weights and predictions."""
     interrupt_at(None)
@@ -338,6 +341,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_checkpoint_is_set_aside(tmp_path, interrupt_at, capsys, damage):
     """A damaged checkpoint is kept beside, said so, and the run done again from the start."""
