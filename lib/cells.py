@@ -9,11 +9,15 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import scipy.sparse as sp
 
 from lib.errors import DataError
+
+if TYPE_CHECKING:
+    from lib.tokens import TokenStore
 
 # Optional entries of a profile's data: how to select from the cells and genes of the file.
 SELECTIONS = ("max_cells_per_type", "min_cells_per_type", "max_cells", "variable_genes")
@@ -137,7 +141,7 @@ class Cells:
     """Prepared cells of one data set."""
 
     x: sp.csr_matrix  # (cells, genes), log2(1 + counts per 10⁴), float32
-    tokens: lib.tokens.TokenStore  # (cells, genes + 1), uint8
+    tokens: TokenStore  # (cells, genes + 1), uint8
     labels: np.ndarray  # (cells,), index into classes
     classes: np.ndarray  # names
     genes: np.ndarray  # the vocabulary, in order

@@ -51,7 +51,7 @@ def execute(path, output, parameters):
         papermill.execute_notebook(
             str(path), str(partial), parameters=parameters, kernel_name="python3", cwd=str(path.parent),
             progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr,
-            extra_arguments=["--IPKernelApp.log_level=50"],  # not its transport and shutdown; failures are reported by papermill
+            extra_arguments=["--IPKernelApp.log_level=50"],  # failures come through papermill
         )  # fmt: skip
     except PapermillExecutionError as failure:
         place = f"cell {failure.cell_index} (In [{failure.exec_count}])"

@@ -42,9 +42,8 @@ def cells(representation, labels, train, test, level=0.95, resamples=1000, clust
     given = [KMeans(types, n_init=3, random_state=k).fit_predict(x) for k in range(clusterings)]
     drawn = [np.arange(len(y)), *(rng.integers(0, len(y), len(y)) for _ in range(resamples))]
     values = {"silhouette": [each[cells].mean() for cells in drawn]}
-    few = drawn[: 1 + resamples // 10]
-    weights = [np.bincount(cells, minlength=len(y)) for cells in few]
-    agreements = np.mean([agreement(y, clusters, weights) for clusters in given], axis=0)  # (1 + resamples // 10, 2)
+    weights = [np.bincount(cells, minlength=len(y)) for cells in drawn]
+    agreements = np.mean([agreement(y, clusters, weights) for clusters in given], axis=0)  # (1 + resamples, 2)
     values |= {"ari": agreements[:, 0], "nmi": agreements[:, 1]}
     for name, value in values.items():
         shift = 0 if name == "silhouette" else value[0] - np.mean(value[1:])  # cells drawn twice agree with themselves
@@ -56,8 +55,8 @@ def cells(representation, labels, train, test, level=0.95, resamples=1000, clust
 def agreement(labels, clusters, weights):
     """Adjusted Rand index and normalised mutual information of two groupings, for each weighting of the cells.
 
-    What scikit-learn's two functions give for cells repeated ``weights`` times, from one table for each weighting: a
-    bootstrap by them takes half a minute.
+    What scikit-learn's two functions give for cells repeated ``weights`` times, from one table for each weighting: they take
+    no weights, and a bootstrap by them takes minutes.
 
     Parameters
     ----------
