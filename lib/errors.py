@@ -1,5 +1,7 @@
 """The one exception for input that cannot be used."""
 
+from __future__ import annotations
+
 
 class DataError(ValueError):
     """Input was refused.

@@ -2,57 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
+from sklearn.metrics import confusion_matrix
 
-from lib import stats
+from lib import settings
+from lib.arms import EMBEDDINGS, by_factors, colour, label
+from lib.evaluate import intervals, measures
 
-FIGURES = Path(__file__).resolve().parents[1] / "figures"
-
-# Okabe & Ito's palette; each arm has its colour and name here and nowhere else.
-ARMS = {
-    "logistic_regression": ("Logistic regression (L1)", "#0072B2"),
-    "full": ("scBERT", "#D55E00"),
-    "no_pretraining": ("scBERT, not pre-trained", "#E69F00"),
-    "no_gene2vec": ("scBERT, no gene embedding", "#CC79A7"),
-    "pca": ("PCA", "#009E73"),
-    "majority": ("Majority class", "#767676"),
-    "stratified_random": ("Random, by share", "#999999"),
-    "nearest_neighbours": ("Nearest neighbours in PCA", "#009E73"),
-    "logistic_regression_tokens": ("Logistic regression (L1) on tokens", "#56B4E9"),
-    "logistic_regression_l2": ("Logistic regression (L2)", "#004C7F"),
-    "head_only": ("scBERT's head, no transformer", "#8C6D00"),
-    "most_common_bin": ("Cell's most common bin", "#767676"),
-    "cell_rule": ("Rule: cell's most common visible bin", "#767676"),
-    "gene_rule": ("Rule: gene's most common bin", "#56B4E9"),
-    "additive": ("Rule: both, additive", "#0072B2"),
-}
 METRICS = {
     "accuracy": "Accuracy", "macro_f1": "Macro-F1",
     "accuracy_hard_pair": "Accuracy, hard pair", "macro_f1_hard_pair": "Macro-F1, hard pair",
 }  # fmt: skip
-
-
-def label(arm):
-    if arm in ARMS:
-        return ARMS[arm][0]
-    whole = arm.removesuffix("_all_trained")  # an arm of profiles.FACTORS, by its factors
-    embedding = next((name for name in EMBEDDINGS if name and whole.startswith(name)), "")
-    words = [EMBEDDINGS[embedding][0]] if embedding else []
-    words += ["not pre-trained"] if whole.endswith("no_pretraining") else []
-    words += ["all trained"] if whole != arm else []
-    return ", ".join(["scBERT", *words])
-
-
-def colour(arm):
-    return ARMS[arm][1]
-
-
-# The gene embeddings of profiles.FACTORS by how its arms begin.
-EMBEDDINGS = {"": ("own gene embedding", "#D55E00"), "random_vectors": ("random vectors", "#0072B2"),
-              "no_gene2vec": ("no gene embedding", "#CC79A7")}  # fmt: skip
 
 
 def style():
@@ -75,7 +35,7 @@ def jitter(n, width=0.1):
 def runs_and_mean(ax, x, values, arm, marker="o", filled=True):
     """Every run as a point at ``x``, and beside them the mean with its 95 % Student interval."""
     values = np.asarray(values, float)
-    mean, half_width = stats.confidence_interval(values)
+    mean, half_width = intervals.confidence_interval(values)
     face = colour(arm) if filled else "white"
     ax.scatter(x + jitter(len(values)) - 0.05, values, s=24, color=face, edgecolor=colour(arm), lw=1, marker=marker,
                alpha=0.8, zorder=3)  # fmt: skip
@@ -151,7 +111,7 @@ def bracket(axes, table, metrics):
         ax.set_title(METRICS[metric])
 
 
-def factorial(axes, table, factors, marked=()):
+def factorial(axes, table, marked=()):
     """Accuracy of every combination of factors: a panel for what is trained, a column for pre-training.
 
     Parameters
@@ -160,18 +120,15 @@ def factorial(axes, table, factors, marked=()):
         The last block trained, all trained.
     table : DataFrame
         ``arm``, ``value``: every run a row.
-    factors : dict
-        ``profiles.FACTORS``.
     marked : sequence of str
         Arms to ring: the paper's.
     """
-    names = {"own": "", "random": "random_vectors", None: "no_gene2vec"}
     for ax, trained, title in zip(axes, ("last_block", "all"), ("Last block fine-tuned (the paper)", "All blocks fine-tuned")):
-        for k, embedding in enumerate(names):
-            name, shade = EMBEDDINGS[names[embedding]]
+        for k, (embedding, name) in enumerate(EMBEDDINGS.items()):
+            shade = colour(by_factors(True, "last_block", embedding))
             means = []
             for x, pretrained in enumerate((True, False)):
-                arm = next(arm for arm, f in factors.items() if list(f.values()) == [pretrained, trained, embedding])
+                arm = by_factors(pretrained, trained, embedding)
                 values = table.loc[table["arm"] == arm, "value"].to_numpy()
                 at = x + 0.2 * (k - 1)
                 ax.scatter(at + jitter(len(values), 0.05), values, s=24, color=shade if pretrained else "white", edgecolor=shade,
@@ -194,7 +151,7 @@ def curves(ax, table, metric, arms, marker="o", filled=True):
         shift = 0.012 * (k - (len(arms) - 1) / 2)
         ax.scatter(part["fraction"] + shift, part["value"], s=20, marker=marker, edgecolor=colour(arm), lw=1,
                    color=colour(arm) if filled else "white", alpha=0.7, zorder=3)  # fmt: skip
-        mean = stats.summarise(part, ["fraction"]).sort_values("fraction")
+        mean = measures.summarise(part, ["fraction"]).sort_values("fraction")
         ax.errorbar(mean["fraction"] + shift, mean["mean"], mean["half_width"].where(mean["n"] > 1), color=colour(arm),
                     lw=1.6, capsize=3, label=label(arm), zorder=4)  # fmt: skip
     ax.set_xlabel("Fraction of the training cells with labels")
@@ -204,7 +161,7 @@ def curves(ax, table, metric, arms, marker="o", filled=True):
 def reliability(ax, tables):
     """Accuracy against confidence; the area of a point says how many answers it stands for.
 
-    ``tables``: of each arm, what :func:`lib.confidence.reliability` gives.
+    ``tables``: of each arm, what :func:`lib.evaluate.calibration.reliability` gives.
     """
     ax.plot([0, 1], [0, 1], color="#444444", lw=1, ls=":", label="calibrated")
     for arm, table in tables.items():
@@ -233,8 +190,6 @@ def unknown(ax, table):
 
 def confusion(ax, labels, predicted, classes, arm):
     """Row-normalised confusion matrix: the share of each true type (row) that is given each name (column)."""
-    from sklearn.metrics import confusion_matrix
-
     counts = confusion_matrix(labels, predicted, labels=np.arange(len(classes)))
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
@@ -330,7 +285,7 @@ def profile_note(fig, profile):
 
 def folder(profile):
     """``figures/<profile>``, or below ``SCBERT_FIGURES``."""
-    path = Path(os.environ.get("SCBERT_FIGURES") or FIGURES) / profile["name"]
+    path = settings.figures() / profile["name"]
     path.mkdir(parents=True, exist_ok=True)
     return path
 

@@ -1,5 +1,13 @@
 # ---
 # jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags
+#     notebook_metadata_filter: kernelspec,jupytext
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -31,13 +39,17 @@ protocol = None  # "paper" or "clean"; None: that of the profile
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "runs.py").exists())))
+sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "arms.py").exists())))
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from lib import controls, inference, plots, profiles, published, runs, stats
+from lib import plots
+from lib.arms import CONTROLS
+from lib.evaluate import controls, differences, intervals, measures, words
+from lib.experiments import profiles, runs, specs
+from lib.paper import published
 
 plots.style()
 
@@ -69,10 +81,10 @@ profiles.describe(chosen)
 
 # %%
 arms = ["logistic_regression", "full", "majority"]
-wanted = [profiles.specs(chosen, arms), profiles.control_specs(chosen), profiles.clean_specs(chosen), profiles.repeated_specs(chosen)]
+wanted = [specs.cell_types(chosen, arms), specs.controls(chosen), specs.clean(chosen), specs.repeated(chosen)]
 runs.complete(sum(wanted, []))  # all at once, so that no core waits for the others
 done, bracketing, clean, repeated = map(runs.complete, wanted)
-ours = stats.table(done)
+ours = measures.table(done)
 paper = published.runs().query("experiment == 'baseline' and dataset == @chosen['reproduces']")
 
 # %% [markdown]
@@ -100,7 +112,7 @@ shown[["lower", "upper", "metric", "because", "points", "holds"]].style.hide()
 
 # %%
 metrics = ["accuracy", "macro_f1", "accuracy_hard_pair", "macro_f1_hard_pair"]
-stats.beside_paper(ours, paper, [*metrics[:1], "accuracy_last_epoch", *metrics[1:]], arms, plots.label)
+words.beside_paper(ours, paper, [*metrics[:1], "accuracy_last_epoch", *metrics[1:]], arms, plots.label)
 
 # %% [markdown]
 # ## Figure 1: overall, on the hard pair, and what choosing the epoch is worth
@@ -114,7 +126,7 @@ stats.beside_paper(ours, paper, [*metrics[:1], "accuracy_last_epoch", *metrics[1
 # so that a fifth is left to choose the epoch.
 
 # %%
-choice = controls.epoch_choice([run for run in done if run.spec["arm"] == "full"] + clean)
+choice = measures.epoch_choice([run for run in done if run.spec["arm"] == "full"] + clean)
 fig = plt.figure(figsize=(10, 10.4))
 axes = fig.subplot_mosaic([["a", "b"], ["c", "d"], ["e", "e"]], height_ratios=[1, 1, 0.9])
 plots.compare([axes[k] for k in "abcd"], ours, paper, metrics, arms)
@@ -124,7 +136,7 @@ drawn = [ours.query("metric in @metrics"), choice.assign(arm="full", metric="acc
 plots.save(fig, "01_baseline_comparison", pd.concat(drawn).assign(source="ours"), chosen)
 
 # %%
-worth = controls.choice_worth(choice)
+worth = measures.choice_worth(choice)
 worth.to_csv(plots.folder(chosen) / "01_protocols.csv", index=False, float_format="%.6g")
 Markdown("\n".join(f"- {sentence}" for sentence in worth["sentence"]))
 
@@ -204,23 +216,23 @@ plots.save(fig, "01_confusion", pd.concat(shares), chosen)
 
 # %%
 pair = [[run for run in done if run.spec["arm"] == arm] for arm in ("logistic_regression", "full")]
-found = stats.paired_difference(*pair)
+found = differences.paired_difference(*pair)
 theirs = [paper.query("metric == 'accuracy' and arm == @arm")["value"] for arm in ("logistic_regression", "full")]
 pd.DataFrame([found]).to_csv(plots.folder(chosen) / "01_difference.csv", index=False, float_format="%.6g")
-questions = [(arm, "full", {}) for arm in ["logistic_regression", *profiles.CONTROLS[2:]]]
-family = inference.family(questions, done + bracketing, ("accuracy", "macro_f1"))
+questions = [(arm, "full", {}) for arm in ["logistic_regression", *CONTROLS[2:]]]
+family = differences.family(questions, done + bracketing, ("accuracy", "macro_f1"))
 family.to_csv(plots.folder(chosen) / "01_family.csv", index=False, float_format="%.6g")
-test = inference.mcnemar(*pair)
-display(inference.show_family(family, plots.label))
+test = differences.mcnemar(*pair)
+display(words.show_family(family, plots.label))
 published_answer = "The paper published no runs of both on these cells."
 if all(len(values) for values in theirs):
-    difference, low, high = (100 * x for x in stats.effect(*theirs))
+    difference, low, high = (100 * x for x in intervals.effect(*theirs))
     published_answer = (
         f"The paper's runs: {difference:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f} (n = {len(theirs[0])} against "
-        f"{len(theirs[1])}; two one-sided tests of less than {100 * inference.MARGIN:.0f} points: p = {inference.equivalence(*theirs):.2g})."
+        f"{len(theirs[1])}; two one-sided tests of less than {100 * intervals.MARGIN:.0f} points: p = {intervals.equivalence(*theirs):.2g})."
     )
 Markdown(
-    f"{stats.describe_difference(found, 'Logistic regression', 'scBERT')}\n\n{published_answer}\n\n"
+    f"{words.describe_difference(found, 'Logistic regression', 'scBERT')}\n\n{published_answer}\n\n"
     f"Cell by cell (each model's runs averaged): {test['only_first']} of {found['n_cells']} test cells are named right by "
     f"logistic regression alone, {test['only_second']} by scBERT alone; McNemar's p = {test['p']:.2g}."
 )
@@ -234,9 +246,9 @@ Markdown(
 # with the C that the profile names; scBERT, or the arm of it that the profile can afford, on as many as `n` says.
 
 # %%
-splits_table = inference.splits_family(repeated)
+splits_table = differences.splits_family(repeated)
 splits_table.to_csv(plots.folder(chosen) / "01_splits.csv", index=False, float_format="%.6g")
-inference.show_family(splits_table, plots.label)
+words.show_family(splits_table, plots.label)
 
 # %% [markdown]
 # ## Where these numbers come from

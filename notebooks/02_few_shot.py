@@ -1,5 +1,13 @@
 # ---
 # jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags
+#     notebook_metadata_filter: kernelspec,jupytext
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -29,13 +37,16 @@ fractions = None  # e.g. [0.1, 0.5, 1.0]; None: those of the profile
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "runs.py").exists())))
+sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "arms.py").exists())))
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from lib import inference, plots, profiles, published, runs, stats
+from lib import plots
+from lib.evaluate import differences, intervals, measures, words
+from lib.experiments import profiles, runs, specs
+from lib.paper import published
 
 plots.style()
 
@@ -53,8 +64,8 @@ profiles.describe(chosen)
 
 # %%
 arms = ["logistic_regression", "full", "majority"]
-done = runs.complete(profiles.specs(chosen, arms, chosen["fractions"], chosen["few_shot_seeds"]))
-ours = stats.table(done)
+done = runs.complete(specs.cell_types(chosen, arms, chosen["fractions"], chosen["few_shot_seeds"]))
+ours = measures.table(done)
 labels = chosen["adata"].obs["cell_type"].to_numpy()
 subsets = [run.spec | {"cells": run.predictions["train"]} for run in done if run.spec["arm"] == "majority"]
 subsets = pd.DataFrame(
@@ -77,7 +88,7 @@ paper = paper[(paper["experiment"] == "few_shot") | (paper["arm"] == "logistic_r
 rows = {}
 for fraction in chosen["fractions"]:
     ours_here, paper_here = (table[table["fraction"] == fraction] for table in (ours, paper))
-    rows[f"{fraction:.0%}"] = stats.beside_paper(ours_here, paper_here, ["accuracy", "macro_f1"], arms[:2], plots.label)
+    rows[f"{fraction:.0%}"] = words.beside_paper(ours_here, paper_here, ["accuracy", "macro_f1"], arms[:2], plots.label)
 pd.concat(rows, names=["labels"])
 
 # %% [markdown]
@@ -112,7 +123,7 @@ plots.save(fig, "02_few_shot", drawn.query("metric in ['accuracy', 'macro_f1']")
 
 # %%
 questions = [(arms[0], arms[1], {"fraction": fraction}) for fraction in chosen["fractions"]]
-family = inference.family(questions, done, ("accuracy", "macro_f1"))
+family = differences.family(questions, done, ("accuracy", "macro_f1"))
 family.to_csv(plots.folder(chosen) / "02_family.csv", index=False, float_format="%.6g")
 rows = []
 for found in family.query("metric == 'accuracy'").to_dict("records"):
@@ -122,7 +133,7 @@ for found in family.query("metric == 'accuracy'").to_dict("records"):
     ]
     row = {"fraction": fraction, "ours": found["difference"], "ours_low": found["low"], "ours_high": found["high"]}
     if all(len(values) for values in theirs):
-        row |= dict(zip(("paper", "paper_low", "paper_high"), stats.effect(*theirs)))
+        row |= dict(zip(("paper", "paper_low", "paper_high"), intervals.effect(*theirs)))
     rows.append(row)
 answer = pd.DataFrame(rows)
 answer.to_csv(plots.folder(chosen) / "02_difference.csv", index=False, float_format="%.6g")
@@ -134,7 +145,7 @@ answer.set_index("fraction").mul(100).round(1).rename_axis("fraction (difference
 # either way by two one-sided tests at 5 %; *undecided*, that neither is shown.
 
 # %%
-display(inference.show_family(family, plots.label))
+display(words.show_family(family, plots.label))
 behind = family.query("says == 'behind'")
 ahead = [f"{row.fraction:.0%} ({row.metric.replace('_', '-')})" for row in behind.itertuples()]
 Markdown(

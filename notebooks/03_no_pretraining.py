@@ -1,5 +1,13 @@
 # ---
 # jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags
+#     notebook_metadata_filter: kernelspec,jupytext
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -32,13 +40,17 @@ protocol = None  # "paper" or "clean"; None: that of the profile
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "runs.py").exists())))
+sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "arms.py").exists())))
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
 
-from lib import inference, plots, profiles, published, runs, stats
+from lib import plots
+from lib.arms import FACTORIAL, by_factors, factors
+from lib.evaluate import differences, intervals, measures, words
+from lib.experiments import profiles, runs, specs
+from lib.paper import published
 
 plots.style()
 
@@ -58,10 +70,10 @@ profiles.describe(chosen)
 
 # %%
 arms = ["full", "no_pretraining", "no_gene2vec"]
-wanted = [profiles.specs(chosen, arms), profiles.factorial_specs(chosen), profiles.effect_specs(chosen)]
+wanted = [specs.cell_types(chosen, arms), specs.factorial(chosen), specs.pretraining_effect(chosen)]
 runs.complete(sum(wanted, []))  # all at once, so that no core waits for the others
 done, factorial, few = map(runs.complete, wanted)
-ours = stats.table(done)
+ours = measures.table(done)
 paper = published.runs().query("experiment in ['baseline', 'ablation'] and dataset == @chosen['reproduces']")
 
 # %% [markdown]
@@ -69,7 +81,7 @@ paper = published.runs().query("experiment in ['baseline', 'ablation'] and datas
 
 # %%
 metrics = ["accuracy", "macro_f1", "accuracy_hard_pair", "macro_f1_hard_pair"]
-stats.beside_paper(ours, paper, metrics, arms, plots.label)
+words.beside_paper(ours, paper, metrics, arms, plots.label)
 
 # %% [markdown]
 # ## Figure 1: three starting points
@@ -92,27 +104,27 @@ plots.save(fig, "03_no_pretraining", ours.query("metric in @metrics").assign(sou
 # says whether the frozen layers hold the models back.
 
 # %%
-table = stats.table(factorial)
+table = measures.table(factorial)
 accuracy = table.query("metric == 'accuracy'")
 fig, axes = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True)
-plots.factorial(axes, accuracy, profiles.FACTORS, arms)
+plots.factorial(axes, accuracy, arms)
 axes[0].set_ylabel(f"Accuracy, {factorial[0].spec['fraction']:.0%} of the labels")
 axes[1].legend(loc="lower left", fontsize=9)
-plots.save(fig, "03_factorial", accuracy.merge(pd.DataFrame(profiles.FACTORS).T, left_on="arm", right_index=True), chosen)
+of_arm = pd.DataFrame({name: factors(name) for name in FACTORIAL}, ["pretrained", "trained", "embedding"]).T
+plots.save(fig, "03_factorial", accuracy.merge(of_arm, left_on="arm", right_index=True), chosen)
 
 # %% [markdown]
 # Each factor's effect with the others held, as one family of questions: points of accuracy, 95 % bootstrap interval over
 # test cells and seeds, p adjusted by Holm's method; *equivalent*: within 2 points either way by two one-sided tests.
 
 # %%
-by_factors = {tuple(factors.values()): arm for arm, factors in profiles.FACTORS.items()}
 layers, kinds = ("last_block", "all"), ("own", "random", None)
 questions = [((True, t, e), (False, t, e)) for t in layers for e in kinds]  # pre-training
 questions += [((True, t, "own"), (True, t, e)) for t in layers for e in kinds[1:]]  # the gene embedding
 questions += [((p, "all", "own"), (p, "last_block", "own")) for p in (True, False)]  # all blocks trained
-family = inference.family([(by_factors[a], by_factors[b], {}) for a, b in questions], factorial)
+family = differences.family([(by_factors(*a), by_factors(*b), {}) for a, b in questions], factorial)
 family.to_csv(plots.folder(chosen) / "03_factors.csv", index=False, float_format="%.6g")
-inference.show_family(family, plots.label)
+words.show_family(family, plots.label)
 
 # %% [markdown]
 # ## Figure 3: where labels are few
@@ -122,9 +134,9 @@ inference.show_family(family, plots.label)
 # difference grows to the left.
 
 # %%
-few_table = stats.table(few)
+few_table = measures.table(few)
 fractions = sorted({run.spec["fraction"] for run in few})
-effect = inference.family([("full", "no_pretraining", {"fraction": fraction}) for fraction in fractions], few)
+effect = differences.family([("full", "no_pretraining", {"fraction": fraction}) for fraction in fractions], few)
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.9))
 plots.curves(axes[0], few_table, "accuracy", ["full", "no_pretraining"])
 axes[0].set_ylim(0, 1)
@@ -136,7 +148,7 @@ axes[1].axhline(0, color="#444444", lw=1)
 axes[1].set(title="What pre-training adds", xlabel=axes[0].get_xlabel(), ylabel="points of accuracy")
 plots.save(fig, "03_few_labels", few_table.query("metric == 'accuracy'"), chosen)
 effect.to_csv(plots.folder(chosen) / "03_few_labels_difference.csv", index=False, float_format="%.6g")
-inference.show_family(effect, plots.label)
+words.show_family(effect, plots.label)
 
 # %% [markdown]
 # ## Figure 4: how they learn
@@ -174,15 +186,15 @@ plots.save(fig, "03_learning", logs, chosen)
 by_arm = {arm: [run for run in done if run.spec["arm"] == arm] for arm in arms}
 lines, rows = [], []
 for arm in arms[1:]:
-    found = stats.paired_difference(by_arm[arm], by_arm["full"])
+    found = differences.paired_difference(by_arm[arm], by_arm["full"])
     rows.append({"arm": arm} | found)
     theirs = [paper.query("metric == 'accuracy' and arm == @a")["value"] for a in (arm, "full")]
-    lines.append(f"- {stats.describe_difference(found, plots.label(arm), plots.label('full'))}")
+    lines.append(f"- {words.describe_difference(found, plots.label(arm), plots.label('full'))}")
     if all(len(values) for values in theirs):
-        difference, low, high = (100 * x for x in stats.effect(*theirs))
+        difference, low, high = (100 * x for x in intervals.effect(*theirs))
         lines[-1] += f" The paper's runs: {difference:+.1f} points, {low:+.1f} to {high:+.1f}."
 pd.DataFrame(rows).to_csv(plots.folder(chosen) / "03_difference.csv", index=False, float_format="%.6g")
-lines += [inference.summary(name, part) for name, part in (
+lines += [words.summary(name, part) for name, part in (
     ("Pre-training, over the six pairs of arms that differ in nothing else", family[:6]),
     ("The gene embedding against random vectors or none, pre-trained", family[6:10]),
     ("Training all blocks", family[10:]),

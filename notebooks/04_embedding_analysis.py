@@ -1,5 +1,13 @@
 # ---
 # jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags
+#     notebook_metadata_filter: kernelspec,jupytext
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -30,15 +38,19 @@ dataset = None  # another data set by its name, such as macparland; None: that o
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "runs.py").exists())))
+sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "arms.py").exists())))
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from lib import cells, confidence, masked, plots, profiles, published, runs, splits, stats, zero_shot
-from lib.preprocess import tokenize
+from lib import plots
+from lib.evaluate import calibration, masked, representations, words
+from lib.experiments import profiles, runs, specs, store
+from lib.paper import scorecard
+from lib.prepare import cells, splits
+from lib.prepare.preprocess import tokenize
 
 plots.style()
 
@@ -57,9 +69,9 @@ profiles.describe(chosen)
 # and still knows nothing about genes.
 
 # %%
-done = runs.complete(profiles.masked_specs(chosen))
-card = published.masked_scorecard(done, chosen["reproduces"]).query("dataset == @chosen['reproduces']")
-card["ours ± interval"] = [stats.show(mean, half) for mean, half in zip(card["ours"], card["half_width_ours"])]
+done = runs.complete(specs.masked(chosen))
+card = scorecard.masked_scorecard(done, chosen["reproduces"]).query("dataset == @chosen['reproduces']")
+card["ours ± interval"] = [words.show(mean, half) for mean, half in zip(card["ours"], card["half_width_ours"])]
 card.assign(arm=card["arm"].map(plots.label)).set_index(["arm", "metric"])[["ours ± interval", "paper"]]
 
 # %% [markdown]
@@ -130,7 +142,7 @@ Markdown(
 # %%
 target = by_arm["full"].predictions["target"]
 tables = {
-    name: confidence.reliability(answers[name].max(1), answers[name].argmax(1) == target)
+    name: calibration.reliability(answers[name].max(1), answers[name].argmax(1) == target)
     for name in ("additive", "no_gene2vec", "full")
 }
 fig, ax = plt.subplots(figsize=(6, 4.6))
@@ -165,10 +177,10 @@ import time
 
 import torch
 
-from lib.model import ScBert
+from lib.scbert.model import ScBert
 
 run = next(run for run in done if run.spec["arm"] == "no_gene2vec")
-weights = runs.Run(run.spec["pretraining"]).folder / "model.pt"
+weights = store.Run(run.spec["pretraining"]).folder / "model.pt"
 collapsed = ScBert.from_checkpoint(weights, genes=chosen["adata"].var_names.tolist()).double()
 # A gene embedding of zeros says nothing either, but with it every gene is computed for itself.
 whole = ScBert(collapsed.config, np.zeros((collapsed.config.genes, collapsed.config.dim))).double().eval()
@@ -197,7 +209,7 @@ Markdown(
 # show. Look at how small it is, and at what random weights give.
 
 # %%
-shown = runs.complete(profiles.representation_specs(chosen))
+shown = runs.complete(specs.representations(chosen))
 reps = {run.spec["arm"]: run.predictions for run in shown}
 parts = pd.DataFrame(
     {arm: reps[arm]["variance"] for arm in ("full", "no_pretraining", "no_gene2vec")},
@@ -219,13 +231,13 @@ plots.save(fig, "04_variance", parts.rename_axis("arm").reset_index(), chosen)
 # %%
 n_genes = len(reps["full"]["genes_in"])
 overlap = {
-    plots.label(arm): stats.neighbour_overlap(reps[arm]["genes_in"], reps[arm]["genes_out"])
+    plots.label(arm): representations.neighbour_overlap(reps[arm]["genes_in"], reps[arm]["genes_out"])
     for arm in ("full", "no_pretraining")
 }
 display(pd.Series(overlap | {"by chance": 10 / (n_genes - 1)}, name="share of neighbours in common").round(3).to_frame())
 known = ["CD79A", "LYZ", "NKG7", "CD3D", "FCER1A", "PF4"]
 columns = {"going in": ("full", "genes_in"), "coming out": ("full", "genes_out"), "random weights": ("no_pretraining", "genes_out")}
-pd.DataFrame({name: zero_shot.nearest_genes(reps[arm][key], stored.genes, known) for name, (arm, key) in columns.items()})
+pd.DataFrame({name: representations.nearest_genes(reps[arm][key], stored.genes, known) for name, (arm, key) in columns.items()})
 
 # %% [markdown]
 # ## Figure 5: cells
@@ -240,7 +252,7 @@ order = ["pca", "full", "no_pretraining", "no_gene2vec"]
 rows = []
 for arm in order:
     r = reps[arm]
-    rows += [{"arm": arm} | row for row in zero_shot.cells(r["cells"], r["labels"], r["train"], r["test"])]
+    rows += [{"arm": arm} | row for row in representations.cells(r["cells"], r["labels"], r["train"], r["test"])]
 zero = pd.DataFrame(rows)
 knn = zero.query("metric == 'knn_accuracy'").set_index("arm")
 fig, axes = plt.subplots(1, 4, figsize=(15, 4.6))
@@ -276,7 +288,7 @@ fig, axes = plt.subplots(1, 4, figsize=(13, 3.2), sharey=True)
 titles = ["Nearest neighbours,\naccuracy", "Silhouette\nof the true types", "k-means,\nARI", "k-means,\nNMI"]
 plots.dots(axes, zero, "arm", ["knn_accuracy", "silhouette", "ari", "nmi"], titles)
 plots.save(fig, "04_zero_shot", zero, chosen)
-closing = stats.knn_accuracy(*(reps["full"][name] for name in ("cells_closing", "labels", "train", "test")))
+closing = representations.knn_accuracy(*(reps["full"][name] for name in ("cells_closing", "labels", "train", "test")))
 Markdown(
     f"**Cell representations**: nearest neighbours name {knn.loc['full', 'value']:.0%} of the test cells right in scBERT's "
     f"representation, {knn.loc['pca', 'value']:.0%} in principal components, {knn.loc['no_pretraining', 'value']:.0%} behind random weights. "

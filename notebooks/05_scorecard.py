@@ -1,5 +1,13 @@
 # ---
 # jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags
+#     notebook_metadata_filter: kernelspec,jupytext
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -36,13 +44,16 @@ protocol = None  # "paper" or "clean"; None: that of the profile
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "runs.py").exists())))
+sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "arms.py").exists())))
 
 import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown
 
-from lib import errata, plots, profiles, published, runs, stats
+from lib import plots
+from lib.evaluate import measures, words
+from lib.experiments import profiles, runs, specs
+from lib.paper import errata, scorecard
 
 plots.style()
 
@@ -54,11 +65,11 @@ plots.style()
 # %%
 chosen = profiles.load(profile, dataset=dataset, seeds=seeds, protocol=protocol)
 done = runs.complete(
-    profiles.specs(chosen, ["logistic_regression", "full", "no_pretraining", "no_gene2vec"])
-    + profiles.specs(chosen, ["logistic_regression", "full"], chosen["fractions"], chosen["few_shot_seeds"])
+    specs.cell_types(chosen, ["logistic_regression", "full", "no_pretraining", "no_gene2vec"])
+    + specs.cell_types(chosen, ["logistic_regression", "full"], chosen["fractions"], chosen["few_shot_seeds"])
 )
-ours = stats.table({run.id: run for run in done}.values())
-masked = runs.complete(profiles.masked_specs(chosen))
+ours = measures.table({run.id: run for run in done}.values())
+masked = runs.complete(specs.masked(chosen))
 
 # %% [markdown]
 # ## The claims
@@ -66,10 +77,10 @@ masked = runs.complete(profiles.masked_specs(chosen))
 # Look at the last column, then at the width of our intervals.
 
 # %%
-differences = published.differences(done, chosen["few_shot_seeds"], chosen["fractions"])
-card = published.scorecard(ours, masked, chosen["reproduces"], chosen["few_shot_seeds"], differences)
+differences = scorecard.family(done, chosen["few_shot_seeds"], chosen["fractions"])
+card = scorecard.scorecard(ours, masked, chosen["reproduces"], chosen["few_shot_seeds"], differences)
 card.to_csv(plots.folder(chosen) / "05_scorecard.csv", index=False, float_format="%.6g")
-claims = published.claims(card, chosen["reproduces"])
+claims = scorecard.claims(card, chosen["reproduces"])
 shown = claims.assign(arm=claims["arm"].map(plots.label), minus=claims["reference"].map(plots.label))
 for who in ("paper", "ours"):
     columns = (100 * claims[f"{name}_{who}"] for name in ("effect", "low", "high"))
@@ -105,7 +116,7 @@ plots.save(
 # %%
 whole = card.copy()
 for who in ("paper", "ours"):
-    whole[who] = [stats.show(mean, half) for mean, half in zip(card[who], card[f"half_width_{who}"])]
+    whole[who] = [words.show(mean, half) for mean, half in zip(card[who], card[f"half_width_{who}"])]
 columns = ["experiment", "dataset", "arm", "fraction", "metric", "paper", "n_paper", "ours", "n_ours", "verdict"]
 whole["runs"] = [f"{ids.split()[0][:8]}…" if ids else "" for ids in card["runs"].fillna("")]  # all ids: in the CSV
 whole[[*columns, "runs"]].style.hide().format(precision=2)

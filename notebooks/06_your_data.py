@@ -1,5 +1,13 @@
 # ---
 # jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags
+#     notebook_metadata_filter: kernelspec,jupytext
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -33,14 +41,16 @@ minutes = 10  # what the runs may take, about; decides how many cells and genes 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "runs.py").exists())))
+sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "arms.py").exists())))
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
-from lib import models, plots, profiles, runs, stats, yours
+from lib import plots
+from lib.evaluate import differences, measures, words
+from lib.experiments import profiles, runs, specs, yours
 
 plots.style()
 
@@ -64,13 +74,13 @@ profiles.describe(chosen)
 
 # %%
 arms = ["logistic_regression", "full", "majority"]
-done = runs.complete(profiles.specs(chosen, arms))
-few = runs.complete(profiles.specs(chosen, arms, chosen["fractions"], chosen["few_shot_seeds"]))
+done = runs.complete(specs.cell_types(chosen, arms))
+few = runs.complete(specs.cell_types(chosen, arms, chosen["fractions"], chosen["few_shot_seeds"]))
 by_arm = {arm: [run for run in done if run.spec["arm"] == arm] for arm in arms}
-ours = stats.table(done)
-summary = stats.summarise(ours[ours["metric"].isin(["accuracy", "macro_f1"])], ["arm", "metric"])
+ours = measures.table(done)
+summary = measures.summarise(ours[ours["metric"].isin(["accuracy", "macro_f1"])], ["arm", "metric"])
 summary["mean ± half the 95 % interval over seeds"] = [
-    stats.show(mean, half) for mean, half in zip(summary["mean"], summary["half_width"])
+    words.show(mean, half) for mean, half in zip(summary["mean"], summary["half_width"])
 ]
 strength = [run.log["C"].iloc[0] for run in by_arm["logistic_regression"]]
 print(f"Logistic regression's C by cross-validation, seed by seed: {', '.join(f'{c:g}' for c in strength)}")
@@ -84,7 +94,7 @@ summary.assign(arm=summary["arm"].map(plots.label)).pivot(index="arm", columns="
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.9))
-curve = stats.table(few)
+curve = measures.table(few)
 for ax, metric in zip(axes, ["accuracy", "macro_f1"]):
     plots.curves(ax, curve, metric, arms)
     ax.set_ylim(0, 1)
@@ -99,10 +109,10 @@ plots.save(fig, "06_few_shot", table, chosen)
 # the training (bootstrap over cells and seeds).
 
 # %%
-found = stats.paired_difference(by_arm["logistic_regression"], by_arm["full"])
+found = differences.paired_difference(by_arm["logistic_regression"], by_arm["full"])
 which = f"{'these' if data is None else 'your'} {chosen['adata'].n_obs:,} cells"
-learnt = stats.paired_difference(by_arm["full"], by_arm["majority"])
-Markdown(f"**{yours.answer(found, which)}** {yours.caveat(learnt)}")
+learnt = differences.paired_difference(by_arm["full"], by_arm["majority"])
+Markdown(f"**{words.answer(found, which)}** {words.caveat(learnt)}")
 
 # %% [markdown]
 # ## Your own model
@@ -129,7 +139,7 @@ class MyModel:
         return self.pipeline.predict_proba(x)
 
 
-mine = models.evaluate(MyModel, chosen, "my model", seeds=chosen["seeds"][:2])
+mine = yours.evaluate(MyModel, chosen, "my model", seeds=chosen["seeds"][:2])
 
 # %% [markdown]
 # Each difference is against your model, on the same cells and seeds. Look at the interval before the number.
@@ -138,7 +148,7 @@ mine = models.evaluate(MyModel, chosen, "my model", seeds=chosen["seeds"][:2])
 rows = {}
 for arm in arms:
     others = [run for run in by_arm[arm] if run.spec["seed"] in chosen["seeds"][:2]]
-    found = stats.paired_difference(mine, others)
+    found = differences.paired_difference(mine, others)
     rows[f"my model − {plots.label(arm)}"] = {
         "points of accuracy": f"{100 * found['difference']:+.1f}",
         "95 % interval": f"{100 * found['low']:+.1f} to {100 * found['high']:+.1f}",

@@ -1,5 +1,13 @@
 # ---
 # jupyter:
+#   jupytext:
+#     cell_metadata_filter: tags
+#     notebook_metadata_filter: kernelspec,jupytext
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -29,14 +37,16 @@ external = None  # other labelled cells: a data set's name or the path of an .h5
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "runs.py").exists())))
+sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "arms.py").exists())))
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from IPython.display import Markdown, display
 
-from lib import confidence, plots, profiles, runs, stats
+from lib import plots
+from lib.evaluate import calibration, intervals, words
+from lib.experiments import profiles, runs, specs
 
 plots.style()
 
@@ -55,13 +65,13 @@ profiles.describe(chosen)
 
 # %%
 arms = ["logistic_regression", "full", "no_gene2vec"]
-done = runs.complete(profiles.specs(chosen, arms))
+done = runs.complete(specs.cell_types(chosen, arms))
 tables = {}
 for arm in arms:
     own = [run.predictions for run in done if run.spec["arm"] == arm]
     sure = np.concatenate([p["probabilities"].max(1) for p in own])
     right = np.concatenate([p["probabilities"].argmax(1) == p["labels"] for p in own])
-    tables[arm] = confidence.reliability(sure, right)
+    tables[arm] = calibration.reliability(sure, right)
 fig, ax = plt.subplots(figsize=(6, 5))
 plots.reliability(ax, tables)
 ax.legend(loc="upper left")
@@ -74,7 +84,7 @@ plots.save(fig, "07_calibration", pd.concat(tables, names=["arm"]).reset_index("
 # to its best epoch by accuracy is not asked to be calibrated.
 
 # %%
-calibrated = confidence.calibration(done)
+calibrated = calibration.calibration(done)
 calibrated.to_csv(plots.folder(chosen) / "07_calibration_error.csv", index=False, float_format="%.6g")
 text = [f"{r.value:.3f} ({r.low:.3f} to {r.high:.3f})" for r in calibrated.itertuples()]
 shown = calibrated.assign(text=text, arm=calibrated["arm"].map(plots.label))
@@ -89,7 +99,7 @@ shown.pivot(index="arm", columns="metric", values="text").rename_axis(index=None
 # line: there the models are *surer* of the unknown cells than of the known ones.
 
 # %%
-left_out = confidence.unknown(runs.complete(profiles.unknown_specs(chosen)))
+left_out = calibration.unknown(runs.complete(specs.unknown(chosen)))
 fig, ax = plt.subplots(figsize=(8.5, 0.55 * left_out["left_out"].nunique() + 1.4))
 plots.unknown(ax, left_out)
 fig.legend(loc="outside upper center", ncols=2)
@@ -101,14 +111,14 @@ left_out.pivot(index="left_out", columns="arm", values="taken_for").rename(colum
 # %%
 lines = []
 for arm, part in left_out.groupby("arm", sort=False):
-    mean, half = stats.confidence_interval(part["auc"])
+    mean, half = intervals.confidence_interval(part["auc"])
     lines.append(
-        f"- **{plots.label(arm)}**: mean area {stats.show(mean, half, 2)} over {len(part)} types left out (95 % Student interval over "
+        f"- **{plots.label(arm)}**: mean area {words.show(mean, half, 2)} over {len(part)} types left out (95 % Student interval over "
         f"types); {(part['low'] > 0.5).sum()} clearly above a coin, {(part['high'] < 0.5).sum()} clearly below."
     )
 areas = left_out.pivot(index="left_out", columns="arm", values="auc")
 gap = (areas["full"] - areas["logistic_regression"]).dropna()
-mean, half = stats.confidence_interval(gap)
+mean, half = intervals.confidence_interval(gap)
 lines.append(
     f"- **scBERT − logistic regression**, on the {len(gap)} types that both were tried on: {mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})."
 )
@@ -126,7 +136,7 @@ if there is None:
     display(Markdown("*No other cells are at hand: give `-p external PATH.h5ad`, or see data/README.md for Zheng68K.*"))
 else:
     trained = [run.spec for run in done if run.spec["arm"] in arms]
-    found = confidence.elsewhere(runs.complete(profiles.external_specs(there, trained)))
+    found = calibration.elsewhere(runs.complete(specs.external(there, trained)))
     found.to_csv(plots.folder(chosen) / "07_elsewhere.csv", index=False, float_format="%.6g")
     report = there["adata"].uns["alignment"]
     display(Markdown(f"{there['adata'].n_obs:,} cells of {there['dataset'].rsplit('/')[-1]}; {report['matched']:,} of {chosen['adata'].n_vars:,} genes matched."))

@@ -30,15 +30,15 @@ def seeds():
 @pytest.fixture(scope="session")
 def raw():
     """The 700 real cells that scanpy ships, as counts. Not to be changed in place."""
-    from lib import datasets
+    from lib.datasets import catalogue
 
-    return datasets.load("pbmc68k_reduced")
+    return catalogue.load("pbmc68k_reduced")
 
 
 @pytest.fixture(scope="session")
 def cells(raw):
     """The same cells prepared for the model. Not to be changed in place."""
-    from lib import preprocess
+    from lib.prepare import preprocess
 
     return preprocess.prepare(raw, min_genes=0, library_size="n_counts")
 

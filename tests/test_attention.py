@@ -8,8 +8,8 @@ import torch
 from performer_pytorch import PerformerLM
 from performer_pytorch.performer_pytorch import FastAttention
 
-from lib.attention import favor_attention
-from lib.model import CellTypeClassifier, ScBert, ScBertConfig
+from lib.scbert.attention import favor_attention
+from lib.scbert.model import CellTypeClassifier, ScBert, ScBertConfig
 
 GENES = 24
 TINY = {"genes": GENES, "dim": 20, "depth": 2, "heads": 2, "dim_head": 8, "features": 20}
@@ -255,7 +255,7 @@ def test_collapse_is_exact(classifier, stabiliser):
 
 def test_chunks_change_nothing(monkeypatch):
     """Tokens taken 64 at a time give what one chunk gives, values and gradients."""
-    from lib import attention
+    from lib.scbert import attention
 
     q, k, v = (torch.randn(2, 2, 300, 8, dtype=torch.double, requires_grad=True) for _ in range(3))
     projection = torch.randn(20, 8, dtype=torch.double)

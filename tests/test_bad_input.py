@@ -14,9 +14,13 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from lib import cells, datasets, preprocess, profiles, sources, splits
+from lib import files
+from lib.datasets import catalogue, downloads
+from lib.datasets.scale import value_scale
 from lib.errors import DataError
-from lib.model import CellTypeClassifier, ScBert, ScBertConfig
+from lib.experiments import profiles
+from lib.prepare import cells, preprocess, splits
+from lib.scbert.model import CellTypeClassifier, ScBert, ScBertConfig
 
 CELLS, GENES = 40, 30
 
@@ -35,7 +39,7 @@ def through(path, label=None, library_size=None, genes=None):
         (path.parent / "genes.txt").write_text("\n".join(genes))
         data = {"dataset": str(path), "label": label, "vocabulary": path.parent / "genes.txt", "min_genes": 1, "library_size": None}
         return splits.holdout(cells.prepared(data).obs["cell_type"])
-    adata = datasets.load(path, label=label)
+    adata = catalogue.load(path, label=label)
     prepared = preprocess.prepare(adata, genes=genes, min_genes=1, library_size=library_size)
     return splits.holdout(prepared.obs["cell_type"])
 
@@ -347,14 +351,14 @@ def test_good_input_is_taken(tmp_path):
     written(lambda a: a)(path)
     train, test = through(path, genes=VOCABULARY)
     assert (len(train), len(test)) == (32, 8)
-    sparse = datasets.load(path)
+    sparse = catalogue.load(path)
     with_x(lambda x: x)(path)
-    dense = datasets.load(str(path), label="cell_type")
+    dense = catalogue.load(str(path), label="cell_type")
     for adata in (sparse, dense):
         assert sp.isspmatrix_csr(adata.X) and adata.X.dtype == np.float32 and adata.uns["dataset"]["values"] == "counts"
         assert list(adata.obs["cell_type"].cat.categories) == ["B", "T"]
     assert (sparse.X != dense.X).nnz == 0
-    assert list(datasets.load(path, label="donor").obs["cell_type"].unique()) == ["d1"]
+    assert list(catalogue.load(path, label="donor").obs["cell_type"].unique()) == ["d1"]
 
 
 def ensembl(change=None, x=lambda x: x, column="Feature_Name"):
@@ -505,7 +509,7 @@ def test_what_is_taken_equals_the_clean_file(tmp_path, case):
     make, clean, words = GOOD[case]
     make(tmp_path / FILE)
     written(clean)(tmp_path / "clean.h5ad")
-    found, wanted = (datasets.load(tmp_path / name) for name in (FILE, "clean.h5ad"))
+    found, wanted = (catalogue.load(tmp_path / name) for name in (FILE, "clean.h5ad"))
     for key, text in words.items():
         assert text in found.uns["dataset"][key]
     found, wanted = (preprocess.prepare(adata, min_genes=1) for adata in (found, wanted))
@@ -525,7 +529,7 @@ def test_raw_has_the_genes_of_its_own(tmp_path):
                           var=pd.DataFrame({"gene_symbols": [f"GENE{i}A" for i in range(20)]}, index=a.var_names[:20]))  # fmt: skip
     few.raw = a
     few.write_h5ad(tmp_path / FILE)
-    adata = datasets.load(tmp_path / FILE)
+    adata = catalogue.load(tmp_path / FILE)
     assert (adata.X != a.X).nnz == 0
     assert adata.var_names[19] == "GENE19A" and adata.var_names[20] == "ENSG00000000020"
     assert adata.uns["dataset"]["gene_names"].endswith("20 Ensembl identifiers mapped to symbols by var['gene_symbols']; 10 without a symbol kept")
@@ -535,7 +539,7 @@ def test_a_real_file_of_an_old_anndata(raw):
     """The file inside scanpy's wheel, of AnnData 0.6: X is scaled, raw holds ln(1 + counts per 10⁴ of all genes)."""
     scanpy = pytest.importorskip("scanpy")
     path = Path(scanpy.__file__).parent / "datasets" / "10x_pbmc68k_reduced.h5ad"
-    adata = datasets.load(path, label="bulk_labels")
+    adata = catalogue.load(path, label="bulk_labels")
     assert adata.uns["dataset"]["matrix"].startswith("raw.X: logarithms of base e (") and adata.uns["dataset"]["values"] == "ln"
     counts = np.expm1(adata.X.toarray().astype(np.float64)) * (adata.obs["n_counts"].to_numpy(np.float64) / 1e4)[:, None]
     assert np.allclose(counts, raw.X.toarray(), rtol=1e-3, atol=0.02) and list(adata.var_names) == list(raw.var_names)
@@ -553,14 +557,14 @@ def test_the_scale_of_cells_with_few_molecules(raw, scale, base):
     x.data[x.data > 2] = 2
     x.data *= np.repeat(3e4 / total[chosen], np.diff(x.indptr))
     x.data = x.data if base is None else np.log1p(x.data) / np.log(base)
-    assert datasets.value_scale(x.astype(np.float32)) == scale
+    assert value_scale(x.astype(np.float32)) == scale
 
 
 def test_counts_with_fractions_are_taken_and_said(tmp_path):
     """As of RSEM, which shares reads among genes: most are whole, and all are used as they are."""
     share = np.where(np.random.default_rng(1).random((CELLS, GENES)) < 0.2, 0.37, 1)
     with_x(lambda x: x * share)(tmp_path / FILE)
-    adata = datasets.load(tmp_path / FILE)
+    adata = catalogue.load(tmp_path / FILE)
     assert np.allclose(adata.X.toarray(), good().X.toarray() * share)
     assert adata.uns["dataset"]["values"] == "counts" and "of them with fractions, used as they are" in adata.uns["dataset"]["matrix"]
 
@@ -568,14 +572,14 @@ def test_counts_with_fractions_are_taken_and_said(tmp_path):
 def test_dates_and_mouse_genes_do_not_block(tmp_path):
     """Genes that became dates in a spreadsheet are counted and shown, two of one date kept apart; mouse genes are noted."""
     written(with_dates)(tmp_path / FILE)
-    adata = datasets.load(tmp_path / FILE)
+    adata = catalogue.load(tmp_path / FILE)
     assert list(adata.var_names[-4:]) == ["1-Mar", "2-Sep", "1-Mar (2)", "2001-03-02 00:00:00"]
     assert (adata.X != good().X).nnz == 0
     assert "4 gene names are dates (1-Mar, 2-Sep" in adata.uns["dataset"]["gene_names"]
     with_genes(lambda i: f"Gene{i}a")(tmp_path / FILE)
-    assert "mouse genes" in datasets.load(tmp_path / FILE).uns["dataset"]["gene_names"]
+    assert "mouse genes" in catalogue.load(tmp_path / FILE).uns["dataset"]["gene_names"]
     written(lambda a: a)(tmp_path / FILE)
-    assert "gene_names" not in datasets.load(tmp_path / FILE).uns["dataset"]
+    assert "gene_names" not in catalogue.load(tmp_path / FILE).uns["dataset"]
 
 
 @pytest.mark.parametrize("values, names", [
@@ -586,7 +590,7 @@ def test_dates_and_mouse_genes_do_not_block(tmp_path):
 def test_numeric_labels_are_text(tmp_path, values, names):
     """Clusters by number are cell types like others."""
     with_labels(lambda y: values)(tmp_path / FILE)
-    labels = datasets.load(tmp_path / FILE).obs["cell_type"]
+    labels = catalogue.load(tmp_path / FILE).obs["cell_type"]
     assert list(labels.cat.categories) == names
     assert [float(a) for a in labels] == [float(b) for b in values] if names[0] != "False" else set(labels) == set(names)
 
@@ -598,10 +602,10 @@ def test_all_zero_genes_change_nothing(tmp_path):
         return x
 
     with_x(silenced)(tmp_path / FILE)
-    found = preprocess.prepare(datasets.load(tmp_path / FILE), min_genes=1)
+    found = preprocess.prepare(catalogue.load(tmp_path / FILE), min_genes=1)
     kept = [i for i in range(GENES) if i not in (5, 6)]
     written(lambda a: a[:, kept].copy())(tmp_path / FILE)
-    assert found.X[:, [5, 6]].nnz == 0 and (found[:, kept].X != preprocess.prepare(datasets.load(tmp_path / FILE), min_genes=1).X).nnz == 0
+    assert found.X[:, [5, 6]].nnz == 0 and (found[:, kept].X != preprocess.prepare(catalogue.load(tmp_path / FILE), min_genes=1).X).nnz == 0
 
 
 def test_a_bomb_stays_packed(tmp_path):
@@ -609,7 +613,7 @@ def test_a_bomb_stays_packed(tmp_path):
     bomb(tmp_path / "cells.h5ad.gz")
     begun = time.perf_counter()
     with pytest.raises(DataError, match="unpacked"):
-        datasets.load(tmp_path / "cells.h5ad.gz")
+        catalogue.load(tmp_path / "cells.h5ad.gz")
     assert time.perf_counter() - begun < 0.2 and [p.name for p in tmp_path.iterdir()] == ["cells.h5ad.gz"]
 
 
@@ -618,12 +622,12 @@ def test_a_file_that_cannot_be_read(tmp_path):
     if not Path("/proc/self/mem").exists():
         pytest.skip("needs Linux: the tests may run as a user who may read every file, but not this one")
     with pytest.raises(DataError, match="/proc/self/mem cannot be opened .*Check that you may read it"):
-        datasets.load("/proc/self/mem")
+        catalogue.load("/proc/self/mem")
 
 
 def test_a_path_that_cannot_be_one():
     with pytest.raises(DataError, match="cannot be a path"):
-        datasets.load("x" * 5000)
+        catalogue.load("x" * 5000)
 
 
 def test_a_pickle_is_never_executed(tmp_path):
@@ -640,10 +644,10 @@ def test_a_pickle_is_never_executed(tmp_path):
 
 
 def store_cells():
-    return cells.store(preprocess.prepare(datasets.load("pbmc68k_reduced"), min_genes=0, library_size="n_counts"))
+    return cells.store(preprocess.prepare(catalogue.load("pbmc68k_reduced"), min_genes=0, library_size="n_counts"))
 
 
-@pytest.mark.parametrize("call", [store_cells, lambda: sources.fetch("vocabulary")], ids=["cells", "downloads"])
+@pytest.mark.parametrize("call", [store_cells, lambda: downloads.fetch("vocabulary")], ids=["cells", "downloads"])
 def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, call):
     """As on a read-only disk: which folder, why, and which setting chooses another."""
     (tmp_path / "file").write_text("in the way")
@@ -656,7 +660,7 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, call):
 def test_a_folder_that_takes_no_file(tmp_path):
     """What is found when the file is begun, not only when the folder is made (here a name that no disk takes)."""
     with pytest.raises(DataError, match="cannot be written .*Point SCBERT_CACHE to a folder that can"):
-        with cells.replacing(tmp_path / f"{'x' * 300}.npz"):
+        with files.replacing(tmp_path / f"{'x' * 300}.npz"):
             pass
     assert list(tmp_path.iterdir()) == []
 
@@ -665,9 +669,9 @@ def test_unlabelled_input_is_taken_without_a_label(tmp_path):
     """A file without a label column loads unlabelled; ``celltype``, the authors' name, is found by itself."""
     path = tmp_path / FILE
     written(lambda a: anndata.AnnData(a.X, obs=a.obs[["donor"]], var=a.var))(path)
-    assert "cell_type" not in datasets.load(path).obs
+    assert "cell_type" not in catalogue.load(path).obs
     written(lambda a: anndata.AnnData(a.X, obs=a.obs.rename(columns={"cell_type": "celltype"}), var=a.var))(path)
-    assert list(datasets.load(path).obs["cell_type"].cat.categories) == ["B", "T"]
+    assert list(catalogue.load(path).obs["cell_type"].cat.categories) == ["B", "T"]
 
 
 @pytest.mark.parametrize("call, words", [

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 import torch
 
-from lib import benchmark
-from lib.cells import ROOT
-from lib.model import ScBert, ScBertConfig
+from lib.programs import benchmark, benchmark_jobs
+from lib.scbert.model import ScBert, ScBertConfig
+from lib.settings import ROOT
 
 
 def test_stock_computes_the_same_model():
@@ -21,29 +21,29 @@ def test_stock_computes_the_same_model():
     tokens = torch.randint(0, 6, (3, 51))
     with torch.no_grad():
         ours = model(tokens)
-        model.__class__ = benchmark._stock(ScBert)
+        model.__class__ = benchmark_jobs._stock(ScBert)
         stock = model(tokens)
     assert torch.allclose(ours, stock, atol=1e-5)
 
 
-@pytest.mark.parametrize("job", benchmark.JOBS)
-@pytest.mark.parametrize("model", benchmark.MODELS)
+@pytest.mark.parametrize("job", benchmark_jobs.JOBS)
+@pytest.mark.parametrize("model", benchmark_jobs.MODELS)
 def test_every_job_runs(model, job):
     """Each job of each model can be done, also at small sizes."""
     config = ScBertConfig(genes=40, dim=12, depth=2, heads=2, dim_head=6, features=15, classes=3)
-    benchmark.make_job(model, job, 40, 2, config)()
+    benchmark_jobs.make_job(model, job, 40, 2, config)()
 
 
 def test_feeding_gives_equal_batches():
     """Both ways to feed give the same tokens (asserted inside) and take some time."""
-    assert all(seconds > 0 for seconds in benchmark.feeding(cells=64, genes=200, batch=8).values())
+    assert all(seconds > 0 for seconds in benchmark_jobs.feeding(cells=64, genes=200, batch=8).values())
 
 
-@pytest.mark.parametrize("job", benchmark.JOBS)
+@pytest.mark.parametrize("job", benchmark_jobs.JOBS)
 def test_exactness(job):
     """In fp32, logits and gradients are those of performer-pytorch in float64; under bf16 autocast they are near."""
     config = ScBertConfig(genes=200, depth=2, stabiliser="head")  # the paper's widths
-    single, low = benchmark.exactness(job, 200, config=config), benchmark.exactness(job, 200, True, config)
+    single, low = benchmark_jobs.exactness(job, 200, config=config), benchmark_jobs.exactness(job, 200, True, config)
     assert 0 < single["error"] < (1e-5 if job == "forward" else 1e-4)
     assert single["error"] < low["error"]
     if job == "forward":
@@ -70,7 +70,7 @@ def test_benchmark_writes_its_table(tmp_path):
                    cwd=ROOT, env=os.environ | {"SCBERT_FIGURES": str(tmp_path)}, timeout=600)  # fmt: skip
     table = pd.read_csv(tmp_path / "benchmark" / "cpu.csv").drop_duplicates(["job", "genes", "model"])
     table = table.set_index(["job", "genes", "model"])
-    for job in benchmark.JOBS:
+    for job in benchmark_jobs.JOBS:
         assert table.loc[(job, 200, "stock"), "ratio"] == 1
         assert table.loc[(job, 200, "ours, no gene embedding"), "ratio"] > 1
     assert (table["seconds"].dropna() > 0).all() and table.loc["forward: error", "error"].max() < 1e-5

@@ -10,8 +10,9 @@ from scipy.optimize import brentq
 from sklearn.metrics import f1_score
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
-from lib import controls, errata, inference, published, stats
 from lib.errors import DataError
+from lib.evaluate import controls, differences, intervals, measures
+from lib.paper import errata, published
 
 
 def run(arm, seed, predicted, labels, split=0, train=400, **spec):
@@ -35,8 +36,8 @@ def test_wilson_is_the_textbooks():
     z, n, p = scipy_stats.norm.ppf(0.975), 140, 116 / 140
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    assert np.allclose(inference.wilson(116, 140), [p, centre - half, centre + half])
-    assert inference.wilson(0, 5)[1] == pytest.approx(0, abs=1e-12) and inference.wilson(5, 5)[2] == pytest.approx(1)
+    assert np.allclose(intervals.wilson(116, 140), [p, centre - half, centre + half])
+    assert intervals.wilson(0, 5)[1] == pytest.approx(0, abs=1e-12) and intervals.wilson(5, 5)[2] == pytest.approx(1)
 
 
 def test_bootstrap_of_one_arm_agrees_with_wilson():
@@ -45,10 +46,10 @@ def test_bootstrap_of_one_arm_agrees_with_wilson():
     labels = rng.integers(0, 4, 400)
     one = run("a", 0, answers(rng, labels, 0.8), labels)
     right = int((one.predictions["probabilities"].argmax(1) == labels).sum())
-    mean, low, high = stats.mean_and_interval([one], resamples=4000)
-    assert mean == right / 400 and np.allclose([low, high], inference.wilson(right, 400)[1:], atol=0.008)
+    mean, low, high = differences.mean_and_interval([one], resamples=4000)
+    assert mean == right / 400 and np.allclose([low, high], intervals.wilson(right, 400)[1:], atol=0.008)
     expected = f1_score(labels, one.predictions["probabilities"].argmax(1), average="macro")
-    assert stats.mean_and_interval([one], "macro_f1")[0] == pytest.approx(expected)
+    assert differences.mean_and_interval([one], "macro_f1")[0] == pytest.approx(expected)
 
 
 def test_macro_f1_of_resamples_is_scikit_learns():
@@ -62,10 +63,10 @@ def test_macro_f1_of_resamples_is_scikit_learns():
         weights = np.bincount(drawn, minlength=len(labels))[None]
         present = np.unique(labels[drawn])  # a rare type may not be drawn at all
         expected = f1_score(labels[drawn], predicted[drawn], labels=present, average="macro", zero_division=0)
-        assert stats._scores([one], weights, "macro_f1")[0, 0] == pytest.approx(expected)
-        assert stats._scores([one], weights, "accuracy")[0, 0] == pytest.approx(np.mean((labels == predicted)[drawn]))
+        assert differences._scores([one], weights, "macro_f1")[0, 0] == pytest.approx(expected)
+        assert differences._scores([one], weights, "accuracy")[0, 0] == pytest.approx(np.mean((labels == predicted)[drawn]))
     with pytest.raises(ValueError, match="accuracy, macro_f1"):
-        stats.paired_difference([one], [one], metric="recall")
+        differences.paired_difference([one], [one], metric="recall")
 
 
 def test_mcnemar_is_statsmodels_and_the_binomial():
@@ -75,7 +76,7 @@ def test_mcnemar_is_statsmodels_and_the_binomial():
         a, b = np.zeros(200, int), np.zeros(200, int)
         a[:only_second] = 1
         b[only_second : only_second + only_first] = 1
-        found = inference.mcnemar([run("a", 0, a, labels)], [run("b", 0, b, labels)])
+        found = differences.mcnemar([run("a", 0, a, labels)], [run("b", 0, b, labels)])
         assert (found["only_first"], found["only_second"]) == (only_first, only_second)
         assert found["odds"] == pytest.approx(only_first / only_second)
         if only_first + only_second < 25:
@@ -83,7 +84,7 @@ def test_mcnemar_is_statsmodels_and_the_binomial():
         else:
             table = [[0, only_first], [only_second, 0]]
             assert found["p"] == pytest.approx(statsmodels_mcnemar(table, exact=False).pvalue)
-    same = inference.mcnemar([run("a", 0, a, labels)], [run("b", 0, a, labels)])
+    same = differences.mcnemar([run("a", 0, a, labels)], [run("b", 0, a, labels)])
     assert same["p"] == 1 and np.isnan(same["odds"])
 
 
@@ -92,13 +93,13 @@ def test_corrected_t_is_nadeau_and_bengios():
     values = np.random.default_rng(0).normal(0.02, 0.03, 20)
     plain = scipy_stats.ttest_1samp(values, 0)
     interval = plain.confidence_interval()
-    found = inference.corrected_t(values, 560, 0)
+    found = intervals.corrected_t(values, 560, 0)
     assert np.allclose([found["low"], found["high"], found["p"]], [interval.low, interval.high, plain.pvalue])
-    wide = inference.corrected_t(values, 560, 140)
+    wide = intervals.corrected_t(values, 560, 140)
     ratio = (wide["high"] - wide["low"]) / (found["high"] - found["low"])
     assert ratio == pytest.approx(np.sqrt(1 + 20 * 140 / 560)) and wide["difference"] == found["difference"]
-    assert np.isnan(inference.corrected_t(values[:1], 560, 140)["p"])
-    assert inference.corrected_t([0.0, 0.0], 560, 140)["p"] == 1
+    assert np.isnan(intervals.corrected_t(values[:1], 560, 140)["p"])
+    assert intervals.corrected_t([0.0, 0.0], 560, 140)["p"] == 1
 
 
 def test_over_splits_pairs_by_split():
@@ -107,21 +108,21 @@ def test_over_splits_pairs_by_split():
     labels = rng.integers(0, 4, 100)
     runs = [run(arm, k, answers(rng, labels, share), labels, split=k)
             for k in range(6) for arm, share in (("a", 0.9), ("b", 0.6)) if not (arm == "b" and k == 5)]  # fmt: skip
-    found = inference.over_splits(runs, "a", "b")
+    found = differences.over_splits(runs, "a", "b")
     score = {r.id: np.mean(r.predictions["labels"] == r.predictions["probabilities"].argmax(1)) for r in runs}
     expected = [score[f"a-{k}-{k}"] - score[f"b-{k}-{k}"] for k in range(5)]
     assert found["n_splits"] == 5 and found["difference"] == pytest.approx(np.mean(expected)) and found["low"] > 0
-    assert inference.splits_family(runs, "b")["says"].tolist() == ["ahead", "ahead"]
+    assert differences.splits_family(runs, "b")["says"].tolist() == ["ahead", "ahead"]
     with pytest.raises(DataError, match="no split in common"):
-        inference.over_splits([run("a", 0, labels, labels, split=1), run("b", 0, labels, labels, split=2)], "a", "b")
+        differences.over_splits([run("a", 0, labels, labels, split=1), run("b", 0, labels, labels, split=2)], "a", "b")
 
 
 def test_holm_in_closed_form():
     """Sorted p times what is left of the family, never decreasing, never above 1; nan do not count."""
     p = np.array([0.04, 0.01, np.nan, 0.03, 0.5])
-    found = inference.holm(p)
+    found = intervals.holm(p)
     assert np.allclose(found[[1, 3, 0, 4]], [0.04, 0.09, 0.09, 0.5]) and np.isnan(found[2])
-    assert np.isnan(inference.holm([np.nan])).all()
+    assert np.isnan(intervals.holm([np.nan])).all()
 
 
 def test_equivalence_is_two_one_sided_tests():
@@ -130,8 +131,8 @@ def test_equivalence_is_two_one_sided_tests():
     a, b = rng.normal(0.75, 0.01, 10), rng.normal(0.752, 0.02, 8)
     lower = scipy_stats.ttest_ind(a + 0.02, b, equal_var=False, alternative="greater").pvalue
     upper = scipy_stats.ttest_ind(a - 0.02, b, equal_var=False, alternative="less").pvalue
-    assert inference.equivalence(a, b, 0.02) == pytest.approx(max(lower, upper))
-    assert np.isnan(inference.equivalence(a[:1], b))
+    assert intervals.equivalence(a, b, 0.02) == pytest.approx(max(lower, upper))
+    assert np.isnan(intervals.equivalence(a[:1], b))
 
 
 def test_family_and_its_words():
@@ -143,13 +144,13 @@ def test_family_and_its_words():
     change["same"][:9] = labels[:9]
     runs = [run("ref", s, reference, labels) for s in range(2)]
     runs += [run(arm, s, predicted, labels) for arm, predicted in change.items() for s in range(2)]
-    table = inference.family([(arm, "ref", {}) for arm in change], runs, margin=0.02).set_index("arm")
+    table = differences.family([(arm, "ref", {}) for arm in change], runs, margin=0.02).set_index("arm")
     assert table["says"].to_dict() == {"good": "ahead", "bad": "behind", "same": "equivalent"}
-    assert np.allclose(table["p_holm"], inference.holm(table["p"]))
+    assert np.allclose(table["p_holm"], intervals.holm(table["p"]))
     few = [run(arm, 0, answers(rng, labels[:60], 0.7), labels[:60]) for arm in ("a", "b")]
-    assert inference.family([("a", "b", {})], few)["says"].tolist() == ["undecided"]
+    assert differences.family([("a", "b", {})], few)["says"].tolist() == ["undecided"]
     with pytest.raises(DataError, match="No run of good"):
-        inference.pair(runs, "good", "nowhere")
+        differences.pair(runs, "good", "nowhere")
 
 
 def test_pair_takes_common_seeds_in_order():
@@ -157,7 +158,7 @@ def test_pair_takes_common_seeds_in_order():
     labels = np.array([0, 1, 2, 3])
     runs = [run("a", s, labels, labels, fraction=f) for s in (2, 0, 1) for f in (0.1, 1.0)]
     runs += [run("b", s, labels, labels, fraction=0.1) for s in (1, 2)]
-    first, second = inference.pair(runs, "a", "b", fraction=0.1)
+    first, second = differences.pair(runs, "a", "b", fraction=0.1)
     assert [r.spec["seed"] for r in first] == [r.spec["seed"] for r in second] == [2, 1]
     assert {r.spec["fraction"] for r in first + second} == {0.1}
 
@@ -174,11 +175,11 @@ def test_choosing_the_epoch_on_reported_cells_is_worth_what_was_simulated():
     """Epochs of equal true accuracy: the best looks better than the truth, each honest rule does not."""
     rng = np.random.default_rng(0)
     runs = [epochs_run(rng.random((10, 140)) < 0.8, "clean", 3, seed) for seed in range(60)]
-    mean = controls.epoch_choice(runs, halves=20).groupby("rule")["value"].mean()
+    mean = measures.epoch_choice(runs, halves=20).groupby("rule")["value"].mean()
     best_of_ten = 0.8 + np.sqrt(0.16 / 140) * 1.539  # expected largest of ten standard normal values
     assert mean["reported"] == pytest.approx(best_of_ten, abs=0.008)
     assert np.allclose(mean[["halves", "last", "third"]], 0.8, atol=0.012)
-    worth = controls.choice_worth(controls.epoch_choice(runs, halves=20))
+    worth = measures.choice_worth(measures.epoch_choice(runs, halves=20))
     assert worth["gain"].iloc[0] == pytest.approx(mean["reported"] - mean["third"])
 
 
@@ -217,13 +218,13 @@ def test_coverage_and_false_positives(record_property, capsys):
             return [run(name, s, np.where(r, 0, 1), labels) for s, r in enumerate(right)]
 
         reference = arm("b", 0)
-        found = stats.paired_difference(arm("a", truth), reference, resamples=400, seed=k)
+        found = differences.paired_difference(arm("a", truth), reference, resamples=400, seed=k)
         covered += found["low"] <= truth <= found["high"]
         null = arm("c", 0)
-        rejected += stats.paired_difference(null, reference, resamples=400, seed=k)["p"] < 0.05
-        mcnemar += inference.mcnemar(null[:1], reference[:1])["p"] < 0.05
+        rejected += differences.paired_difference(null, reference, resamples=400, seed=k)["p"] < 0.05
+        mcnemar += differences.mcnemar(null[:1], reference[:1])["p"] < 0.05
         # The truth lies on the margin, which is wide enough for these few cells: one in twenty is called equivalent.
-        on_margin = stats.paired_difference(arm("d", 0.1), reference, resamples=400, seed=k, margin=0.1)
+        on_margin = differences.paired_difference(arm("d", 0.1), reference, resamples=400, seed=k, margin=0.1)
         equivalent += on_margin["p_equivalence"] < 0.05
     found = {"coverage": covered / n, "false positives": rejected / n, "McNemar": mcnemar / n, "TOST": equivalent / n}
     for name, value in found.items():
@@ -255,7 +256,7 @@ def test_corrected_t_where_the_plain_one_fails(record_property, capsys):
                      for part in (slice(0, 4), slice(4, 8))]  # fmt: skip
             values.append(score[0] - score[1])
         plain += scipy_stats.ttest_1samp(values, 0).pvalue < 0.05
-        corrected += inference.corrected_t(values, 160, 40)["p"] < 0.05
+        corrected += intervals.corrected_t(values, 160, 40)["p"] < 0.05
     record_property("plain", plain / n)
     record_property("corrected", corrected / n)
     with capsys.disabled():
@@ -268,9 +269,9 @@ def test_student_and_wilson_cover(record_property):
     """Coverage of the two intervals that have a closed form."""
     rng, n = np.random.default_rng(0), 4000
     values = rng.normal(0.8, 0.02, (n, 5))
-    student = np.mean([abs(m - 0.8) <= h for m, h in map(stats.confidence_interval, values)])
+    student = np.mean([abs(m - 0.8) <= h for m, h in map(intervals.confidence_interval, values)])
     counts = rng.binomial(140, 0.83, n)
-    wilson = np.mean([low <= 0.83 <= high for _, low, high in (inference.wilson(c, 140) for c in counts)])
+    wilson = np.mean([low <= 0.83 <= high for _, low, high in (intervals.wilson(c, 140) for c in counts)])
     record_property("student", student)
     record_property("wilson", wilson)
     assert abs(student - 0.95) < 0.012 and abs(wilson - 0.95) < 0.015

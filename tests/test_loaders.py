@@ -13,8 +13,10 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from lib import cells, datasets, loaders, preprocess, profiles, sources
+from lib.datasets import catalogue, downloads, formats
 from lib.errors import DataError
+from lib.experiments import profiles, specs, tasks
+from lib.prepare import cells, corpus, embeddings, preprocess
 
 ROOT = Path(__file__).resolve().parents[1]
 GENES = [f"GENE{i}" for i in range(300)]
@@ -23,14 +25,14 @@ GENES = [f"GENE{i}" for i in range(300)]
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder of downloads and a registry whose entries the test changes; nothing is asked of any server."""
-    true = sources.registry()
+    true = downloads.registry()
     entries = {name: {key: value for key, value in entry.items() if key not in ("sha256", "blob", "bytes", "drive")}
                | {"holds": dict(entry.get("holds", {}))} for name, entry in true.items()}  # fmt: skip
-    monkeypatch.setattr(sources, "registry", lambda: entries)
+    monkeypatch.setattr(downloads, "registry", lambda: entries)
     monkeypatch.setenv("SCBERT_DATA_DIR", str(tmp_path / "downloads"))
     monkeypatch.setenv("SCBERT_CACHE", str(tmp_path))
     monkeypatch.setenv("SCBERT_OFFLINE", "1")
-    loaders.corpus.cache_clear()
+    corpus.build.cache_clear()
     (tmp_path / "downloads").mkdir()
     return tmp_path / "downloads", entries
 
@@ -61,7 +63,7 @@ def write_zheng68k(folder, entries, x=None, **changes):
 def test_zheng68k_is_used_as_it_was_normalised(place, dense):
     x = log2_normalised(counts())
     write_zheng68k(*place, x.toarray() if dense else x)
-    adata = datasets.load("zheng68k")
+    adata = catalogue.load("zheng68k")
     assert (adata.X != x).nnz == 0 and adata.obs["cell_type"].nunique() == 11
     prepared = preprocess.prepare(adata, GENES[::-1], min_genes=1)
     assert np.array_equal(prepared.X.toarray(), x.toarray()[:, ::-1])  # bit by bit: no value moves over a bin's edge
@@ -73,7 +75,7 @@ def test_zheng68k_values_on_a_bins_edge_stay_in_their_bin(place):
     x = np.where(counts(60, 300).toarray() > 0, 1.0, 0.0).astype(np.float32)
     x[:, 0] = 3.3
     write_zheng68k(*place, sp.csr_matrix(x))
-    tokens = preprocess.tokenize(preprocess.prepare(datasets.load("zheng68k"), min_genes=1))
+    tokens = preprocess.tokenize(preprocess.prepare(catalogue.load("zheng68k"), min_genes=1))
     assert set(np.unique(tokens[:, 1:])) == {0, 1}
 
 
@@ -84,13 +86,13 @@ def test_zheng68k_values_on_a_bins_edge_stay_in_their_bin(place):
 def test_zheng68k_that_is_not_what_was_published_is_refused(place, changes, says):
     write_zheng68k(*place, **changes)
     with pytest.raises(DataError, match=f"not the published zheng68k.*{says}"):
-        datasets.load("zheng68k")
+        catalogue.load("zheng68k")
 
 
 def test_zheng68k_counts_in_place_of_logarithms_are_refused(place):
     write_zheng68k(*place, counts())
     with pytest.raises(DataError, match="whole numbers only"):
-        datasets.load("zheng68k")
+        catalogue.load("zheng68k")
 
 
 @pytest.mark.parametrize("length", [100, -5])
@@ -99,7 +101,7 @@ def test_a_truncated_gzip_is_refused_and_leaves_nothing(place, length):
     path = place[0] / "Zheng68K.h5ad.gz"
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(DataError, match="cannot be unpacked"):
-        datasets.load("zheng68k")
+        catalogue.load("zheng68k")
     assert not (place[0] / "Zheng68K.h5ad").exists()
 
 
@@ -119,7 +121,7 @@ def write_macparland(folder, entries, n=80):
 
 def test_macparland_by_cell_name_with_and_without_merging(place):
     x, names, kinds = write_macparland(*place)
-    merged, unmerged = datasets.load("macparland"), datasets.load("macparland_unmerged")
+    merged, unmerged = catalogue.load("macparland"), catalogue.load("macparland_unmerged")
     for adata in (merged, unmerged):
         assert np.allclose(adata.X.toarray(), x.toarray(), rtol=1e-6) and adata.X.dtype == np.float32
         assert list(adata.obs_names) == names and list(adata.var_names) == GENES
@@ -132,10 +134,10 @@ def test_macparland_by_cell_name_with_and_without_merging(place):
 def test_macparland_counts_of_types_are_checked(place):
     write_macparland(*place)
     place[1]["macparland"]["holds"]["after_filter"] = {"cells": 78, "types": {"Hepatocyte": 66, "Other_3": 1}}
-    datasets.load("macparland")
+    catalogue.load("macparland")
     place[1]["macparland"]["holds"]["after_filter"]["types"]["Hepatocyte"] = 60
     with pytest.raises(DataError, match="66 cells of Hepatocyte, not 60 to 62"):
-        datasets.load("macparland")
+        catalogue.load("macparland")
 
 
 def test_macparland_without_a_cells_type_is_refused(place):
@@ -143,7 +145,7 @@ def test_macparland_without_a_cells_type_is_refused(place):
     path = place[0] / "GSE115469_CellClusterType.txt.gz"
     pd.read_csv(path, sep="\t").iloc[1:].to_csv(path, sep="\t", index=False)
     with pytest.raises(DataError, match="1 have no type"):
-        datasets.load("macparland")
+        catalogue.load("macparland")
 
 
 def test_macparland_damaged_or_of_another_form_is_refused(place):
@@ -152,10 +154,10 @@ def test_macparland_damaged_or_of_another_form_is_refused(place):
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match="cannot be read as a gzipped CSV"):
-        datasets.load("macparland")
+        catalogue.load("macparland")
     path.write_bytes(gzip.compress(b'"","a","b"\n"GENE0",1.5,oops\n'))
     with pytest.raises(DataError, match="cannot be read as a gzipped CSV"):
-        datasets.load("macparland")
+        catalogue.load("macparland")
 
 
 def test_the_corpus_holds_the_tokens_of_prepared_cells(place):
@@ -165,14 +167,14 @@ def test_the_corpus_holds_the_tokens_of_prepared_cells(place):
     adata = anndata.AnnData(x, var=pd.DataFrame(index=GENES), obs=pd.DataFrame(index=np.arange(5000).astype(str)))
     adata.write_h5ad(path)
     genes = tuple([*GENES[250:10:-1], "ABSENT"])
-    fingerprint = loaders.corpus("panglao", genes, min_genes=100)
-    store = cells.corpus(fingerprint, genes)
+    fingerprint = corpus.build("panglao", genes, min_genes=100)
+    store = corpus.read(fingerprint, genes)
     expected = preprocess.tokenize(preprocess.prepare(adata, genes, min_genes=100))
     assert 0 < len(expected) < 5000 and np.array_equal(store[:], expected)
     assert isinstance(store.genes, np.memmap) and isinstance(store.bins, np.memmap)
-    assert loaders.corpus.__wrapped__("panglao", genes, min_genes=100) == fingerprint  # known already
+    assert corpus.build.__wrapped__("panglao", genes, min_genes=100) == fingerprint  # known already
     with pytest.raises(DataError, match="or another order"):
-        cells.corpus(fingerprint, genes[::-1])
+        corpus.read(fingerprint, genes[::-1])
     assert not list((place[0].parent / "corpus").glob(".partial*"))
 
 
@@ -180,7 +182,7 @@ def test_a_corpus_on_scberts_scale_stays_as_it_is(place):
     x = log2_normalised(counts(200, 300, seed=3))
     path = place[0] / "mine.h5ad"
     anndata.AnnData(x, var=pd.DataFrame(index=GENES)).write_h5ad(path)
-    store = cells.corpus(loaders.corpus(str(path), tuple(GENES), min_genes=1), GENES)
+    store = corpus.read(corpus.build(str(path), tuple(GENES), min_genes=1), GENES)
     assert np.array_equal(store[:, :-1], np.minimum(np.floor(x.toarray()), 5))
 
 
@@ -188,14 +190,14 @@ def test_a_corpus_that_cannot_be_used_is_refused_and_leaves_nothing(place):
     path = place[0] / "mine.h5ad"
     anndata.AnnData(sp.csc_matrix(counts()), var=pd.DataFrame(index=GENES)).write_h5ad(path)
     with pytest.raises(DataError, match="Store it by cells"):
-        loaders.corpus(str(path), tuple(GENES), min_genes=1)
+        corpus.build(str(path), tuple(GENES), min_genes=1)
     mixed = sp.vstack([counts(4096), log2_normalised(counts(100))]).tocsr()
     anndata.AnnData(mixed, var=pd.DataFrame(index=GENES)).write_h5ad(path)
     with pytest.raises(DataError, match="mixed scales"):
-        loaders.corpus(str(path), tuple(GENES), min_genes=1)
+        corpus.build(str(path), tuple(GENES), min_genes=1)
     anndata.AnnData(counts(20), var=pd.DataFrame(index=GENES)).write_h5ad(place[0] / "few.h5ad")
     with pytest.raises(DataError, match="no corpus"):
-        loaders.corpus(str(place[0] / "few.h5ad"), tuple(GENES), 299)
+        corpus.build(str(place[0] / "few.h5ad"), tuple(GENES), 299)
     assert not list((place[0].parent / "corpus").iterdir())
 
 
@@ -204,16 +206,16 @@ def test_pretraining_on_a_corpus_and_from_a_checkpoint(place, monkeypatch):
     """A profile's `corpus` and `checkpoint` reach the runs: what is fine-tuned starts from them."""
     import torch
 
-    from lib import runs, tasks
-    from lib.model import ScBert, ScBertConfig
+    from lib.experiments import runs, tasks
+    from lib.scbert.model import ScBert, ScBertConfig
 
     profile = profiles.load("smoke")
     genes = list(profile["adata"].var_names)
     source = anndata.AnnData(counts(80, len(genes)), var=pd.DataFrame(index=genes[::-1]))
     source.write_h5ad(place[0] / "mine.h5ad")
-    monkeypatch.setattr(loaders, "corpus", lambda path, names, inner=loaders.corpus: inner(path, names, min_genes=1))
+    monkeypatch.setattr(corpus, "build", lambda path, names, inner=corpus.build: inner(path, names, min_genes=1))
     profile["pretraining"] |= {"corpus": str(place[0] / "mine.h5ad")}
-    full, none = profiles.specs(profile, ["full", "no_gene2vec"], seeds=[0])
+    full, none = specs.cell_types(profile, ["full", "no_gene2vec"], seeds=[0])
     assert full["pretraining"]["corpus"] == none["pretraining"]["corpus"] and "corpus" not in full
     [run] = runs.complete([full["pretraining"]])
     assert len(run.log) == full["pretraining"]["training"]["epochs"]
@@ -221,7 +223,7 @@ def test_pretraining_on_a_corpus_and_from_a_checkpoint(place, monkeypatch):
     model = ScBert(ScBertConfig(genes=len(genes), **profile["size"]), embedding)
     torch.save({"model_state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, place[0] / "own.pth")
     profile["pretraining"] |= {"checkpoint": str(place[0] / "own.pth")}
-    full, none = profiles.specs(profile, ["full", "no_gene2vec"], seeds=[0])
+    full, none = specs.cell_types(profile, ["full", "no_gene2vec"], seeds=[0])
     assert "checkpoint" not in none["pretraining"]
     with pytest.raises(DataError, match="same order"):  # the stand-in is not the checkpoint's gene embedding
         runs.complete([full["pretraining"]])
@@ -234,12 +236,12 @@ def test_pretraining_on_a_corpus_and_from_a_checkpoint(place, monkeypatch):
 
 def test_the_external_task_gives_the_trained_models_own_predictions(place):
     """On the very cells that a run was tested on, `external` says what the run said, for both models."""
-    from lib import runs
+    from lib.experiments import runs
 
     profile = profiles.load("smoke")
-    trained = profiles.specs(profile, ["no_gene2vec", "logistic_regression"], seeds=[0])
-    specs = [{"task": "external", "arm": spec["arm"], "seed": 0, "trained": spec, "data": spec["data"]} for spec in trained]
-    for run, before in zip(runs.complete(specs), runs.complete(trained)):
+    trained = specs.cell_types(profile, ["no_gene2vec", "logistic_regression"], seeds=[0])
+    wanted = [{"task": "external", "arm": spec["arm"], "seed": 0, "trained": spec, "data": spec["data"]} for spec in trained]
+    for run, before in zip(runs.complete(wanted), runs.complete(trained)):
         test = before.predictions["test"]
         assert np.allclose(run.predictions["probabilities"][test], before.predictions["probabilities"], atol=1e-5)
         assert np.array_equal(run.predictions["labels"][test], before.predictions["labels"])
@@ -249,38 +251,38 @@ def test_the_vocabulary_is_checked(place):
     path = place[0] / "gene_order.txt"
     path.write_text("\n".join(GENES))
     with pytest.raises(DataError, match="300 symbols, 300 of them different, not 16906"):
-        loaders.vocabulary()
+        formats.vocabulary()
     place[1]["vocabulary"]["holds"]["genes"] = 300
-    assert loaders.vocabulary() == GENES
+    assert formats.vocabulary() == GENES
 
 
 def test_gene2vec_is_read_once_and_missing_genes_are_said(place, capsys):
     vectors = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
     lines = [" ".join([name, *map(str, row)]) for name, row in zip(["B", "A", "C", "X"], vectors)]
     (place[0] / "gene2vec_dim_200_iter_9.txt").write_text("\n".join(lines))
-    found = cells.gene2vec(["A", "LOST", "B"])
+    found = embeddings.kept_gene2vec(["A", "LOST", "B"])
     assert np.allclose(found, [vectors[1], np.zeros(5), vectors[0]]) and "lacks 1 of 3 genes (LOST" in capsys.readouterr().out
     [stored] = (place[0].parent / "gene2vec").glob("*.npy")
-    assert np.array_equal(cells.gene2vec(["A", "LOST", "B"]), np.load(stored))
+    assert np.array_equal(embeddings.kept_gene2vec(["A", "LOST", "B"]), np.load(stored))
     (place[0] / "gene2vec_dim_200_iter_9.txt").write_text("A 1 2\nB 3 4\n")  # another file: not the stored one
-    assert np.array_equal(cells.gene2vec(["A", "LOST", "B"]), [[1, 2], [0, 0], [3, 4]])
+    assert np.array_equal(embeddings.kept_gene2vec(["A", "LOST", "B"]), [[1, 2], [0, 0], [3, 4]])
 
 
 def test_a_checkpoint_of_other_sizes_is_refused(place):
     import torch
 
-    from lib.model import ScBert, ScBertConfig
+    from lib.scbert.model import ScBert, ScBertConfig
 
-    loaders.checkpoint.cache_clear()
+    tasks.checkpoint.cache_clear()
     model = ScBert(ScBertConfig(genes=20, dim=8, depth=1, heads=2, dim_head=4, features=8), np.ones((20, 8), np.float32))
     torch.save({"model_state_dict": model.state_dict()}, place[0] / "panglao_pretrain.pth")
     with pytest.raises(DataError, match="not scBERT's checkpoint"):
-        loaders.checkpoint()
+        tasks.checkpoint()
     place[1]["checkpoint"]["holds"] = {"genes": 20, "dim": 8}
-    assert cells.checkpoint_path(loaders.checkpoint()).is_file()
+    assert corpus.checkpoint_path(tasks.checkpoint()).is_file()
     (place[0] / "page.pth").write_bytes(b"<html>quota exceeded</html>")
     with pytest.raises(DataError, match="cannot be read as a checkpoint"):
-        loaders.checkpoint(str(place[0] / "page.pth"))
+        tasks.checkpoint(str(place[0] / "page.pth"))
 
 
 @pytest.mark.slow
@@ -288,7 +290,7 @@ def test_variable_genes_are_chosen_on_training_cells_alone(raw):
     """Changing the test cells' values changes no gene that is chosen; scanpy chooses the same on the training cells."""
     import scanpy
 
-    from lib import splits
+    from lib.prepare import splits
 
     split = {"test_size": 0.2, "seed": 2022}
     prepared = preprocess.prepare(raw, min_genes=0, library_size="n_counts")
@@ -310,7 +312,7 @@ def test_variable_genes_are_chosen_on_training_cells_alone(raw):
 def test_macparland_in_the_paper_profile_has_its_own_search(place, monkeypatch):
     monkeypatch.setattr(cells, "prepared", lambda *_: None)
     monkeypatch.setattr(cells, "store", lambda _: "0")
-    monkeypatch.setattr(cells, "gene2vec_path", lambda: place[0] / "g2v")
+    monkeypatch.setattr(embeddings, "gene2vec_path", lambda: place[0] / "g2v")
     (place[0] / "g2v").write_text("")
     assert profiles.load("paper")["logistic_regression"] == {"C": 0.1}
     liver = profiles.load("paper", dataset="macparland")
@@ -369,11 +371,12 @@ READ = """
 import sys, json, time, resource, warnings
 warnings.simplefilter("ignore")
 sys.path.insert(0, sys.argv[1])
-from lib import cells, datasets, loaders, sources
-for entry in sources.registry().values():
+from lib.datasets import catalogue, downloads
+from lib.prepare import corpus
+for entry in downloads.registry().values():
     for key in ("sha256", "blob", "bytes"):
         entry.pop(key, None)
-sources.registry()["macparland"]["holds"].pop("after_filter")
+downloads.registry()["macparland"]["holds"].pop("after_filter")
 begun = time.time()
 {body}
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -383,10 +386,10 @@ print(json.dumps({{"shape": list(result.shape), "entries": entries, "seconds": t
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make, body, shape, entries, most", [
-    (MAKE_ZHENG68K, "result = datasets.load('zheng68k'); entries = result.X.nnz", (68_450, 16_906), 68_450 * 507, 1.4),
-    (MAKE_MACPARLAND, "result = datasets.load('macparland'); entries = result.X.nnz", (8_444, 20_007), 600 * 20_007, 0.9),
-    (MAKE_PANGLAO, "names = tuple(f'GENE{i}' for i in range(16_906)); result = cells.corpus("
-     "loaders.corpus('panglao', names), names); entries = len(result.bins)", (50_000, 16_907), 50_000 * 507, 1.0),
+    (MAKE_ZHENG68K, "result = catalogue.load('zheng68k'); entries = result.X.nnz", (68_450, 16_906), 68_450 * 507, 1.4),
+    (MAKE_MACPARLAND, "result = catalogue.load('macparland'); entries = result.X.nnz", (8_444, 20_007), 600 * 20_007, 0.9),
+    (MAKE_PANGLAO, "names = tuple(f'GENE{i}' for i in range(16_906)); result = corpus.read("
+     "corpus.build('panglao', names), names); entries = len(result.bins)", (50_000, 16_907), 50_000 * 507, 1.0),
 ], ids=["zheng68k", "macparland", "panglao"])  # fmt: skip
 def test_full_size(tmp_path, make, body, shape, entries, most):
     """As many cells, genes and values as the published file has (50,000 cells for Panglao); never dense (4.3 GiB, 0.6)."""

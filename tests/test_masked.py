@@ -7,16 +7,17 @@ import pytest
 import torch
 from sklearn.metrics import adjusted_rand_score, recall_score
 
-from lib import confidence, masked, tasks, zero_shot
-from lib.model import ScBert, ScBertConfig
-from lib.pretrain import evaluate_masked
-from lib.tokens import TokenStore
+from lib.evaluate import calibration, masked, representations
+from lib.experiments import tasks
+from lib.prepare.tokens import TokenStore
+from lib.scbert.model import ScBert, ScBertConfig
+from lib.scbert.pretrain import evaluate_masked
 
 
 @pytest.fixture(scope="module")
 def task(cells):
     """Real tokens of 300 cells, and a small model's masked task on 60 of them as a run."""
-    from lib.preprocess import tokenize
+    from lib.prepare.preprocess import tokenize
 
     tokens = TokenStore.of(tokenize(cells.X[:300]))
     order = np.random.default_rng(0).permutation(300)
@@ -70,7 +71,7 @@ def test_scores_are_scikit_learns(task):
         assert scores.loc[(name, "macro"), "value"] == pytest.approx(recalls.mean())
         by_cell = [np.mean(predicted[p["cell"] == c] == p["target"][p["cell"] == c]) for c in np.unique(p["cell"])]
         assert scores.loc[(name, "accuracy"), "value"] == pytest.approx(np.mean(by_cell))
-        error = confidence.calibration_error(probabilities.max(1), predicted == p["target"])
+        error = calibration.calibration_error(probabilities.max(1), predicted == p["target"])
         assert scores.loc[(name, "calibration_error"), "value"] == pytest.approx(error)
     intervals = scores.dropna()
     assert ((intervals["low"] <= intervals["value"]) & (intervals["value"] <= intervals["high"])).mean() > 0.95
@@ -108,9 +109,9 @@ def test_cells_by_type_and_cells_at_random():
     labels = np.repeat(np.arange(4), 50)
     order = rng.permutation(200)
     apart = np.eye(4)[labels] * 20 + rng.normal(size=(200, 4))
-    found = {row["metric"]: row for row in zero_shot.cells(apart, labels, order[:150], order[150:])}
+    found = {row["metric"]: row for row in representations.cells(apart, labels, order[:150], order[150:])}
     assert all(row["value"] > 0.8 and row["low"] <= row["value"] <= row["high"] for row in found.values())
-    noise = {row["metric"]: row for row in zero_shot.cells(apart, rng.permutation(labels), order[:150], order[150:])}
+    noise = {row["metric"]: row for row in representations.cells(apart, rng.permutation(labels), order[:150], order[150:])}
     assert abs(noise["ari"]["value"]) < 0.05 and noise["silhouette"]["value"] < 0 and noise["knn_accuracy"]["value"] < 0.5
     assert adjusted_rand_score(labels, labels) == 1
 
@@ -122,15 +123,15 @@ def test_agreement_of_a_bootstrap_is_that_of_the_repeated_cells():
     labels, clusters = rng.integers(0, 5, 200) * 2, rng.integers(0, 4, 200)
     clusters = np.where(rng.random(200) < 0.5, labels, clusters)
     drawn = [np.arange(200), *(rng.integers(0, 200, 200) for _ in range(20)), np.flatnonzero(labels == 2)]
-    found = zero_shot.agreement(labels, clusters, [np.bincount(cells, minlength=200) for cells in drawn])
+    found = representations.agreement(labels, clusters, [np.bincount(cells, minlength=200) for cells in drawn])
     for cells, values in zip(drawn, found):
         expected = [score(labels[cells], clusters[cells]) for score in (adjusted_rand_score, normalized_mutual_info_score)]
         assert np.allclose(values, expected, atol=1e-12)
-    assert np.allclose(zero_shot.agreement(labels, labels, [np.ones(200, int)]), 1)
-    assert np.allclose(zero_shot.agreement(np.zeros(9, int), np.zeros(9, int), [np.ones(9, int)]), 1)
+    assert np.allclose(representations.agreement(labels, labels, [np.ones(200, int)]), 1)
+    assert np.allclose(representations.agreement(np.zeros(9, int), np.zeros(9, int), [np.ones(9, int)]), 1)
 
 
 def test_nearest_genes_are_the_nearest():
     embedding = np.array([[1, 0], [0.9, 0.1], [0, 1], [-1, 0.2]])
-    found = zero_shot.nearest_genes(embedding, np.array(["A", "B", "C", "D"]), ["A", "LOST"], neighbours=2)
+    found = representations.nearest_genes(embedding, np.array(["A", "B", "C", "D"]), ["A", "LOST"], neighbours=2)
     assert found == {"A": "B, C"}

@@ -11,7 +11,7 @@ import torch
 from performer_pytorch import PerformerLM
 
 from lib.errors import DataError
-from lib.model import CellTypeClassifier, ScBert, ScBertConfig
+from lib.scbert.model import CellTypeClassifier, ScBert, ScBertConfig
 
 GENES, DIM, CLASSES = 24, 20, 3
 CONFIG = ScBertConfig(genes=GENES, dim=DIM, depth=2, heads=2, dim_head=8, features=20, classes=CLASSES)

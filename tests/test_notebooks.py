@@ -9,10 +9,10 @@ import jupytext
 import nbformat
 import pytest
 
-from lib import execute
-from lib.cells import ROOT
+from lib.programs import run_notebooks
+from lib.settings import ROOT
 
-BOOKS = execute.notebooks()
+BOOKS = run_notebooks.notebooks()
 
 
 def program(*arguments, folder, **extra):
@@ -21,7 +21,7 @@ def program(*arguments, folder, **extra):
         "SCBERT_FIGURES": str(folder / "figures"),
         **extra,
     }
-    return subprocess.run([sys.executable, "-m", "lib.execute", *arguments], cwd=ROOT, env=environment, text=True,
+    return subprocess.run([sys.executable, "-m", "lib.run_notebooks", *arguments], cwd=ROOT, env=environment, text=True,
                           capture_output=True, timeout=1200)  # fmt: skip
 
 
@@ -89,7 +89,7 @@ def test_a_dead_kernel_is_a_failure(tmp_path):
     """A kernel that dies is reported, not swallowed."""
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import os; os._exit(3)")])
     nbformat.write(book, tmp_path / "dying.ipynb")
-    error = execute.execute(tmp_path / "dying.ipynb", tmp_path / "out" / "dying.ipynb", {})
+    error = run_notebooks.execute(tmp_path / "dying.ipynb", tmp_path / "out" / "dying.ipynb", {})
     assert error and "died" in error.lower()
 
 

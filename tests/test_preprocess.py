@@ -7,9 +7,9 @@ import pytest
 import scanpy as sc
 import scipy.sparse as sp
 
-from lib.embeddings import coexpression, gene2vec
 from lib.errors import DataError
-from lib.preprocess import prepare, tokenize
+from lib.prepare.embeddings import coexpression, gene2vec
+from lib.prepare.preprocess import prepare, tokenize
 
 
 def adata_of(x, genes, labels=None):

@@ -25,14 +25,14 @@ ROWS = [
 def results_table():
     """README's table, from the scorecard that ``figures/quick`` holds."""
     sys.path.insert(0, str(ROOT))
-    from lib import stats
+    from lib.evaluate import words
 
     card = pd.read_csv(ROOT / "figures" / "quick" / "05_scorecard.csv")
     card = card[card["dataset"] == "zheng68k"].set_index(["experiment", "arm", "fraction", "metric"])
     lines = ["| | accuracy, paper | accuracy, ours | macro-F1, paper | macro-F1, ours |", "|---|---|---|---|---|"]
     for name, experiment, arm, fraction, metrics in ROWS:
         found = [card.loc[(experiment, arm, fraction, metric)] for metric in metrics]
-        numbers = [stats.show(r[who], r[f"half_width_{who}"]) for r in found for who in ("paper", "ours")]
+        numbers = [words.show(r[who], r[f"half_width_{who}"]) for r in found for who in ("paper", "ours")]
         lines.append(f"| {name} | {' | '.join(numbers)} |")
     lines += ["", "| masked task: hidden genes told right | paper | ours |", "|---|---|---|"]
     for name, arm, metric in (
@@ -41,7 +41,7 @@ def results_table():
         ("saying the cell's most common bin", "no_gene2vec", "accuracy_of_most_common_bin"),
     ):
         row = card.loc[("masked", arm, 1.0, metric)]
-        lines.append(f"| {name} | {row['paper']:.3f} | {stats.show(row['ours'], row['half_width_ours'])} |")
+        lines.append(f"| {name} | {row['paper']:.3f} | {words.show(row['ours'], row['half_width_ours'])} |")
     rule = pd.read_csv(ROOT / "figures" / "quick" / "04_rules.csv").set_index(["answer", "metric"]).loc[("additive", "accuracy")]
     lines.append(f"| a rule that knows cell and gene, no model | – | {rule['value']:.3f} ({rule['low']:.3f} to {rule['high']:.3f}) |")
     lines += ["", "| accuracy, difference to scBERT in points | paper | ours |", "|---|---|---|"]
@@ -133,7 +133,8 @@ def test_links_and_pictures_exist():
 
 def test_commands_are_understood():
     """Every run_all.sh command of README is one that the program accepts, up to running it."""
-    from lib import execute, profiles
+    from lib.experiments import profiles
+    from lib.programs import run_notebooks
 
     commands = re.findall(r"^(\./run_all\.sh.*?|bash tests/run\.sh.*?)(?:\s+#.*)?$", README.read_text(), re.M)
     assert len(commands) >= 4
@@ -143,16 +144,17 @@ def test_commands_are_understood():
             continue
         options = dict(zip(words[1:], words[2:]))
         profiles.read(options.get("--profile", "quick"))
-        books = execute.notebooks([options["--only"]] if "--only" in options else None)
+        books = run_notebooks.notebooks([options["--only"]] if "--only" in options else None)
         for name in [words[i + 1] for i, word in enumerate(words) if word == "-p"]:
             for book in books:
-                execute.check_parameters(book, [name])
+                run_notebooks.check_parameters(book, [name])
 
 
 def test_layout_names_every_file_of_lib():
     """README's map of lib/ has each module, and none that is not there."""
-    named = set(re.findall(r"^  (\w+)\.py\b", README.read_text(), re.M))
-    assert named == {path.stem for path in (ROOT / "lib").glob("*.py") if path.stem != "__init__"}
+    named = set(re.findall(r"^  (\w+(?:/|\.py))  ", README.read_text(), re.M))
+    there = {path.name + "/" if path.is_dir() else path.name for path in (ROOT / "lib").iterdir()}
+    assert named == there - {"__init__.py", "__pycache__/", "README.md"}
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "environment.yml"])

@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 
-from lib import profiles, runs
 from lib.errors import DataError
+from lib.experiments import profiles, runs, specs, store
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def same(first, second):
 @pytest.fixture(scope="module")
 def done(profile):
     """One run of scBERT, of logistic regression and of the majority class, on half of the training cells."""
-    return runs.complete(profiles.specs(profile, ["full", "logistic_regression", "majority"], [0.5], [0]))
+    return runs.complete(specs.cell_types(profile, ["full", "logistic_regression", "majority"], [0.5], [0]))
 
 
 def test_every_model_learns_from_the_same_cells(done):
@@ -82,7 +82,7 @@ def test_damage_is_found_and_mended(done, name, damage, capsys):
     before = dict(run.predictions)
     damage(run.folder / name)
     mended = runs.complete([run.spec])[0]
-    assert runs.is_done(mended) and same(mended.predictions, before)
+    assert store.is_done(mended) and same(mended.predictions, before)
     assert "stored already" not in capsys.readouterr().out
 
 
@@ -99,25 +99,25 @@ def test_force_does_runs_again_once(done, monkeypatch):
 
 def test_what_determines_a_run_is_in_its_name(profile):
     """Another seed, fraction, rate, split or cell gives another run."""
-    base = profiles.specs(profile, ["full"], [1.0], [0])[0]
+    base = specs.cell_types(profile, ["full"], [1.0], [0])[0]
     others = [
-        profiles.specs(profile, ["full"], [1.0], [1])[0],
-        profiles.specs(profile, ["full"], [0.5], [0])[0],
-        profiles.specs(profile, ["no_pretraining"], [1.0], [0])[0],
-        profiles.specs(profile | {"split": {"test_size": 0.3, "seed": 1}}, ["full"], [1.0], [0])[0],
-        profiles.specs(profile | {"fingerprint": "0"}, ["full"], [1.0], [0])[0],
-        profiles.specs(profile | {"pretraining": profile["pretraining"] | {"epochs": 9}}, ["full"], [1.0], [0])[0],
+        specs.cell_types(profile, ["full"], [1.0], [1])[0],
+        specs.cell_types(profile, ["full"], [0.5], [0])[0],
+        specs.cell_types(profile, ["no_pretraining"], [1.0], [0])[0],
+        specs.cell_types(profile | {"split": {"test_size": 0.3, "seed": 1}}, ["full"], [1.0], [0])[0],
+        specs.cell_types(profile | {"fingerprint": "0"}, ["full"], [1.0], [0])[0],
+        specs.cell_types(profile | {"pretraining": profile["pretraining"] | {"epochs": 9}}, ["full"], [1.0], [0])[0],
     ]
-    assert len({runs.run_id(spec) for spec in [base, *others]}) == len(others) + 1
-    assert runs.run_id(base) == runs.run_id(json.loads(json.dumps(base)))
+    assert len({store.run_id(spec) for spec in [base, *others]}) == len(others) + 1
+    assert store.run_id(base) == store.run_id(json.loads(json.dumps(base)))
 
 
 def test_comments_keep_runs_and_code_does_not(tmp_path, monkeypatch):
     """The code's part of the name ignores comments and docstrings, and nothing else."""
     shutil.copytree(runs.ROOT / "lib", tmp_path / "lib", ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(runs, "ROOT", tmp_path)
-    fresh = runs.code_hash.__wrapped__
-    path, before = tmp_path / "lib" / "finetune.py", fresh()
+    monkeypatch.setattr(store, "ROOT", tmp_path)
+    fresh = store.code_hash.__wrapped__
+    path, before = tmp_path / "lib" / "scbert" / "finetune.py", fresh()
     text = path.read_text()
     path.write_text("# a remark\n" + text.replace("From 0.", "Counted from 0."))
     assert "Counted from 0." in path.read_text() and fresh() == before
@@ -132,16 +132,16 @@ def test_unknown_names_are_refused(profile):
     with pytest.raises(DataError, match="no entry 'colour'.*seeds"):
         profiles.load("smoke", colour=1)
     with pytest.raises(DataError, match="no arm 'gpt'.*full"):
-        profiles.specs(profile, ["gpt"])
+        specs.cell_types(profile, ["gpt"])
 
 
 CODE = """
 import sys, torch
 torch.set_num_threads(1)
-from lib import profiles, runs
+from lib.experiments import profiles, runs, specs
 p = profiles.load("smoke")
 p["finetuning"] = p["finetuning"] | {"epochs": 6, "batch_size": 4}
-spec = profiles.specs(p, ["no_pretraining"], [1.0], [0])[0]
+spec = specs.cell_types(p, ["no_pretraining"], [1.0], [0])[0]
 print("started", flush=True)
 print(runs.complete([spec])[0].folder, flush=True)
 """
@@ -187,12 +187,12 @@ def test_dask_cluster_gives_the_same_runs(profile, tmp_path, monkeypatch):
     """Runs done by Dask workers, by the scheduler's address, equal those done here."""
     from distributed import LocalCluster
 
-    specs = profiles.specs(profile, ["no_gene2vec", "logistic_regression"], [0.5], [0, 1])
-    here = [dict(run.predictions) for run in runs.complete(specs)]
+    wanted = specs.cell_types(profile, ["no_gene2vec", "logistic_regression"], [0.5], [0, 1])
+    here = [dict(run.predictions) for run in runs.complete(wanted)]
     monkeypatch.setenv("SCBERT_CACHE", str(tmp_path))
     profiles.load("smoke")  # writes the prepared cells into the other cache
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
-        there = runs.complete(specs, scheduler=cluster.scheduler_address)
+        there = runs.complete(wanted, scheduler=cluster.scheduler_address)
     assert all(str(run.folder).startswith(str(tmp_path)) for run in there)
     for ours, theirs in zip(here, there):
         np.testing.assert_array_equal(ours["test"], theirs.predictions["test"])
@@ -203,9 +203,9 @@ def test_weights_for_other_genes_are_refused(profile, done):
     """Weights whose genes stand in another order are not used."""
     import torch
 
-    from lib.model import ScBert
+    from lib.scbert.model import ScBert
 
-    path = runs.Run(done[0].spec["pretraining"]).folder / "model.pt"
+    path = store.Run(done[0].spec["pretraining"]).folder / "model.pt"
     genes = torch.load(path, weights_only=True)["genes"]
     assert ScBert.from_checkpoint(path, genes=genes).config.genes == len(genes)
     swapped = [genes[0], genes[2], genes[1], *genes[3:]]
@@ -216,21 +216,21 @@ def test_weights_for_other_genes_are_refused(profile, done):
 @pytest.mark.slow
 def test_runs_side_by_side_are_the_same_runs(profile, tmp_path, monkeypatch, capfd):
     """On two processes or in this one, with one thread or all: the same bits; what is done is not done again."""
-    specs = profiles.specs(profile, ["no_gene2vec", "no_pretraining", "logistic_regression"], seeds=[0, 1])
-    here = [run.predictions["probabilities"] for run in runs.complete(specs)]
+    wanted = specs.cell_types(profile, ["no_gene2vec", "no_pretraining", "logistic_regression"], seeds=[0, 1])
+    here = [run.predictions["probabilities"] for run in runs.complete(wanted)]
     monkeypatch.setenv("SCBERT_CACHE", str(tmp_path))
     monkeypatch.setenv("SCBERT_WORKERS", "2")
     capfd.readouterr()
     profiles.load("smoke")  # puts the cells into the other cache
-    there = runs.complete(specs)
+    there = runs.complete(wanted)
     output, errors = capfd.readouterr()
     assert "7 runs, 2 at a time" in output and "step" not in output + errors
     assert all(run.folder.is_relative_to(tmp_path) and run.environment["threads"] == 1 for run in there)
     for run, expected in zip(there, here):
         assert np.array_equal(run.predictions["probabilities"], expected)
-    runs.complete(specs)
+    runs.complete(wanted)
     assert "7 of 7 runs are stored" in capfd.readouterr().out
     monkeypatch.setenv("SCBERT_WORKERS", "many")
     monkeypatch.setenv("SCBERT_RUNS_SINCE", str(time.time()))
     with pytest.raises(DataError, match="SCBERT_WORKERS is 'many'"):
-        runs.complete(specs)
+        runs.complete(wanted)

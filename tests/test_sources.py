@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from lib import sources
+from lib import settings
+from lib.datasets import downloads
 from lib.errors import DataError
 
 CONTENT = bytes(range(256)) * 4096  # a megabyte
@@ -74,8 +75,8 @@ def place(server, tmp_path, monkeypatch):
              "sha256": hashlib.sha256(CONTENT).hexdigest()}  # fmt: skip
     blob = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT).hexdigest()
     other = {"title": "a git file", "file": "git.bin", "address": f"{server.address}/git.bin", "blob": blob}
-    monkeypatch.setattr(sources, "registry", lambda: {"file": entry, "git": other})
-    monkeypatch.setattr(sources, "TIMEOUT", 0.5)
+    monkeypatch.setattr(downloads, "registry", lambda: {"file": entry, "git": other})
+    monkeypatch.setenv("SCBERT_TIMEOUT", "0.5")
     monkeypatch.setenv("SCBERT_DATA_DIR", str(tmp_path / "downloads"))
     for name in ("SCBERT_OFFLINE", "SCBERT_MIRROR", "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(name, raising=False)
@@ -89,15 +90,15 @@ def kept(folder):
 
 @pytest.mark.parametrize("name", ["file", "git"])
 def test_downloads_once_and_verifies(server, place, name):
-    path = sources.fetch(name)
+    path = downloads.fetch(name)
     assert path.read_bytes() == CONTENT and path.parent == place
-    assert sources.fetch(name) == path and len(server.paths) == 1
+    assert downloads.fetch(name) == path and len(server.paths) == 1
 
 
 @pytest.mark.parametrize("fault", ["truncate", "short", "die", "stall", "flip", "page", "empty", 500, 503])
 def test_one_fault_is_mended_by_the_next_try(server, place, fault):
     server.faults = [fault]
-    assert sources.fetch("file").read_bytes() == CONTENT
+    assert downloads.fetch("file").read_bytes() == CONTENT
     assert kept(place) == ["file.bin"] and len(server.paths) == 2
 
 
@@ -108,16 +109,16 @@ def test_one_fault_is_mended_by_the_next_try(server, place, fault):
 def test_a_lasting_fault_leaves_nothing_and_says_why(server, place, fault, says):
     server.faults = [fault] * 3
     with pytest.raises(DataError, match=f"(?s)could not be downloaded.*({says}).*by hand.*README.*file.bin"):
-        sources.fetch("file")
+        downloads.fetch("file")
     assert kept(place) == []
     server.faults = []
-    assert sources.fetch("file").read_bytes() == CONTENT  # the next call succeeds
+    assert downloads.fetch("file").read_bytes() == CONTENT  # the next call succeeds
 
 
 def test_a_missing_file_is_asked_for_once(server, place):
     server.faults = [404]
     with pytest.raises(DataError, match="404"):
-        sources.fetch("file")
+        downloads.fetch("file")
     assert len(server.paths) == 1
 
 
@@ -126,11 +127,11 @@ def test_a_killed_download_leaves_no_wrong_file(server, place):
     """The process dies in the middle: what it wrote is not under the file's name, and the next process succeeds."""
     server.faults = ["stall"]
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from lib import sources\n"
+        "import sys; sys.path.insert(0, sys.argv[1]); from lib.datasets import downloads\n"
         "entry = {'title': 'a test file', 'file': 'file.bin', 'address': sys.argv[2], 'sha256': sys.argv[3]}\n"
-        "sources.registry = lambda: {'file': entry}\nsources.TIMEOUT = 30\nsources.fetch('file')"
+        "downloads.registry = lambda: {'file': entry}\ndownloads.fetch('file')"
     )
-    entry = sources.registry()["file"]
+    entry = downloads.registry()["file"]
     root = str(Path(__file__).resolve().parents[1])
     process = subprocess.Popen([sys.executable, "-c", code, root, entry["address"], entry["sha256"]])
     for _ in range(200):
@@ -140,46 +141,46 @@ def test_a_killed_download_leaves_no_wrong_file(server, place):
     process.kill()
     process.wait()
     assert server.paths and not (place / "file.bin").exists()
-    assert sources.fetch("file").read_bytes() == CONTENT
+    assert downloads.fetch("file").read_bytes() == CONTENT
 
 
 def test_a_file_put_there_by_hand_is_used_if_it_verifies(server, place):
     place.mkdir()
     (place / "git.bin").write_bytes(CONTENT)
     (place / "file.bin").write_bytes(CONTENT[:-1] + b"x")
-    assert sources.fetch("git").read_bytes() == CONTENT
+    assert downloads.fetch("git").read_bytes() == CONTENT
     with pytest.raises(DataError, match="file.bin is not the file that was published: its sha256 is .* Delete it"):
-        sources.fetch("file")
+        downloads.fetch("file")
     assert (place / "file.bin").read_bytes() == CONTENT[:-1] + b"x"  # a user's file is never removed
     assert not server.paths
 
 
 def test_a_verified_file_that_changes_is_noticed(server, place):
-    path = sources.fetch("file")
+    path = downloads.fetch("file")
     time.sleep(0.01)
     path.write_bytes(CONTENT[:-1] + b"x")
     with pytest.raises(DataError, match="not the file that was published"):
-        sources.fetch("file")
+        downloads.fetch("file")
 
 
 def test_offline_asks_nobody(server, place, monkeypatch):
     monkeypatch.setenv("SCBERT_OFFLINE", "1")
     with pytest.raises(DataError, match="SCBERT_OFFLINE is set. Put a test file there by hand from http"):
-        sources.fetch("file")
+        downloads.fetch("file")
     assert not server.paths
     (place / "file.bin").write_bytes(CONTENT)
-    assert sources.fetch("file").read_bytes() == CONTENT
+    assert downloads.fetch("file").read_bytes() == CONTENT
 
 
 def test_a_mirror_takes_the_addresses_place(server, place, monkeypatch):
     monkeypatch.setenv("SCBERT_MIRROR", server.address + "/mirror/")
-    sources.fetch("file")
+    downloads.fetch("file")
     assert server.paths == ["/mirror/file.bin"]
 
 
 def test_processes_that_ask_together_download_once(server, place):
     server.slow = 0.3
-    threads = [threading.Thread(target=functools.partial(sources.fetch, "file")) for _ in range(4)]
+    threads = [threading.Thread(target=functools.partial(downloads.fetch, "file")) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -189,29 +190,29 @@ def test_processes_that_ask_together_download_once(server, place):
 
 def test_an_unknown_name_and_a_folder_that_cannot_be_written(server, place, monkeypatch, tmp_path):
     with pytest.raises(DataError, match="no source 'nothing'. Sources: file, git"):
-        sources.fetch("nothing")
+        downloads.fetch("nothing")
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("SCBERT_DATA_DIR", str(tmp_path / "file" / "downloads"))
     with pytest.raises(DataError, match="SCBERT_DATA_DIR"):
-        sources.fetch("file")
+        downloads.fetch("file")
 
 
 def test_a_drive_item_names_the_equal_way_by_hand(server, place, monkeypatch):
     import gdown
 
     entry = {"title": "a drive item", "file": "item.pth", "address": "https://drive.google.com/file/d/abc", "drive": "abc"}
-    monkeypatch.setattr(sources, "registry", lambda: {"item": entry})
+    monkeypatch.setattr(downloads, "registry", lambda: {"item": entry})
     asked = []
     monkeypatch.setattr(gdown, "download", lambda **given: asked.append(given["id"]))  # gdown's answer to a full quota
     with pytest.raises(DataError, match="Google Drive gave no file.*by hand .*put it at .*item.pth"):
-        sources.fetch("item")
+        downloads.fetch("item")
     assert asked == ["abc"] * 3
     (place / "item.pth").write_bytes(b"weights")  # no hash is published: its loader checks the content
-    assert sources.fetch("item").read_bytes() == b"weights"
+    assert downloads.fetch("item").read_bytes() == b"weights"
 
 
 def test_the_registry_is_complete_and_pinned():
-    for name, entry in sources.registry.__wrapped__().items():
+    for name, entry in downloads.registry.__wrapped__().items():
         assert {"title", "file", "address", "licence", "citation"} <= entry.keys(), name
         if "github" in entry["address"]:
             assert any(len(part) == 40 for part in entry["address"].split("/")), name
@@ -226,15 +227,15 @@ def test_the_true_file_from_download_to_cells(server, shared, tmp_path, monkeypa
     import anndata
     import numpy as np
 
-    from lib import datasets
+    from lib.datasets import catalogue
 
     server.content = (shared / "downloads" / "pbmc_facs.RData").read_bytes()
     monkeypatch.setenv("SCBERT_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("SCBERT_MIRROR", server.address)
     monkeypatch.delenv("SCBERT_OFFLINE", raising=False)
-    monkeypatch.setattr(sources, "TIMEOUT", 5)
+    monkeypatch.setenv("SCBERT_TIMEOUT", "5")
     server.faults = ["truncate", "flip"]
-    adata = datasets.load("zheng_sorted")
+    adata = catalogue.load("zheng_sorted")
     expected = anndata.read_h5ad(shared / "zheng_sorted.h5ad")
     assert (adata.X != expected.X).nnz == 0 and adata.X.dtype == np.float32 and adata.X.format == "csr"
     assert adata.var_names.equals(expected.var_names) and adata.obs_names.equals(expected.obs_names)

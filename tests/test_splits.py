@@ -5,7 +5,7 @@ import pytest
 from sklearn.model_selection import StratifiedShuffleSplit
 
 from lib.errors import DataError
-from lib.splits import few_shot, holdout
+from lib.prepare.splits import few_shot, holdout
 
 
 @pytest.mark.parametrize("test_size, seed", [(0.2, 2022), (0.3, 5)])

@@ -8,8 +8,9 @@ import pytest
 from scipy import stats as scipy_stats
 from sklearn.metrics import accuracy_score, classification_report, f1_score
 
-from lib import published, stats
-from lib.cells import ROOT
+from lib.evaluate import differences, intervals, measures, representations
+from lib.paper import published, scorecard
+from lib.settings import ROOT
 
 SHARED = ROOT.parent / "shared" / "published"
 
@@ -17,26 +18,26 @@ SHARED = ROOT.parent / "shared" / "published"
 def test_confidence_interval_is_students():
     """Mean and half width as scipy gives them, with the sample's standard deviation."""
     values = np.random.default_rng(0).normal(0.7, 0.05, 7)
-    mean, half = stats.confidence_interval(values, 0.9)
+    mean, half = intervals.confidence_interval(values, 0.9)
     low, high = scipy_stats.t.interval(0.9, 6, loc=values.mean(), scale=scipy_stats.sem(values))
     assert np.allclose([mean - half, mean + half], [low, high])
-    assert np.isnan(stats.confidence_interval([0.5])[1])
+    assert np.isnan(intervals.confidence_interval([0.5])[1])
 
 
 def test_scores_equal_scikit_learn():
     """Accuracy, macro-F1, recall and the hard pair, against scikit-learn on the same cells."""
     rng = np.random.default_rng(1)
-    classes = np.array(["B", *stats.HARD_PAIR, "NK"])
+    classes = np.array(["B", *measures.HARD_PAIR, "NK"])
     labels = rng.integers(0, 4, 300)
     predicted = np.where(rng.random(300) < 0.6, labels, rng.integers(0, 4, 300))
-    found = stats.scores(labels, predicted, classes)
+    found = measures.scores(labels, predicted, classes)
     report = classification_report(labels, predicted, output_dict=True)
     assert found["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
     assert found["macro_f1"] == pytest.approx(f1_score(labels, predicted, average="macro"))
     assert found["recall[NK]"] == pytest.approx(report["3"]["recall"])
     hard = (labels == 1) | (labels == 2)
     assert found["accuracy_hard_pair"] == pytest.approx(accuracy_score(labels[hard], predicted[hard]))
-    assert "accuracy_hard_pair" not in stats.scores(labels[labels != 1], predicted[labels != 1], classes)
+    assert "accuracy_hard_pair" not in measures.scores(labels[labels != 1], predicted[labels != 1], classes)
 
 
 def fake(seed, right, test=None):
@@ -52,14 +53,14 @@ def test_paired_difference_recovers_a_known_one():
     rng = np.random.default_rng(0)
     first = [fake(seed, rng.random(400) < 0.9) for seed in range(3)]
     second = [fake(seed, rng.random(400) < 0.7) for seed in range(3)]
-    found = stats.paired_difference(first, second)
+    found = differences.paired_difference(first, second)
     accuracy = [np.mean([r.predictions["probabilities"].argmax(1) == 0 for r in arm]) for arm in (first, second)]
     assert found["difference"] == pytest.approx(accuracy[0] - accuracy[1])
     assert found["low"] < found["difference"] < found["high"] and found["low"] > 0 and found["p"] < 0.01
-    same = stats.paired_difference(first, first)
+    same = differences.paired_difference(first, first)
     assert (same["difference"], same["low"], same["high"], same["p"]) == (0, 0, 0, 1)
     with pytest.raises(ValueError, match="not paired"):
-        stats.paired_difference(first, second[::-1])
+        differences.paired_difference(first, second[::-1])
 
 
 def test_paired_difference_covers_the_truth():
@@ -69,7 +70,7 @@ def test_paired_difference_covers_the_truth():
     for _ in range(150):
         difficulty = rng.beta(4, 1.5, 140)  # shared by both arms: the same test cells
         arms = [[fake(seed, rng.random(140) < difficulty) for seed in range(3)] for _ in range(2)]
-        found = stats.paired_difference(*arms, resamples=400)
+        found = differences.paired_difference(*arms, resamples=400)
         missed += not found["low"] <= 0 <= found["high"]
     assert missed <= 15
 
@@ -77,23 +78,23 @@ def test_paired_difference_covers_the_truth():
 def test_effect_is_welchs():
     """Difference and interval as scipy's Welch test gives them; a single run has no interval."""
     a, b = np.array([0.7, 0.75, 0.73]), np.array([0.6, 0.66, 0.64, 0.7])
-    difference, low, high = stats.effect(a, b)
+    difference, low, high = intervals.effect(a, b)
     interval = scipy_stats.ttest_ind(a, b, equal_var=False).confidence_interval()
     assert np.allclose([difference, low, high], [a.mean() - b.mean(), interval.low, interval.high])
-    assert np.isnan(stats.effect(a, b[:1])[1])
-    assert [stats.direction(*x) for x in ((1, 2), (-2, -1), (-1, 1), (np.nan, 1))] == ["+", "−", "≈", "?"]
+    assert np.isnan(intervals.effect(a, b[:1])[1])
+    assert [intervals.direction(*x) for x in ((1, 2), (-2, -1), (-1, 1), (np.nan, 1))] == ["+", "−", "≈", "?"]
 
 
 def test_neighbours_and_knn():
     """An embedding shares all neighbours with itself and about chance with noise; separated types are named."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(200, 8))
-    assert stats.neighbour_overlap(x, 3 * x) == 1
-    assert stats.neighbour_overlap(x, rng.normal(size=(200, 8))) < 0.12
+    assert representations.neighbour_overlap(x, 3 * x) == 1
+    assert representations.neighbour_overlap(x, rng.normal(size=(200, 8))) < 0.12
     labels = np.repeat([0, 1], 100)
     order = rng.permutation(200)
-    assert stats.knn_accuracy(x + 9 * labels[:, None], labels, order[:150], order[150:]) == 1
-    assert stats.knn_accuracy(x, labels, order[:150], order[150:]) < 0.8
+    assert representations.knn_accuracy(x + 9 * labels[:, None], labels, order[:150], order[150:]) == 1
+    assert representations.knn_accuracy(x, labels, order[:150], order[150:]) < 0.8
 
 
 def test_published_numbers_are_the_authors():
@@ -123,8 +124,8 @@ def card():
     target, rule = rng.integers(1, 6, 1000), rng.integers(1, 6, 1000)
     masked = [SimpleNamespace(spec={"arm": "full"}, predictions={"cell": cell, "target": target, "predicted": target, "most_common_bin": rule}),
               SimpleNamespace(spec={"arm": "no_gene2vec"}, predictions={"cell": cell, "target": target, "predicted": rule, "most_common_bin": rule})]  # fmt: skip
-    assert list(published.masked_scorecard(masked, "macparland").query("dataset == 'macparland'")["verdict"].unique()) == ["no reference published"]
-    return published.scorecard(ours, masked, "zheng68k", [0])
+    assert list(scorecard.masked_scorecard(masked, "macparland").query("dataset == 'macparland'")["verdict"].unique()) == ["no reference published"]
+    return scorecard.scorecard(ours, masked, "zheng68k", [0])
 
 
 def test_scorecard_has_every_published_number(card):
@@ -149,4 +150,4 @@ def test_scorecard_verdicts_follow_the_rule(card):
     assert verdict["baseline", "zheng68k", "logistic_regression", 1.0, "recall[CD34+]"] == "no reference published"
     assert verdict["masked", "zheng68k", "full", 1.0, "masked_accuracy"] == "same"
     assert verdict["masked", "zheng68k", "no_gene2vec", 1.0, "masked_accuracy"] == "same"
-    assert published._compare("+", "−") == "opposite" and published._compare("≈", "+") == "paper undecided"
+    assert scorecard._compare("+", "−") == "opposite" and scorecard._compare("≈", "+") == "paper undecided"

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import nn
 
-from lib import training
-from lib.finetune import class_weights, finetune, learning_rate
-from lib.model import CellTypeClassifier, ScBert, ScBertConfig
-from lib.preprocess import tokenize
-from lib.pretrain import evaluate_masked, mask_tokens, pretrain
-from lib.tokens import TokenStore
+from lib.prepare.preprocess import tokenize
+from lib.prepare.tokens import TokenStore
+from lib.scbert import training
+from lib.scbert.finetune import class_weights, finetune, learning_rate
+from lib.scbert.model import CellTypeClassifier, ScBert, ScBertConfig
+from lib.scbert.pretrain import evaluate_masked, mask_tokens, pretrain
 
 HERE = Path(__file__).resolve()
 GENES, CLASSES, CELLS = 30, 3, 48

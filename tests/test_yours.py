@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from lib import baselines, cells, models, runs, stats, yours
+from lib import settings
 from lib.errors import DataError
+from lib.evaluate import differences, measures, words
+from lib.experiments import classifiers, runs, yours
+from lib.prepare import cells
 
 
 @pytest.fixture
@@ -18,9 +21,9 @@ def cache(tmp_path, monkeypatch):
 @pytest.fixture
 def file(cache):
     """A real file: 300 of scanpy's cells as counts, two of its types made rare."""
-    from lib import datasets
+    from lib.datasets import catalogue
 
-    adata = datasets.load("pbmc68k_reduced")
+    adata = catalogue.load("pbmc68k_reduced")
     order = np.argsort(adata.obs["cell_type"].cat.codes.to_numpy(), kind="stable")
     adata = adata[np.sort(order[:: len(order) // 300])].copy()
     del adata.obs["n_counts"], adata.uns["dataset"]
@@ -47,7 +50,7 @@ def test_profile_for_a_file(file):
 
 def test_another_data_set_in_a_profile(file):
     """An override of ``dataset``: other cells, a folder of figures of its own, what the profile says for that data set."""
-    from lib import profiles
+    from lib.experiments import profiles
 
     adata = file[1].copy()
     adata.obs["n_counts"], adata.obs["cell_type"] = np.asarray(adata.X.sum(1)).ravel(), adata.obs["1"]
@@ -98,7 +101,7 @@ def test_empty_cells_and_the_matrix_are_reported(file):
     """A panel of genes with empty cells, counts in a layer: the cells are dropped by type, the table says what was taken."""
     import anndata
 
-    from lib import profiles
+    from lib.experiments import profiles
 
     path, adata = file
     counts = adata.X.toarray()
@@ -116,33 +119,33 @@ def test_empty_cells_and_the_matrix_are_reported(file):
 
 def test_a_model_that_learnt_nothing_is_said():
     """The answer gets a caveat unless scBERT is ahead of the majority class for certain."""
-    assert yours.caveat({"low": 0.1, "high": 0.3}) == ""
+    assert words.caveat({"low": 0.1, "high": 0.3}) == ""
     for low in (-0.2, 0.0):
-        assert "learnt nothing" in yours.caveat({"low": low, "high": 0.3}) and "quick" in yours.caveat({"low": low, "high": 0.3})
+        assert "learnt nothing" in words.caveat({"low": low, "high": 0.3}) and "quick" in words.caveat({"low": low, "high": 0.3})
 
 
-@pytest.mark.parametrize("low, high, words", [
+@pytest.mark.parametrize("low, high, said", [
     (0.01, 0.05, "On your 99 cells logistic regression is ahead of scBERT by 3.0 points of accuracy"),
     (-0.05, -0.01, "On your 99 cells scBERT is ahead of logistic regression by 3.0 points"),
     (-0.01, 0.05, "cannot be told apart"),
 ])  # fmt: skip
-def test_the_answer(low, high, words):
+def test_the_answer(low, high, said):
     """Who is ahead follows the interval, and the interval is in the sentence."""
-    text = yours.answer({"difference": (low + high) / 2, "low": low, "high": high}, "your 99 cells")
-    assert words in text and f"{100 * low:.1f} to {100 * high:.1f}" in text
+    text = words.answer({"difference": (low + high) / 2, "low": low, "high": high}, "your 99 cells")
+    assert said in text and f"{100 * low:.1f} to {100 * high:.1f}" in text
 
 
 def classifier_of(profile):
-    return models.ScBertClassifier(profile["size"], profile["pretraining"], profile["finetuning"])
+    return classifiers.ScBertClassifier(profile["size"], profile["pretraining"], profile["finetuning"])
 
 
 @pytest.mark.parametrize("make", [
-    lambda profile: baselines.LogisticRegression(0.1), lambda profile: baselines.Majority(),
-    lambda profile: baselines.NearestNeighbours(5), lambda profile: baselines.StratifiedRandom(), classifier_of,
+    lambda profile: classifiers.LogisticRegression(0.1), lambda profile: classifiers.Majority(),
+    lambda profile: classifiers.NearestNeighbours(5), lambda profile: classifiers.StratifiedRandom(), classifier_of,
 ], ids=["logistic regression", "majority", "neighbours", "random", "scBERT"])  # fmt: skip
 def test_every_classifier_keeps_the_protocol(cache, make):
     """fit, predict_proba and classes_: probabilities of the types met, the same again with the same seed."""
-    from lib import profiles
+    from lib.experiments import profiles
 
     profile = profiles.read("smoke")
     rng = np.random.default_rng(0)
@@ -166,7 +169,7 @@ def test_scbert_classifier_learns(cache):
     x = np.where(rng.random((120, 30)) < 0.4, 5 * rng.random((120, 30)), 0)
     x[:, :8] = np.where(labels[:, None] == 0, 4.5, 0)
     x = sp.csr_matrix(x.astype(np.float32))
-    model = models.ScBertClassifier({"dim": 16, "depth": 1, "heads": 2, "dim_head": 8, "features": 16}, None,
+    model = classifiers.ScBertClassifier({"dim": 16, "depth": 1, "heads": 2, "dim_head": 8, "features": 16}, None,
                                     {"epochs": 12, "batch_size": 8, "schedule": {"max_lr": 5e-3, "warmup": 1, "cycle": 14}},
                                     rng.standard_normal((30, 16)).astype(np.float32))  # fmt: skip
     model.fit(x[:80], labels[:80], 0)
@@ -177,18 +180,18 @@ def test_scbert_classifier_learns(cache):
 
 def test_evaluate_is_the_stored_run(cache):
     """Our logistic regression, brought as if it were a stranger's, gives the probabilities of the stored runs."""
-    from lib import profiles
+    from lib.experiments import profiles, specs
 
     chosen = profiles.load("smoke")
-    stored = runs.complete(profiles.specs(chosen, ["logistic_regression", "majority"]))
+    stored = runs.complete(specs.cell_types(chosen, ["logistic_regression", "majority"]))
     settings = chosen["logistic_regression"]
-    mine = models.evaluate(lambda: baselines.LogisticRegression(**settings), chosen, "mine")
+    mine = yours.evaluate(lambda: classifiers.LogisticRegression(**settings), chosen, "mine")
     ours = [run for run in stored if run.spec["arm"] == "logistic_regression"]
     for a, b in zip(mine, ours, strict=True):
         assert np.array_equal(a.predictions["test"], b.predictions["test"])
         assert np.allclose(a.predictions["probabilities"], b.predictions["probabilities"], atol=1e-6)
-    assert stats.paired_difference(mine, ours)["difference"] == 0
-    assert set(stats.table(mine)["arm"]) == {"mine"}
+    assert differences.paired_difference(mine, ours)["difference"] == 0
+    assert set(measures.table(mine)["arm"]) == {"mine"}
 
 
 class Wrong:
@@ -215,10 +218,10 @@ class Wrong:
 ])  # fmt: skip
 def test_a_model_that_breaks_the_protocol_is_refused(cache, make, words):
     """With its name, what it gave and what is expected."""
-    from lib import profiles
+    from lib.experiments import profiles
 
     with pytest.raises(DataError, match=words):
-        models.evaluate(make, profiles.load("smoke"), "theirs")
+        yours.evaluate(make, profiles.load("smoke"), "theirs")
 
 
 @pytest.mark.slow
@@ -229,7 +232,7 @@ def test_one_command_for_a_file(file, tmp_path):
 
     path, _ = file
     process = subprocess.run(
-        [cells.ROOT / "run_all.sh", "--profile", "smoke", "--only", "06", "-p", "data", path.name, "-p", "label", "1"],
+        [settings.ROOT / "run_all.sh", "--profile", "smoke", "--only", "06", "-p", "data", path.name, "-p", "label", "1"],
         cwd=path.parent, env=os.environ | {"SCBERT_CACHE": str(tmp_path / "cache"), "SCBERT_FIGURES": str(tmp_path / "figures")},
         capture_output=True, text=True, timeout=900)  # fmt: skip
     assert process.returncode == 0, process.stderr[-2000:]
@@ -246,7 +249,7 @@ def test_a_bad_file_ends_with_its_message(cache):
     import subprocess
 
     (cache / "notes.h5ad").write_text("not a matrix")
-    process = subprocess.run([cells.ROOT / "run_all.sh", "--profile", "smoke", "--only", "06", "-p", "data", "notes.h5ad"],
+    process = subprocess.run([settings.ROOT / "run_all.sh", "--profile", "smoke", "--only", "06", "-p", "data", "notes.h5ad"],
                              cwd=cache, env=os.environ | {"SCBERT_FIGURES": str(cache / "figures")}, capture_output=True,
                              text=True, timeout=300)  # fmt: skip
     assert process.returncode == 1

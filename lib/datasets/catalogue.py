@@ -1,0 +1,134 @@
+"""Cells with their labels: the real data sets by name, and any .h5ad file by path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import anndata
+import numpy as np
+import scipy.sparse as sp
+
+from lib.datasets import checks, downloads, formats, h5ad
+from lib.datasets.scale import value_scale
+from lib.errors import DataError
+
+# Label columns that are taken without being named: scverse's usual name and the paper's authors'.
+LABEL_COLUMNS = ("cell_type", "celltype")
+CARDS = {
+    "pbmc68k_reduced": {
+        "name": "pbmc68k_reduced",
+        "title": "700 peripheral blood cells × 765 genes of Zheng68K, shipped inside scanpy",
+        "organism": "human",
+        "label_column": "bulk_labels",
+        "source": "scanpy.datasets.pbmc68k_reduced(), inside the scanpy wheel",
+        "citation": "Zheng et al., Nat. Commun. 8, 14049 (2017), doi 10.1038/ncomms14049",
+        "licence": "CC BY 4.0 (10x Genomics), redistributed by scanpy (BSD-3)",
+        # The file holds a selection of genes, so the total of a cell is known only from this column.
+        "library_size": "n_counts",
+    },
+    # These are downloaded: data/sources.yaml has address, licence and citation. ``normalised``: the values are used as
+    # they are published, as the paper does.
+    "zheng_sorted": {"title": "3,774 bead-sorted blood cells × 16,791 genes", "label_column": "celltype"},
+    "zheng68k": {
+        "title": "Zheng68K: 68,450 blood cells × 16,906 genes", "label_column": "celltype", "normalised": "log2",
+    },
+    "macparland": {
+        "title": "MacParland: 8,444 liver cells × 20,007 genes, hepatocytes merged", "label_column": "CellType",
+        "normalised": "log-normalised, as published",
+    },
+    "macparland_unmerged": {
+        "title": "MacParland: 8,444 liver cells × 20,007 genes, 20 clusters", "label_column": "CellType",
+        "normalised": "log-normalised, as published",
+    },
+    "panglao": {"title": "Panglao, scBERT's pre-training corpus, unlabelled"},
+}  # fmt: skip
+
+
+def load(name_or_path, label=None):
+    """Load a data set by its name or an .h5ad file by its path.
+
+    Parameters
+    ----------
+    name_or_path : str or path
+        One of ``CARDS`` or the path of an .h5ad file.
+    label : str, optional
+        Column of ``obs`` with the cell types. Without it, ``cell_type`` or ``celltype`` is used if present;
+        a file with neither is loaded unlabelled.
+
+    Returns
+    -------
+    AnnData
+        cells × genes; ``X`` CSR float32; ``var_names`` gene symbols; ``obs["cell_type"]`` categorical when
+        labelled; ``uns["dataset"]`` the card, with ``values``: the scale of ``X`` (see :func:`value_scale`).
+
+    Raises
+    ------
+    DataError
+        Whatever makes the file unusable: see each check below.
+    """
+    name = str(name_or_path)
+    if name == "pbmc68k_reduced":
+        adata, card = _pbmc68k_reduced(), dict(CARDS[name])
+        label = label or card["label_column"]
+    elif name in CARDS:
+        adata = formats.load(name)
+        entry = downloads.registry()[name.removesuffix("_unmerged")]
+        card = {"name": name, "organism": "human", "source": entry["address"], "citation": entry["citation"],
+                "licence": entry["licence"], **CARDS[name]}  # fmt: skip
+        label = label or card.get("label_column")
+    else:
+        adata, found = h5ad.read(_existing(Path(name_or_path).expanduser()))
+        card = {"name": Path(name).stem, "title": f"the file {Path(name).name}", "source": name, **found}
+    return _checked(adata, card, label)
+
+
+def _existing(path):
+    try:
+        there = path.exists()
+    except OSError as error:  # a name that is too long, say
+        raise DataError(f"{str(path)[:80]!r} cannot be a path ({error}). Give the path of an .h5ad file.") from error
+    if not there:
+        raise DataError(
+            f"There is no data set named {str(path)!r} and no file at that path. "
+            f"Names known: {', '.join(CARDS)}. Give one of them or the path of an .h5ad file."
+        )
+    return path
+
+
+def _pbmc68k_reduced():
+    """Zheng68K's own cells as scanpy ships them, turned back into counts.
+
+    ``.raw`` holds ln(1 + counts per 10⁴) of the selected genes, normalised by the total over all genes, which
+    ``obs["n_counts"]`` keeps; so round(expm1(x) · n_counts / 10⁴) is the count itself.
+    """
+    import scanpy
+
+    shipped = scanpy.datasets.pbmc68k_reduced()
+    x = sp.csr_matrix(shipped.raw.X, dtype=np.float64)
+    per_cell = shipped.obs["n_counts"].to_numpy(dtype=np.float64)
+    x.data = np.round(np.expm1(x.data) * np.repeat(per_cell / 1e4, np.diff(x.indptr)))
+    x.eliminate_zeros()
+    return anndata.AnnData(
+        x.astype(np.float32), obs=shipped.obs[["bulk_labels", "n_counts"]].copy(), var=shipped.raw.var[[]].copy()
+    )
+
+
+def _checked(adata, card, label):
+    """Refuse what cannot be used; return cells × genes, CSR float32, with labels and card."""
+    where = card["source"]
+    if adata.X is None or 0 in adata.shape:
+        raise DataError(f"{where} holds an empty matrix ({adata.n_obs} cells × {adata.n_vars} genes): nothing to use.")
+    try:
+        x = sp.csr_matrix(adata.X, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"X of {where} is not a matrix of numbers ({error}). Store numeric counts in X.") from error
+    checks.gene_names(adata.var, where)
+    values = card.get("normalised") or value_scale(x, where, adata.obs_names, adata.var_names)
+    obs = adata.obs.copy()
+    if label is None:
+        label = next((column for column in LABEL_COLUMNS if column in obs), None)
+    if label is not None:
+        obs["cell_type"] = checks.labels(obs, label, where, adata.var.columns)
+    clean = anndata.AnnData(x, obs=obs, var=adata.var.copy())
+    clean.uns["dataset"] = card | {"values": values, "cells": int(x.shape[0]), "genes": int(x.shape[1])}
+    return clean

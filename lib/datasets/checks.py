@@ -1,0 +1,144 @@
+"""What gene names and labels of a user's file must be; what is refused, and with which remedy."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pandas as pd
+
+from lib.errors import DataError
+
+# Columns of var that hold gene symbols, in scverse, 10x, CELLxGENE, Seurat, monocle and Ensembl's words.
+SYMBOL_COLUMNS = ("gene_symbols", "gene_symbol", "feature_name", "gene_names", "gene_name", "gene_short_name", "symbol",
+                  "symbols", "hgnc_symbol", "external_gene_name", "genes", "gene", "names", "name")  # fmt: skip
+ENSEMBL = re.compile(r"ENS[A-Z]*G\d{6,}")
+BARCODE = re.compile(r"(^|[^A-Za-z])[ACGT]{10,}([^A-Za-z]|$)")
+MONTH = ("(jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?|oct(ober)?|nov(ember)?"
+         "|dec(ember)?)")  # fmt: skip
+DATE = re.compile(  # as spreadsheets write them: 1-Mar, Mar-01, 2001-03-01 00:00:00, 3/1/2001
+    rf"(?:\d{{1,2}}-{MONTH}(-\d+)?|{MONTH}-\d{{1,4}}"
+    r"|\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d)?)?|\d{1,2}/\d{1,2}/\d{2,4})$",
+    re.IGNORECASE,
+)
+# Genes that nearly every measurement of human or mouse cells holds, whatever the tissue.
+UBIQUITOUS = ("ACTB", "B2M", "CD74", "EEF1A1", "FTL", "GAPDH", "MALAT1", "PTPRC", "RPL13", "RPLP0", "RPS3", "TMSB4X", "VIM")
+MISSING = ("", "nan", "none", "na", "n/a", "<na>", "null")  # as text, in small letters
+
+
+def orientation(cells, genes, where):
+    """Refuse a matrix of genes × cells, as its names (two indexes of str) tell."""
+    def share(names, pattern):
+        return np.mean([bool(pattern.search(name)) for name in names]) if len(names) else 0
+
+    known = [set(names.str.upper()) for names in (cells, genes)]
+    signs = {
+        "var_names look like cell barcodes": share(genes, BARCODE) > 0.5,
+        "obs_names are Ensembl identifiers of genes": share(cells, ENSEMBL) > 0.5,
+        "obs_names are gene symbols": len(known[0] & set(UBIQUITOUS)) >= 3 and not known[1] & set(UBIQUITOUS),
+    }
+    if any(signs.values()):
+        sign = next(sign for sign, found in signs.items() if found)
+        raise DataError(
+            f"{where} looks transposed, genes × cells: {sign} (first: obs {cells[0]!r}, var {genes[0]!r}). "
+            "Save adata.T instead, which is cells × genes, with the labels in its obs."
+        )
+
+
+def gene_names(var, where):
+    """Refuse gene names (the index of ``var``) that occur twice or are no symbols."""
+    names = var.index.astype(str)
+    if not names.is_unique:
+        twice = names[names.duplicated()].unique()
+        raise DataError(
+            f"{len(twice)} gene names of {where} occur more than once ({', '.join(twice[:5])}…). Sum their columns "
+            "or keep one of each (adata[:, ~adata.var_names.duplicated()]), then save the file again."
+        )
+    if kind := not_symbols(names)[1]:
+        raise DataError(
+            f"The gene names of {where} are {kind}, not symbols (first: {names[0]!r}), and var has no column of symbols "
+            f"(it has: {', '.join(map(str, var.columns)) or 'none'}). Put gene symbols such as CD3E in var_names, or in a "
+            f"column {SYMBOL_COLUMNS[0]!r}."
+        )
+
+
+def not_symbols(names):
+    """Which names are Ensembl identifiers, and, where more than half of them are none, what they are instead."""
+    ensembl = np.array([bool(ENSEMBL.match(name)) for name in names], bool)
+    numbers = np.array([name.strip().replace(".", "", 1).isdigit() or not name.strip() for name in names], bool)
+    kind = "Ensembl identifiers" if ensembl.mean() > 0.5 else "numbers" if numbers.mean() > 0.5 else None
+    return ensembl, kind
+
+
+def like_mouse(names):
+    """Whether most names are written as Cd3e is: a capital, then small letters."""
+    return bool(np.mean([name[:1].isupper() and name[1:].lower() == name[1:] != name[1:].upper() for name in names]) > 0.5)
+
+
+def vocabulary(names, genes, cells, where):
+    """Refuse names (index of str) that miss the vocabulary for a reason that has a remedy.
+
+    Those are: genes in the place of cells (``cells``: their names), another case, mouse genes. Otherwise a poor match is
+    reported with the alignment.
+    """
+    wanted, upper = set(genes), {gene.upper() for gene in genes}
+    possible = max(1, min(len(names), len(wanted)))
+    matched = len(wanted.intersection(names)) / possible
+    if matched >= 0.1:
+        return
+    if len(wanted.intersection(cells)) >= 0.3 * min(len(cells), len(wanted)):
+        raise DataError(
+            f"{where} looks transposed, genes × cells: its obs_names are genes of the vocabulary (first: {cells[0]!r}). "
+            "Save adata.T instead, which is cells × genes."
+        )
+    anyhow = len(upper.intersection(names.str.upper())) / possible
+    if anyhow < 0.3:
+        return
+    start = f"{matched:.0%} of the gene names of {where} are in the vocabulary, {anyhow:.0%} if case is ignored"
+    if like_mouse(names):
+        raise DataError(
+            f"{start}: they are written as mouse genes are (first: {names[0]!r}). Map them to human orthologs (Ensembl "
+            "BioMart), or use the file's own genes (vocabulary: null); if the cells are human, only the case has changed: "
+            "adata.var_names = adata.var_names.str.upper()."
+        )
+    raise DataError(
+        f"{start}: the case of the letters was changed (first: {names[0]!r}). Give symbols as HGNC writes them: "
+        "adata.var_names = adata.var_names.str.upper(), save for names such as C1orf112."
+    )
+
+
+def labels(obs, label, where, var_columns=()):
+    """The cell types of a column of ``obs`` (categorical of text, categories sorted)."""
+    if label not in obs:
+        raise DataError(
+            f"{where} has no label column {label!r}. Columns of obs: {', '.join(map(str, obs.columns)) or 'none'}. "
+            + ("It is a column of var: is the matrix transposed, genes × cells? Then save adata.T."
+               if label in var_columns else "Name the one that holds the cell types.")
+        )  # fmt: skip
+    column = obs[label]
+    text = column.astype(str).str.strip()
+    missing = (column.isna() | text.str.lower().isin(MISSING)).to_numpy()
+    if missing.any():
+        first = int(missing.argmax())
+        raise DataError(
+            f"{int(missing.sum()):,} of {len(obs):,} cells of {where} have no label in {label!r} (first: "
+            f"{obs.index[first]!r}, {text.iloc[first]!r}). Drop them or give them a label."
+        )
+    different = text.nunique()
+    numeric = pd.api.types.is_numeric_dtype(column.dtype) or (
+        isinstance(column.dtype, pd.CategoricalDtype) and pd.api.types.is_numeric_dtype(column.cat.categories.dtype)
+    )
+    numeric = numeric and not pd.api.types.is_bool_dtype(column.dtype)
+    fractions = False
+    if numeric and column.astype(float).max() < 2**53:
+        values = column.astype(float)
+        fractions = bool((values != values.round()).any())
+        text = text if fractions else values.astype(np.int64).astype(str)  # clusters 0.0, 1.0 … are 0, 1 …
+    if different > len(obs) / 2 or (numeric and different > (50 if fractions else 200)):
+        others = [str(name) for name in obs if 1 < obs[name].nunique() <= min(100, len(obs) / 2)]
+        raise DataError(
+            f"{label!r} of {where} has {different:,} different values for {len(obs):,} cells "
+            f"({', '.join(text.unique()[:3])} …): {'a measurement' if numeric else 'an identifier'}, not a cell type. "
+            f"Is the label column right? Columns with 2 to 100 values: {', '.join(others) or 'none'}."
+        )
+    return text.astype("category")

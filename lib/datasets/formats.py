@@ -1,0 +1,232 @@
+"""Readers of the paper's data sets, each in its own format; what they hold is checked against ``data/sources.yaml``."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import gzip
+import os
+import shutil
+import warnings
+import zlib
+
+import anndata
+import numpy as np
+import pandas as pd
+import rdata
+import scipy.sparse as sp
+from tqdm.auto import tqdm
+
+from lib.datasets import downloads
+from lib.errors import DataError
+from lib.files import replacing
+
+BLOCK = 4096  # cells that are read at a time
+
+
+def load(name):
+    """The cells of a data set of the registry (AnnData, cells × genes), checked but not prepared."""
+    return LOADERS[name]()
+
+
+def _zheng_sorted():
+    """fastTopics' RData: counts (cells × genes) as a dgCMatrix, barcodes with their sorted population, gene symbols."""
+    path = downloads.fetch("zheng_sorted")
+    try:
+        with warnings.catch_warnings():  # of R classes that it hands over as they are, which is what we want
+            warnings.simplefilter("ignore")
+            held = rdata.read_rda(path)["pbmc_facs"]
+        matrix, samples, genes = held["counts"], held["samples"], held["genes"]
+        rows = [str(name) for name in matrix.Dimnames[0]]
+        # A dgCMatrix lists the cells of each gene: the compressed columns of cells × genes.
+        x = sp.csc_matrix((matrix.x, matrix.i, matrix.p), shape=tuple(matrix.Dim))
+        obs = pd.DataFrame({"celltype": samples["celltype"].to_numpy(str)}, index=rows)
+        # Nine symbols stand for two Ensembl genes each: the second becomes NAME-1, as everywhere in scverse.
+        var = pd.DataFrame(index=anndata.utils.make_index_unique(pd.Index(genes["symbol"].to_numpy(str))))
+        adata = anndata.AnnData(x.tocsr().astype(np.float32), obs=obs, var=var)
+    except (KeyError, ValueError, AttributeError, TypeError, EOFError) as error:
+        raise DataError(f"{path} is not fastTopics' pbmc_facs ({type(error).__name__}: {error}).") from error
+    return _checked(adata, "zheng_sorted", "celltype", path)
+
+
+def _zheng68k():
+    """The authors' .h5ad.gz, log2(1 + counts per 10⁴) of scBERT's genes."""
+    path = _unpacked(downloads.fetch("zheng68k"))
+    adata = _read_in_blocks(path)
+    return _checked(adata, "zheng68k", "celltype", path)
+
+
+def _macparland(merge=True):
+    """GEO's CSV, genes × cells, read in blocks of genes; the cell types come from a second file.
+
+    ``merge`` makes Hepatocyte_1 … Hepatocyte_6 one type, as the paper does.
+    """
+    path = downloads.fetch("macparland")
+    adata = _read_csv(path, downloads.registry()["macparland"]["holds"]["genes"])
+    second = downloads.fetch("macparland_labels")
+    try:
+        table = pd.read_csv(second, sep="\t", dtype=str)
+        types = table.set_index("CellName")["CellType"]
+    except (KeyError, ValueError, OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{second} is not a table with CellName and CellType ({error}). Download it again.") from error
+    if not types.index.is_unique or (lost := adata.obs_names.difference(types.index)).size:
+        raise DataError(f"{second} does not name each cell of {path} once: {lost.size} have no type, e.g. {list(lost[:3])}.")
+    adata.obs["CellType"] = types.reindex(adata.obs_names).to_numpy()
+    if merge:
+        adata.obs["CellType"] = adata.obs["CellType"].str.replace(r"^Hepatocyte_\d+$", "Hepatocyte", regex=True)
+    return _checked(adata, "macparland", "CellType", path, "n_types_merged" if merge else "n_types")
+
+
+def _panglao():
+    """The pre-training corpus as cells; 1.1 million of them fill some 10 GB. Pre-training reads :func:`corpus` instead."""
+    path = downloads.fetch("panglao")
+    return _checked(_read_in_blocks(path), "panglao", None, path)
+
+
+LOADERS = {
+    "zheng_sorted": _zheng_sorted, "zheng68k": _zheng68k, "macparland": _macparland,
+    "macparland_unmerged": functools.partial(_macparland, merge=False), "panglao": _panglao,
+}  # fmt: skip
+
+
+def vocabulary():
+    """scBERT's gene vocabulary: 16,906 symbols in the order of its checkpoint and gene embedding (list of str)."""
+    path = downloads.fetch("vocabulary")
+    genes = path.read_text(encoding="utf-8").split()
+    wanted = downloads.registry()["vocabulary"]["holds"]["genes"]
+    if len(genes) != wanted or len(set(genes)) != wanted:
+        raise DataError(f"{path} holds {len(genes)} symbols, {len(set(genes))} of them different, not {wanted}.")
+    return genes
+
+
+def _unpacked(path):
+    """The file inside a .gz, beside it; unpacked again if its length is not the one that gzip notes."""
+    plain = path.with_suffix("")
+    with path.open("rb") as file:
+        file.seek(-4, os.SEEK_END)
+        length = int.from_bytes(file.read(4), "little")
+    if plain.exists() and plain.stat().st_size % 2**32 == length and plain.stat().st_mtime >= path.stat().st_mtime:
+        return plain
+    try:
+        with gzip.open(path) as packed, replacing(plain) as temporary, temporary.open("wb") as file:
+            shutil.copyfileobj(packed, file, 2**22)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be unpacked ({error}). Delete it, so that it is downloaded again.") from error
+    return plain
+
+
+def open_backed(path):
+    """Open an .h5ad without reading its matrix."""
+    if not path.is_file():
+        raise DataError(f"There is no file {path}.")
+    try:
+        return anndata.read_h5ad(path, backed="r")
+    except Exception as error:  # anndata and h5py raise half a dozen kinds for a damaged or foreign file
+        raise DataError(f"{path} cannot be read as .h5ad ({type(error).__name__}: {error}). It is truncated or damaged.") from error
+
+
+def blocks(backed, name):
+    """Yield (first cell, CSR float32) of the matrix of an opened .h5ad, stored sparse or dense; never whole, never dense."""
+    x = backed.X
+    if getattr(x, "format", "csr") == "csc":
+        raise DataError(f"The matrix of {backed.filename} is stored by genes (csc). Store it by cells: adata.X.tocsr().")
+    silent = backed.n_obs <= 4 * BLOCK
+    for first in tqdm(range(0, backed.n_obs, BLOCK), desc=name, unit=f"×{BLOCK} cells", mininterval=2, disable=silent):
+        yield first, sp.csr_matrix(x[first : first + BLOCK], dtype=np.float32)
+
+
+def _read_in_blocks(path):
+    backed = open_backed(path)
+    data, indices, lengths = [], [], []
+    for _, block in blocks(backed, f"reading {path.name}"):
+        block.eliminate_zeros()
+        data.append(block.data)
+        indices.append(block.indices.astype(np.int32))
+        lengths.append(np.diff(block.indptr))
+    indptr = np.concatenate([[0], np.cumsum(np.concatenate(lengths), dtype=np.int64)])
+    x = sp.csr_matrix((_joined(data), _joined(indices), indptr), shape=backed.shape)
+    adata = anndata.AnnData(x, obs=backed.obs.copy(), var=pd.DataFrame(index=backed.var_names))
+    backed.file.close()
+    return adata
+
+
+def _joined(parts):
+    """One array of many, each given up as soon as it is copied, so that the peak is hardly more than the result."""
+    out, at = np.empty(sum(map(len, parts)), parts[0].dtype), 0
+    for i, part in enumerate(parts):
+        out[at : at + len(part)] = part
+        at += len(part)
+        parts[i] = None
+    return out
+
+
+def _read_csv(path, expected):
+    """A CSV of genes × cells, gzipped, as a sparse matrix of cells × genes; read line by line.
+
+    Pandas takes minutes for thousands of columns; here only what is not "0", one value in ten, is read as a number.
+    """
+    data, indices, lengths, genes = [], [], [0], []
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            cells = next(csv.reader(file))[1:]
+            for line in tqdm(file, path.name, expected, unit=" genes", mininterval=2, disable=expected < 5000):
+                gene, *values = line.rstrip("\r\n").split(",")
+                if len(values) != len(cells):
+                    raise ValueError(f"line {len(genes) + 2} has {len(values)} numbers for {len(cells)} cells")
+                found = [cell for cell, value in enumerate(values) if value != "0"]
+                genes.append(gene.strip('"'))
+                data.append(np.array([values[cell] for cell in found], np.float32))
+                indices.append(np.array(found, np.int32))
+                lengths.append(len(found))
+    except (ValueError, OSError, EOFError, StopIteration, zlib.error) as error:
+        raise DataError(
+            f"{path} cannot be read as a gzipped CSV of genes × cells ({error}). Delete it, so that it is downloaded again."
+        ) from error
+    if not genes:
+        raise DataError(f"{path} holds no gene.")
+    x = sp.csr_matrix((_joined(data), _joined(indices), np.cumsum(lengths)), shape=(len(genes), len(cells)))
+    x.eliminate_zeros()  # written as 0.0
+    return anndata.AnnData(x.T.tocsr(), obs=pd.DataFrame(index=cells), var=pd.DataFrame(index=genes))
+
+
+def _checked(adata, name, label, path, n_types="n_types"):
+    """Refuse cells that are not what the registry says the file holds."""
+    holds = downloads.registry()[name]["holds"]
+    x, problems = adata.X, []
+    for axis, found in (("cells", adata.n_obs), ("genes", adata.n_vars)):
+        if axis in holds and found != holds[axis]:
+            problems.append(f"{found:,} {axis}, not {holds[axis]:,}")
+    if not np.isfinite(x.data).all() or (x.data < 0).any():
+        problems.append("values that are missing, infinite or negative")
+    elif holds.get("scale") == "counts" and (x.data != np.round(x.data)).any():
+        problems.append("values with fractions, not counts")
+    elif "most" in holds and not (len(x.data) and 1 < x.data.max() <= holds["most"]):
+        problems.append(f"a largest value of {x.data.max() if len(x.data) else 0:.4g}, not one between 1 and {holds['most']}")
+    elif holds.get("scale") == "log2" and (x.data == np.round(x.data)).all():
+        problems.append("whole numbers only, where logarithms are expected")
+    if label is not None:
+        problems += _wrong_types(adata.obs, label, holds, n_types)
+    if problems:
+        raise DataError(
+            f"{path} is not the published {name}: it has {'; '.join(problems)}. Delete it, so that it is downloaded again."
+        )
+    return adata
+
+
+def _wrong_types(obs, label, holds, n_types):
+    if label not in obs:
+        return [f"no column {label!r}"]
+    counts, problems = obs[label].value_counts(), []
+    counts = counts[counts > 0]
+    if n_types in holds and len(counts) != holds[n_types]:
+        problems.append(f"{len(counts)} cell types, not {holds[n_types]}")
+    if "types" in holds and counts.to_dict() != holds["types"]:
+        problems.append(f"other numbers of cells for each type ({counts.to_dict()})")
+    if after := holds.get("after_filter"):
+        dropped = len(obs) - after["cells"]
+        for kind, least in after["types"].items():
+            if kind == "Hepatocyte" and n_types == "n_types":
+                continue
+            if not least <= counts.get(kind, 0) <= least + dropped:
+                problems.append(f"{counts.get(kind, 0)} cells of {kind}, not {least} to {least + dropped}")
+    return problems

@@ -1,0 +1,155 @@
+"""How far a classifier's probabilities can be trusted: calibration, and cells of a type that it never met."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm, rankdata
+
+from lib.evaluate.intervals import wilson
+
+
+def reliability(confidence, right, bins=10):
+    """Confidence against accuracy in bins of equal width.
+
+    Parameters
+    ----------
+    confidence : float array, (answers,)
+        Probability of the answer that was given, in 0 … 1.
+    right : bool array, (answers,)
+    bins : int
+
+    Returns
+    -------
+    DataFrame
+        ``confidence`` and ``accuracy`` (means) and ``answers`` of each bin that has any.
+    """
+    bin_ = np.minimum((np.asarray(confidence) * bins).astype(int), bins - 1)
+    table = pd.DataFrame({"bin": bin_, "confidence": confidence, "accuracy": np.asarray(right, float), "answers": 1})
+    return table.groupby("bin").agg({"confidence": "mean", "accuracy": "mean", "answers": "sum"}).reset_index(drop=True)
+
+
+def calibration_error(confidence, right, weights=None, bins=10):
+    """Expected calibration error: mean distance of confidence and accuracy over bins, weighted by their answers.
+
+    It cannot be negative, so that few answers show an error where there is none: compare it between models on the same
+    cells.
+
+    Parameters
+    ----------
+    confidence, right
+        As for :func:`reliability`.
+    weights : array, (resamples, answers), optional
+        How often each answer counts, for a bootstrap.
+
+    Returns
+    -------
+    float, or array (resamples,)
+
+    References
+    ----------
+    Guo et al., ICML 2017.
+    """
+    confidence = np.asarray(confidence, float)
+    bin_ = np.minimum((confidence * bins).astype(int), bins - 1)
+    gap = np.eye(bins)[bin_] * (confidence - right)[:, None]  # (answers, bins)
+    if weights is None:
+        return float(np.abs(gap.sum(0)).sum() / len(confidence))
+    return np.abs(weights @ gap).sum(1) / weights.sum(1)
+
+
+def calibration(runs, level=0.95, resamples=1000, seed=0):
+    """How well each arm's probabilities are calibrated on its test cells, mean over its runs (DataFrame).
+
+    ``calibration_error`` (see :func:`calibration_error`), ``brier`` (mean squared distance of the probabilities to the
+    truth, 0 … 2), ``confidence`` and ``accuracy`` (means), each with the percentile interval of a bootstrap over test
+    cells.
+    """
+    rows = []
+    for arm in dict.fromkeys(run.spec["arm"] for run in runs):
+        own = [run.predictions for run in runs if run.spec["arm"] == arm]
+        n_cells = len(own[0]["labels"])
+        weights = np.random.default_rng(seed).multinomial(n_cells, np.full(n_cells, 1 / n_cells), resamples)
+        weights = np.concatenate([np.ones((1, n_cells), int), weights])  # first the cells as they are
+        found = {}
+        for p in own:
+            confidence, right = p["probabilities"].max(1), p["probabilities"].argmax(1) == p["labels"]
+            truth = np.eye(p["probabilities"].shape[1])[p["labels"]]
+            each = {"brier": ((p["probabilities"] - truth) ** 2).sum(1), "confidence": confidence, "accuracy": right}
+            values = {name: weights @ value / n_cells for name, value in each.items()}
+            values["calibration_error"] = calibration_error(confidence, right, weights)
+            found = {name: found.get(name, 0) + value / len(own) for name, value in values.items()}
+        for name, values in found.items():
+            low, high = np.quantile(values[1:], [0.5 - level / 2, 0.5 + level / 2])
+            rows.append({"arm": arm, "metric": name, "value": values[0], "low": low, "high": high, "runs": len(own)})
+    return pd.DataFrame(rows)
+
+
+def auc(positive, negative, level=0.95):
+    """Area under the ROC curve, the chance that a positive scores higher than a negative, with DeLong's interval.
+
+    Parameters
+    ----------
+    positive, negative : float arrays
+
+    Returns
+    -------
+    area, low, high : float
+        ``low`` and ``high`` are nan with fewer than two of either.
+
+    References
+    ----------
+    DeLong et al., Biometrics 44, 837–845 (1988), by ranks.
+    """
+    positive, negative = np.asarray(positive, float), np.asarray(negative, float)
+    m, n = len(positive), len(negative)
+    rank = rankdata(np.concatenate([positive, negative]))
+    of_positive = (rank[:m] - rankdata(positive)) / n  # share of negatives below each positive, ties half
+    of_negative = 1 - (rank[m:] - rankdata(negative)) / m
+    area = float(of_positive.mean())
+    if min(m, n) < 2:
+        return area, float("nan"), float("nan")
+    half = norm.ppf(0.5 + level / 2) * np.sqrt(of_positive.var(ddof=1) / m + of_negative.var(ddof=1) / n)
+    return area, float(max(0, area - half)), float(min(1, area + half))
+
+
+def unknown(runs):
+    """How well low confidence gives away the type that was left out of training, a row a run (DataFrame).
+
+    ``auc`` with ``low`` and ``high`` (see :func:`auc`): the chance that a cell of the unknown type has a lower maximum
+    probability than a test cell of a known type; 0.5 is a coin. ``cells`` of the unknown type; ``taken_for``: the type
+    most of them are taken for; ``accuracy`` on the test cells of known types.
+    """
+    rows = []
+    for run in runs:
+        p = run.predictions
+        new, predicted = p["classes"][p["labels"]] == run.spec["left_out"], p["probabilities"].argmax(1)
+        doubt = 1 - p["probabilities"].max(1)
+        area, low, high = auc(doubt[new], doubt[~new])
+        rows.append({"arm": run.spec["arm"], "left_out": run.spec["left_out"], "cells": int(new.sum()), "auc": area,
+                     "low": low, "high": high, "taken_for": p["classes"][np.bincount(predicted[new]).argmax()],
+                     "accuracy": float(np.mean(predicted[~new] == p["labels"][~new])), "run": run.id})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def elsewhere(runs):
+    """What trained classifiers say of another data set's cells, a row a run (DataFrame).
+
+    ``accuracy`` on the cells whose type the classifier knows (by name), with Wilson's interval; ``recall`` of each such
+    type; ``auc`` as in :func:`unknown` where the other cells have types that it does not know.
+    """
+    rows = []
+    for run in runs:
+        p = run.predictions
+        known = np.isin(p["label_names"], p["classes"])[p["labels"]]
+        right = p["classes"][p["probabilities"].argmax(1)] == p["label_names"][p["labels"]]
+        share, low, high = wilson(int(right[known].sum()), int(known.sum()))
+        row = {"arm": run.spec["arm"], "seed": run.spec["seed"], "cells": int(known.sum()), "accuracy": share, "low": low,
+               "high": high, "unknown_cells": int((~known).sum())}  # fmt: skip
+        doubt = 1 - p["probabilities"].max(1)
+        row["auc"] = auc(doubt[~known], doubt[known])[0] if 0 < known.sum() < len(known) else float("nan")
+        for k, name in enumerate(p["label_names"]):
+            if name in p["classes"]:
+                row[f"recall[{name}]"] = float(right[p["labels"] == k].mean())
+        rows.append(row | {"run": run.id})
+    return pd.DataFrame(rows)

@@ -1,0 +1,47 @@
+"""Is the bench sound: controls that bracket every model, and what choosing the epoch on reported cells is worth."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from lib.evaluate import differences
+from lib.evaluate.differences import pair
+
+# What must hold whatever the data, before any difference between models is looked at: (lower, upper, metric, why).
+EXPECTED = [
+    ("stratified_random", "majority", "accuracy", "the best guess without looking is the most common type"),
+    ("majority", "stratified_random", "macro_f1", "saying one type always gets the others wrong"),
+    ("majority", "nearest_neighbours", "accuracy", "genes say something about types"),
+    ("majority", "logistic_regression_tokens", "accuracy", "so do tokens"),
+    ("majority", "head_only", "accuracy", "so do embeddings without a transformer"),
+    ("majority", "full", "accuracy", "scBERT has learnt something"),
+    ("nearest_neighbours", "logistic_regression", "accuracy", "labels are used better than by a vote"),
+    ("logistic_regression_tokens", "logistic_regression", "accuracy", "tokens hold less than the values they bin"),
+    ("head_only", "full", "accuracy", "the transformer adds to its own head"),
+]
+
+
+def sanity(runs):
+    """Whether the controls stand in the order that they must (DataFrame).
+
+    ``holds``: *yes* where the upper is ahead by the paired bootstrap's 95 % interval, *not contradicted* where that
+    covers zero, *no* where the upper is behind.
+    """
+    rows = []
+    for lower, upper, metric, why in EXPECTED:
+        found = differences.paired_difference(*pair(runs, upper, lower), metric=metric)
+        holds = "yes" if found["low"] > 0 else "no" if found["high"] < 0 else "not contradicted"
+        effect = {key: found[key] for key in ("difference", "low", "high")}
+        rows.append({"lower": lower, "upper": upper, "metric": metric, "because": why, **effect, "holds": holds})
+    return pd.DataFrame(rows)
+
+
+def bracket(runs, metrics=("accuracy", "macro_f1")):
+    """Each arm's mean score with the interval over its test cells (DataFrame: arm, metric, mean, low, high, n_runs)."""
+    rows = []
+    for arm in dict.fromkeys(run.spec["arm"] for run in runs):
+        own = list({run.id: run for run in runs if run.spec["arm"] == arm}.values())
+        for metric in metrics:
+            mean, low, high = differences.mean_and_interval(own, metric)
+            rows.append({"arm": arm, "metric": metric, "mean": mean, "low": low, "high": high, "n_runs": len(own)})
+    return pd.DataFrame(rows)

@@ -1,0 +1,217 @@
+"""Differences between two arms on the same cells: paired, over cells, seeds and splits, in families of questions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from statsmodels.stats.contingency_tables import mcnemar as test
+
+from lib.errors import DataError
+from lib.evaluate import measures
+from lib.evaluate.intervals import MARGIN, corrected_t, holm
+
+
+def pair(runs, first, second, **where):
+    """Runs of two arms with the same seeds, in the same order.
+
+    Parameters
+    ----------
+    runs : list of Run
+    first, second : str
+        Arms.
+    **where
+        Entries of the specification that the runs must have, such as ``fraction=0.1``.
+
+    Returns
+    -------
+    list of Run, list of Run
+    """
+    found = []
+    for arm in (first, second):
+        chosen = [run for run in runs if run.spec["arm"] == arm]
+        chosen = [run for run in chosen if all(run.spec.get(key) == value for key, value in where.items())]
+        found.append({run.spec["seed"]: run for run in chosen})
+    seeds = [seed for seed in found[0] if seed in found[1]]
+    if not seeds:
+        raise DataError(f"No run of {first} has the seed of a run of {second}{f' with {where}' if where else ''}.")
+    return [found[0][seed] for seed in seeds], [found[1][seed] for seed in seeds]
+
+
+def mcnemar(first, second):
+    """McNemar's test on the cells that only one of two arms names right.
+
+    Parameters
+    ----------
+    first, second : list of Run
+        Of two arms on the same test cells. Each arm has one answer a cell: from its runs' mean probabilities.
+
+    Returns
+    -------
+    dict
+        ``only_first``, ``only_second`` (cells), ``odds`` (their ratio), ``p`` (exact below 25 such cells).
+    """
+    right = []
+    for arm in (first, second):
+        mean = np.mean([run.predictions["probabilities"] for run in arm], axis=0)
+        right.append(mean.argmax(1) == arm[0].predictions["labels"])
+    only = [int(np.sum(right[0] & ~right[1])), int(np.sum(right[1] & ~right[0]))]
+    exact = sum(only) < 25
+    p = test([[0, only[0]], [only[1], 0]], exact=exact).pvalue if sum(only) else 1.0
+    odds = only[0] / only[1] if only[1] else (float("inf") if only[0] else float("nan"))
+    return {"only_first": only[0], "only_second": only[1], "odds": odds, "p": float(min(1, p))}
+
+
+def over_splits(runs, first, second, metric="accuracy"):
+    """:func:`corrected_t` of first − second over the splits on which both arms have a run."""
+    values, sizes = {first: {}, second: {}}, {}
+    for run in runs:
+        if (arm := run.spec["arm"]) in values:
+            p, split = run.predictions, run.spec["split"]["seed"]
+            values[arm][split] = measures.scores(p["labels"], p["probabilities"].argmax(1), p["classes"])[metric]
+            sizes[split] = len(p["train"]), len(p["test"])
+    splits = [split for split in values[first] if split in values[second]]
+    if not splits:
+        raise DataError(f"{first} and {second} have no split in common.")
+    return corrected_t([values[first][k] - values[second][k] for k in splits], *sizes[splits[0]])
+
+
+def family(questions, runs, metrics=("accuracy",), margin=MARGIN, seed=0):
+    """One family of questions, each the difference of two arms on the same test cells (DataFrame).
+
+    Parameters
+    ----------
+    questions : list of (first, second, dict)
+        Two arms, and what else the runs must have (``fraction`` and the like).
+    runs : list of Run
+    metrics : sequence of {"accuracy", "macro_f1"}
+
+    Returns
+    -------
+    DataFrame
+        What :func:`lib.evaluate.differences.paired_difference` finds, ``p_holm`` over all rows, and ``says``: *ahead* or *behind*
+        by Holm's p, else *equivalent* (within ``margin``, by two one-sided tests), else *undecided*.
+    """
+    rows = []
+    for first, second, where in questions:
+        arms = pair(runs, first, second, **where)
+        for metric in metrics:
+            found = paired_difference(*arms, metric=metric, margin=margin, seed=seed)
+            rows.append({"arm": first, "reference": second, **where, "metric": metric, **found})
+    table = pd.DataFrame(rows)
+    table["p_holm"] = holm(table["p"])
+    table["says"] = [says(row) for row in table.to_dict("records")]
+    return table
+
+
+def says(found):
+    """A difference in a word: by Holm's p within its family, else by the test of equivalence, both at 5 %."""
+    if found["p_holm"] < 0.05:
+        return "ahead" if found["difference"] > 0 else "behind"
+    return "equivalent" if found.get("p_equivalence", 1) < 0.05 else "undecided"
+
+
+def splits_family(runs, reference="logistic_regression", metrics=("accuracy", "macro_f1")):
+    """Every arm that has learnt against ``reference`` over the splits they share, one family (as :func:`family`)."""
+    rows = []
+    for arm in dict.fromkeys(run.spec["arm"] for run in runs):
+        if arm not in (reference, "majority"):  # that anything beats the majority is no question, and would cost power
+            for metric in metrics:
+                found = over_splits(runs, arm, reference, metric)
+                rows.append({"arm": arm, "reference": reference, "metric": metric, **found})
+    table = pd.DataFrame(rows)
+    table["p_holm"] = holm(table["p"])
+    table["says"] = [says(row) for row in table.to_dict("records")]
+    return table
+
+
+def paired_difference(first, second, level=0.95, resamples=2000, seed=0, metric="accuracy", margin=None):
+    """Difference of two arms on the same test cells, by a bootstrap over seeds and cells.
+
+    Parameters
+    ----------
+    first, second : list of Run
+        Runs of two arms with the same seeds, in the same order, on the same test cells.
+    metric : {"accuracy", "macro_f1"}
+    margin : float, optional
+        Differences smaller than this are taken as meaningless.
+
+    Returns
+    -------
+    dict
+        ``difference`` (first − second), ``low`` and ``high`` of the percentile interval, ``p`` (two-sided, from
+        the same resamples), ``n_cells``, ``n_seeds``; with ``margin``, ``p_equivalence``: the larger p of the two
+        one-sided tests against ± margin. Cells and seeds are both drawn with replacement, so the interval covers
+        the sampling of test cells and the randomness of training; how often it does is simulated in the tests.
+    """
+    for a, b in zip(first, second, strict=True):
+        if a.spec["seed"] != b.spec["seed"] or not np.array_equal(a.predictions["test"], b.predictions["test"]):
+            raise ValueError(f"Runs {a.id} and {b.id} are not paired: they differ in seed or test cells.")
+    n_seeds, n_cells = len(first), len(first[0].predictions["test"])
+    rng = np.random.default_rng(seed)
+    seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), resamples) / n_seeds
+    cells = rng.multinomial(n_cells, np.full(n_cells, 1 / n_cells), resamples)
+    delta = (_scores(first, np.ones((1, n_cells)), metric) - _scores(second, np.ones((1, n_cells)), metric))[0]
+    by_cells = _scores(first, cells, metric) - _scores(second, cells, metric)  # (resamples, seeds)
+    drawn = by_cells.mean(1) + _luck_of_seeds(delta, by_cells) * (seeds @ (delta - delta.mean()))
+    low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
+    found = {
+        # rounded, so that a difference of nothing is not one of 1e-17
+        "difference": round(float(delta.mean()), 12), "low": round(float(low), 12), "high": round(float(high), 12),
+        "p": _tail(min(np.mean(drawn <= 0), np.mean(drawn >= 0)), resamples, sides=2), "n_cells": n_cells,
+        "n_seeds": n_seeds,
+    }  # fmt: skip
+    if margin is not None:
+        outside = max(np.mean(drawn <= -margin), np.mean(drawn >= margin))
+        found["p_equivalence"] = _tail(outside, resamples, sides=1)
+    return found
+
+
+def _luck_of_seeds(delta, by_cells):
+    """By how much to scale a bootstrap over seeds, so that it adds what they differ by and nothing twice.
+
+    Seeds differ in ``delta`` (seeds,) also because each errs on other cells, which drawing cells covers already, and a
+    bootstrap of n values has (n − 1) / n of their variance.
+    """
+    n = len(delta)
+    if n < 2 or delta.var() == 0:
+        return 0.0
+    errors = (by_cells - by_cells.mean(1, keepdims=True)).var(0).mean() * n / (n - 1)  # of one seed's score
+    return float(np.sqrt(max(0.0, delta.var(ddof=1) - errors) / delta.var()))
+
+
+def _tail(share, resamples, sides):
+    """A p-value from the share of resamples in a tail; never 0, since other resamples might lie there."""
+    return float(min(1.0, sides * (share * resamples + 1) / (resamples + 1)))
+
+
+def _scores(runs, weights, metric):
+    """A score of each run on cells that count as often as ``weights`` (resamples, cells) says: (resamples, runs)."""
+    answers = [(run.predictions["labels"], run.predictions["probabilities"].argmax(1)) for run in runs]
+    if metric == "accuracy":
+        right = np.stack([labels == predicted for labels, predicted in answers], 1).astype(float)  # (cells, runs)
+        return weights @ right / weights.sum(1, keepdims=True)
+    if metric != "macro_f1":
+        raise ValueError(f"metric is {metric!r}; it is one of accuracy, macro_f1.")
+    found = []
+    for labels, predicted in answers:
+        classes = np.arange(max(labels.max(), predicted.max()) + 1)
+        true, given = (weights @ (answer[:, None] == classes) for answer in (labels, predicted))  # (resamples, classes)
+        hit = weights @ ((labels == predicted)[:, None] & (labels[:, None] == classes))
+        f1 = np.divide(2 * hit, true + given, out=np.zeros_like(hit, float), where=true + given > 0)
+        found.append((f1 * (true > 0)).sum(1) / (true > 0).sum(1))  # over the types that occur among the labels
+    return np.stack(found, 1)
+
+
+def mean_and_interval(runs, metric="accuracy", level=0.95, resamples=2000, seed=0):
+    """Mean score of one arm's runs, with the percentile interval of a bootstrap over its test cells (runs kept).
+
+    Returns
+    -------
+    mean, low, high : float
+        What another draw of as many test cells might have given these trained models.
+    """
+    n_cells = len(runs[0].predictions["test"])
+    cells = np.random.default_rng(seed).multinomial(n_cells, np.full(n_cells, 1 / n_cells), resamples)
+    drawn = _scores(runs, cells, metric).mean(1)
+    low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
+    return float(_scores(runs, np.ones((1, n_cells)), metric).mean()), float(low), float(high)

@@ -1,0 +1,125 @@
+"""The masked task beside rules that need no transformer: how much of its accuracy is left to explain.
+
+A *rule* knows the bins of a cell's visible expressed genes, or of a gene's expressed values in the training cells, or both.
+What a run of the task ``masked`` stores is one entry a hidden target: ``cell`` (index into ``test``), ``gene``, ``target``,
+``predicted``, ``probabilities``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from lib.prepare.tokens import BINS
+
+BIN = np.arange(1, BINS + 1)
+
+
+def rules(tokens, train, run, entries=50_000, seed=0):
+    """What three rules say of a run's hidden targets.
+
+    Parameters
+    ----------
+    tokens : TokenStore
+        All cells.
+    train : int array
+        Training cells: the rules learn from these alone.
+    run : Run
+        Of the task ``masked``.
+    entries : int
+        Expressed values of training cells that the additive model is fitted on, at most.
+
+    Returns
+    -------
+    dict of array (hidden targets, 7)
+        Probabilities of the tokens: ``cell_rule``, the bins' shares among the visible expressed genes of the cell;
+        ``gene_rule``, their shares among the training cells that express the gene; ``additive``, a multinomial logistic
+        regression on the logarithms of both, fitted on training cells with the value itself taken out of both counts.
+    """
+    p, known = run.predictions, tokens.take(train).matrix()
+    by_gene, every = _counts(known.indices, known.data, known.shape[1]), known.tocoo()
+    seen = tokens.take(p["test"]).matrix()
+    by_cell = _counts(np.repeat(np.arange(seen.shape[0]), np.diff(seen.indptr)), seen.data, seen.shape[0])
+    np.subtract.at(by_cell, (p["cell"], p["target"] - 1), 1)  # hidden: a rule cannot know them
+    drawn = np.random.default_rng(seed).permutation(every.nnz)[:entries]
+    cell, gene, bin_ = every.row[drawn], every.col[drawn], every.data[drawn].astype(int)
+    itself = np.eye(BINS)[bin_ - 1]
+    of_cells = _counts(every.row, every.data, known.shape[0])
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+    model.fit(np.hstack([_log_shares(of_cells[cell] - itself), _log_shares(by_gene[gene] - itself)]), bin_)
+    here = [by_cell[p["cell"]], by_gene[p["gene"]]]
+    additive = np.zeros((len(p["cell"]), BINS))
+    additive[:, model.classes_ - 1] = model.predict_proba(np.hstack([_log_shares(counts) for counts in here]))
+    overall = by_gene.sum(0) / by_gene.sum()
+    found = {"cell_rule": _shares(here[0], overall), "gene_rule": _shares(here[1], overall), "additive": additive}
+    return {name: np.pad(shares, ((0, 0), (1, 1))) for name, shares in found.items()}  # tokens 0 and mask are never targets
+
+
+def _counts(rows, bins, size):
+    """How often each bin occurs in each row, (size, BINS)."""
+    return np.bincount(rows * BINS + bins.astype(int) - 1, minlength=size * BINS).reshape(size, BINS).astype(float)
+
+
+def _shares(counts, overall):
+    """Shares of the bins; where there is no count, the overall ones, which also decide between equals."""
+    counts = counts + 1e-6 * overall
+    return counts / counts.sum(1, keepdims=True)
+
+
+def _log_shares(counts):
+    return np.log((counts + 0.5) / (counts + 0.5).sum(1, keepdims=True))
+
+
+def scores(answers, run, level=0.95, resamples=1000, seed=0):
+    """Scores of several answers to one run's hidden targets, and what each adds to the additive model (DataFrame).
+
+    Parameters
+    ----------
+    answers : dict of array (hidden targets, 7)
+        Probabilities, by name; ``additive`` among them.
+    run : Run
+        Of the task ``masked``: the targets.
+
+    Returns
+    -------
+    DataFrame
+        ``answer``, ``metric``, ``value``, ``low``, ``high``: ``accuracy`` (mean over cells, as the paper counts),
+        ``macro`` (mean of the recalls of the bins), ``recall[1]`` …, ``calibration_error`` (pooled), ``over_additive``
+        (accuracy less that of the additive model). Percentile intervals of a bootstrap over test cells.
+    """
+    p = run.predictions
+    cells = p["cell"].max() + 1
+    weights = np.random.default_rng(seed).multinomial(cells, np.full(cells, 1 / cells), resamples)
+    weights = np.concatenate([np.ones((1, cells), int), weights])  # first the cells as they are
+    hidden = np.bincount(p["cell"], minlength=cells)
+    counts = np.stack([np.bincount(p["cell"], p["target"] == bin_, cells) for bin_ in BIN], 1)  # (cells, bins)
+    with_any = hidden > 0
+    drawn = {}
+    for name, probabilities in answers.items():
+        predicted = probabilities.argmax(1)
+        hit = predicted == p["target"]
+        per_cell = np.bincount(p["cell"], hit, cells) / np.maximum(hidden, 1)
+        hits = np.stack([np.bincount(p["cell"], hit & (p["target"] == bin_), cells) for bin_ in BIN], 1)
+        with np.errstate(invalid="ignore"):
+            recall = (weights @ hits) / (weights @ counts)
+        drawn[name] = {"accuracy": weights @ per_cell / (weights @ with_any), "macro": np.nanmean(recall, 1)}
+        drawn[name] |= {f"recall[{bin_}]": recall[:, i] for i, bin_ in enumerate(BIN)}
+        drawn[name]["calibration_error"] = _pooled_calibration(probabilities.max(1), hit, p["cell"], weights)
+    rows = []
+    for name, found in drawn.items():
+        found["over_additive"] = found["accuracy"] - drawn["additive"]["accuracy"]
+        for metric, values in found.items():
+            low, high = np.nanquantile(values[1:], [0.5 - level / 2, 0.5 + level / 2])
+            rows.append({"answer": name, "metric": metric, "value": values[0], "low": low, "high": high})
+    return pd.DataFrame(rows)
+
+
+def _pooled_calibration(confidence, hit, cell, weights, bins=10):
+    """The calibration error of all answers where their cells count ``weights`` (resamples, cells) times."""
+    bin_ = np.minimum((confidence * bins).astype(int), bins - 1)
+    gap = np.zeros((weights.shape[1], bins))
+    np.add.at(gap, (cell, bin_), confidence - hit)
+    return np.abs(weights @ gap).sum(1) / (weights @ np.bincount(cell, minlength=weights.shape[1]))

@@ -1,0 +1,132 @@
+"""What representations hold without any training on labels: cells of one type together, genes beside which genes."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.special import xlogy
+from sklearn.cluster import KMeans
+from sklearn.metrics import silhouette_samples
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from lib.evaluate import intervals
+
+
+def cells(representation, labels, train, test, level=0.95, resamples=1000, clusterings=10, most=5000, seed=0):
+    """How well a representation of cells separates their types, four ways (list of dict).
+
+    Parameters
+    ----------
+    representation : float array, (cells, dim)
+        As it is: distances are Euclidean.
+    labels : int array, (cells,)
+    train, test : int arrays
+        For the nearest neighbours only.
+    most : int
+        More cells than these are thinned at random for the other three: silhouettes need all distances.
+
+    Returns
+    -------
+    list of dict
+        ``metric``, ``value``, ``low``, ``high``: ``knn_accuracy`` (see :func:`knn_accuracy`, Wilson's interval);
+        ``silhouette`` (−1 … 1, of the true types); ``ari`` and ``nmi``, agreement of k-means with the types, k their number,
+        mean over ``clusterings``. Percentile intervals of a bootstrap over cells; the clusterings are not done again in it, and
+        the draws of ``ari`` and ``nmi``, which repeated cells raise, are centred on the value.
+    """
+    share = knn_accuracy(representation, labels, train, test)
+    _, low, high = intervals.wilson(round(share * len(test)), len(test))
+    found = [{"metric": "knn_accuracy", "value": share, "low": low, "high": high}]
+    rng = np.random.default_rng(seed)
+    some = np.sort(rng.permutation(len(labels))[:most])
+    x, y = np.asarray(representation[some], np.float64), np.asarray(labels)[some]
+    types = len(np.unique(y))
+    each = silhouette_samples(x, y)
+    given = [KMeans(types, n_init=3, random_state=k).fit_predict(x) for k in range(clusterings)]
+    drawn = [np.arange(len(y)), *(rng.integers(0, len(y), len(y)) for _ in range(resamples))]
+    values = {"silhouette": [each[cells].mean() for cells in drawn]}
+    weights = [np.bincount(cells, minlength=len(y)) for cells in drawn]
+    agreements = np.mean([agreement(y, clusters, weights) for clusters in given], axis=0)  # (1 + resamples, 2)
+    values |= {"ari": agreements[:, 0], "nmi": agreements[:, 1]}
+    for name, value in values.items():
+        shift = 0 if name == "silhouette" else value[0] - np.mean(value[1:])  # cells drawn twice agree with themselves
+        low, high = shift + np.quantile(value[1:], [0.5 - level / 2, 0.5 + level / 2])
+        found.append({"metric": name, "value": float(value[0]), "low": float(low), "high": float(high)})
+    return found
+
+
+def agreement(labels, clusters, weights):
+    """Adjusted Rand index and normalised mutual information of two groupings, for each weighting of the cells.
+
+    What scikit-learn's two functions give for cells repeated ``weights`` times, from one table for each weighting: they take
+    no weights, and a bootstrap by them takes minutes.
+
+    Parameters
+    ----------
+    labels, clusters : int arrays, (cells,)
+    weights : int array, (weightings, cells)
+        How often each cell counts.
+
+    Returns
+    -------
+    float64 array, (weightings, 2)
+        Normalised by the mean of the two entropies. Hubert & Arabie, J. Classif. 1985; Strehl & Ghosh, JMLR 2002.
+    """
+    (_, labels), (_, clusters) = (np.unique(x, return_inverse=True) for x in (labels, clusters))
+    shape = labels.max() + 1, clusters.max() + 1
+    place = labels * shape[1] + clusters
+    tables = np.stack([np.bincount(place, weights=w, minlength=shape[0] * shape[1]).reshape(shape) for w in weights])
+    n, rows, columns = tables.sum((1, 2)), tables.sum(2), tables.sum(1)
+    pairs, row_pairs, column_pairs = (
+        (x * (x - 1)).reshape(len(n), -1).sum(1) for x in (tables, rows, columns)
+    )  # ordered pairs of cells that are together in both, in labels, in clusters
+    chance, most = row_pairs * column_pairs / (n * (n - 1)), (row_pairs + column_pairs) / 2
+    both, one, other = (np.log(n) - xlogy(x, x).reshape(len(n), -1).sum(1) / n for x in (tables, rows, columns))
+    # Where both have a single group, they agree.
+    with np.errstate(invalid="ignore"):
+        ari = np.where(most == chance, 1.0, (pairs - chance) / (most - chance))
+        nmi = np.where(one + other == 0, 1.0, (one + other - both) / ((one + other) / 2))
+    return np.stack([ari, nmi], 1)
+
+
+def nearest_genes(embedding, genes, asked, neighbours=5):
+    """The nearest genes (cosine) of some genes, as text by gene (dict); genes that the vocabulary lacks are left out."""
+    unit = embedding / np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12)
+    place = {gene: i for i, gene in enumerate(genes)}
+    found = {}
+    for gene in asked:
+        if gene in place:
+            order = np.argsort(-(unit @ unit[place[gene]]), kind="stable")
+            found[gene] = ", ".join([genes[i] for i in order if i != place[gene]][:neighbours])
+    return found
+
+
+def knn_accuracy(representation, labels, train, test, neighbours=10):
+    """Share of test cells whose type the majority of their nearest training cells has.
+
+    Parameters
+    ----------
+    representation : float array, (cells, dim)
+    labels : int array, (cells,)
+    train, test : int arrays
+
+    Returns
+    -------
+    float
+    """
+    model = make_pipeline(StandardScaler(), KNeighborsClassifier(min(neighbours, len(train))))
+    return float(model.fit(representation[train], labels[train]).score(representation[test], labels[test]))
+
+
+def neighbour_overlap(first, second, neighbours=10):
+    """Mean share of each row's nearest rows (cosine) that two embeddings of the same genes have in common.
+
+    By chance it is ``neighbours / (genes − 1)``.
+    """
+    found = []
+    for embedding in (first, second):
+        unit = embedding / np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12)
+        index = NearestNeighbors(n_neighbors=neighbours + 1).fit(unit)
+        found.append(index.kneighbors(unit, return_distance=False))
+    shared = [len((set(a) - {i}) & (set(b) - {i})) / neighbours for i, (a, b) in enumerate(zip(found[0], found[1]))]
+    return float(np.mean(np.minimum(shared, 1.0)))

@@ -1,0 +1,108 @@
+"""Profiles: one YAML file for each rung of the ladder, and the specifications of the runs they ask for."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from lib.datasets import downloads
+from lib.errors import DataError
+from lib.prepare import cells
+from lib.prepare.embeddings import choose
+
+FOLDER = Path(__file__).resolve().parent / "ladder"
+
+
+def read(name):
+    """The content of a profile's file (dict)."""
+    path = FOLDER / f"{name}.yaml"
+    known = sorted(file.stem for file in FOLDER.glob("*.yaml"))
+    if name not in known:
+        raise DataError(f"There is no profile {name!r}. Profiles: {', '.join(known)}.")
+    return yaml.safe_load(path.read_text()) | {"name": name}
+
+
+def load(name, **overrides):
+    """Read a profile and its cells; an override that is not None replaces the entry of that name.
+
+    Parameters
+    ----------
+    name : str or dict
+        Of a file in lib/experiments/ladder, or the content of one.
+
+    Returns
+    -------
+    dict
+        The profile, with ``adata`` (the prepared cells, AnnData) and their ``fingerprint``.
+    """
+    profile = read(name) if isinstance(name, str) else copy.deepcopy(name)
+    for key, value in overrides.items():
+        if value is None:
+            continue
+        target = next((part for part in (profile, profile["data"]) if key in part), None)
+        if key in cells.SELECTIONS:
+            target = profile["data"]
+        if target is None:
+            raise DataError(f"Profile {profile['name']} has no entry {key!r}. It has: {', '.join([*profile, *profile['data']])}.")
+        target[key] = value
+    if overrides.get("dataset"):  # figures of its own
+        profile["name"] = f"{Path(str(overrides['dataset'])).stem}-{profile['name']}"
+    for key, value in profile.get("for_dataset", {}).get(profile["data"]["dataset"], {}).items():
+        profile[key] = value if overrides.get(key) is None else overrides[key]
+    if profile["protocol"] not in ("paper", "clean"):
+        raise DataError(f"protocol is {profile['protocol']!r}; it is one of paper, clean.")
+    profile |= choose(profile["gene_embedding"])
+    adata = cells.prepared(profile["data"], profile["split"])
+    return profile | {"adata": adata, "fingerprint": cells.store(adata)}
+
+
+def external(profile, dataset=None):
+    """Cells from elsewhere for the classifiers of a profile, or None where there are none.
+
+    Parameters
+    ----------
+    profile : dict
+        As :func:`load` gives it. Its entry ``external`` names a data set that is used if its file is there already.
+    dataset : str, optional
+        Name or path of another one.
+
+    Returns
+    -------
+    dict
+        ``dataset``, ``fingerprint`` and ``adata`` (aligned to the profile's genes).
+    """
+    if dataset is None:
+        dataset = profile.get("external")
+        if dataset is None or not (downloads.have(dataset) or Path(dataset).exists()):
+            return None
+    adata = cells.elsewhere(dataset, profile["adata"].var_names, profile["data"]["min_genes"])
+    return {"dataset": str(dataset), "fingerprint": cells.store(adata), "adata": adata}
+
+
+def describe(profile):
+    """The data of a profile in a table: the card, the alignment report and the split (DataFrame)."""
+    adata = profile["adata"]
+    card, report = adata.uns["dataset"], adata.uns["alignment"]
+    types = adata.obs["cell_type"].value_counts()
+    rows = {
+        "data set": card["title"],
+        "source": card["source"],
+        "citation": card.get("citation", "–"),
+        "cells × genes": f"{adata.n_obs:,} × {adata.n_vars:,}",
+        "genes matched / missing": f"{report['matched']:,} / {len(report['missing']):,}"
+        if profile["data"]["vocabulary"]
+        else "the data's own genes: no vocabulary was asked for",
+        **{key: card[name] for key, name in (("matrix", "matrix"), ("gene names", "gene_names")) if name in card},
+        "values found": report["values"],
+        "cells dropped": f"{report['dropped_cells']} with fewer than {report['min_genes']} genes"
+        + "".join(f"; {count} {name}" for name, count in report["dropped"].items()),
+        "types set aside": ", ".join(f"{name} ({count})" for name, count in report.get("set_aside", {}).items()) or "none",
+        "cell types": ", ".join(f"{name} ({count})" for name, count in types.items()),
+        **adata.uns.get("sizing", {}),
+        "gene embedding": profile["gene_embedding"],
+        "held out": f"{profile['split']['test_size']:.0%} of each type, split seed {profile['split']['seed']}",
+    }
+    return pd.DataFrame({"": rows}).style.set_properties(**{"text-align": "left", "white-space": "normal"})

@@ -1,0 +1,153 @@
+"""The specifications of the runs that a profile asks for."""
+
+from __future__ import annotations
+
+from lib.arms import ARMS, CONTROLS, FACTORIAL, by_factors
+from lib.errors import DataError
+from lib.experiments import tasks
+from lib.prepare import corpus
+
+
+def cell_types(profile, arms, fractions=(1.0,), seeds=None):
+    """Specifications of cell-type runs: arms × fractions × seeds, the same subset of cells for every arm."""
+    seeds = profile["seeds"] if seeds is None else seeds
+    return [
+        _one(profile, arm, float(fraction), int(seed))
+        for arm in arms
+        for fraction in fractions
+        for seed in seeds
+    ]
+
+
+def masked(profile, arms=("full", "no_gene2vec")):
+    """Specifications of the masked task on held-out cells."""
+    return [_base(profile, "masked", arm) | {"seed": 0} for arm in arms]
+
+
+def representations(profile, arms=("pca", "full", "no_pretraining", "no_gene2vec")):
+    """Specifications of cell and gene representations."""
+    return [_base(profile, "representations", arm) | {"seed": 0} for arm in arms]
+
+
+def controls(profile, arms=CONTROLS):
+    """Specifications of the controls; ``controls`` of the profile, where there, thins their seeds and searches for C."""
+    thin = profile.get("controls", {})
+    settings = {"logistic_regression": thin.get("logistic_regression", profile["logistic_regression"])}
+    return cell_types(profile | settings, arms, seeds=_thinned(profile, thin.get("seeds")))
+
+
+def _thinned(profile, seeds):
+    """Those of ``seeds`` that the profile's runs have, so that runs stay paired; all of them where there are none."""
+    return [seed for seed in profile["seeds"] if seed in (seeds or [])] or profile["seeds"]
+
+
+def clean(profile):
+    """Specifications of scBERT under the protocol ``clean``, for ``clean_seeds`` of the profile, else all its seeds."""
+    return cell_types(profile | {"protocol": "clean"}, ["full"], seeds=_thinned(profile, profile.get("clean_seeds")))
+
+
+def repeated(profile):
+    """Specifications of the same comparison on many stratified splits, each split with a seed of its own.
+
+    ``repeated`` of the profile says how many ``splits``, the ``logistic_regression`` on them (default: the profile's),
+    and which arm stands for ``scbert`` on how many of them.
+    """
+    chosen = {"splits": 20, "scbert": "full", "scbert_splits": 5} | profile.get("repeated", {})
+    cheap = profile | {"logistic_regression": chosen.get("logistic_regression", profile["logistic_regression"])}
+    found = []
+    for k in range(chosen["splits"]):
+        split = {"split": profile["split"] | {"seed": k}}
+        arms = ["logistic_regression", "logistic_regression_l2", "nearest_neighbours", "majority"]
+        found += cell_types(cheap | split, arms, seeds=[k])
+        if k < chosen["scbert_splits"]:
+            found += cell_types(profile | split, [chosen["scbert"]], seeds=[k])
+    return found
+
+
+def factorial(profile):
+    """Specifications of all arms of ``FACTORIAL``, on the same subsets of cells.
+
+    ``factorial`` of the profile, where there, thins them: a ``fraction`` of the labels, and the ``seeds`` of those arms that
+    are not the paper's.
+    """
+    thin = profile.get("factorial", {})
+    fraction, seeds = thin.get("fraction", 1.0), _thinned(profile, thin.get("seeds"))
+    found = []
+    for arm in FACTORIAL:
+        whole = arm in ("full", "no_pretraining", "no_gene2vec") and fraction == 1  # these are run anyway
+        found += cell_types(profile, [arm], [fraction], profile["seeds"] if whole else seeds)
+    return found
+
+
+def pretraining_effect(profile):
+    """Specifications of pre-training's effect by the fraction of labels, on the subsets of the few-shot experiment.
+
+    ``pretraining_effect`` of the profile, where there, thins their ``fractions`` and ``seeds``.
+    """
+    thin = profile.get("pretraining_effect", {})
+    fractions = [fraction for fraction in profile["fractions"] if fraction in thin.get("fractions", profile["fractions"])]
+    seeds = [seed for seed in profile["few_shot_seeds"] if seed in thin.get("seeds", profile["few_shot_seeds"])]
+    seeds = seeds or profile["few_shot_seeds"]
+    return cell_types(profile, ["full", "no_pretraining"], fractions or profile["fractions"], seeds)
+
+
+def unknown(profile, arms=("logistic_regression", "nearest_neighbours", "no_gene2vec", "full")):
+    """Specifications of classifiers from which one cell type was left out, every type once.
+
+    ``unknown`` of the profile, where there, says on how many of the types, the most common first, an arm is tried.
+    Logistic regression has the C of ``repeated``.
+    """
+    types = profile["adata"].obs["cell_type"].value_counts().index.tolist()
+    thin = profile.get("unknown", {})
+    quick = profile.get("repeated", {}).get("logistic_regression", profile["logistic_regression"])
+    return [
+        _one(profile | {"logistic_regression": quick}, arm, 1.0, profile["seeds"][0]) | {"left_out": str(name)}
+        for arm in arms
+        for name in types[: thin.get(arm)]
+    ]
+
+
+def external(there, trained):
+    """What the classifiers of these specifications say of the cells that :func:`external` gives."""
+    data = {"dataset": there["dataset"], "fingerprint": there["fingerprint"]}
+    return [{"task": "external", "arm": spec["arm"], "seed": spec["seed"], "fraction": spec["fraction"], "trained": spec, "data": data}
+            for spec in trained]  # fmt: skip
+
+
+def _base(profile, task, arm):
+    """What all specifications of an arm have in common."""
+    what = ARMS[arm]
+    data = {"dataset": profile["data"]["dataset"], "fingerprint": profile["fingerprint"]}
+    spec = {"task": task, "arm": arm, "model": what.model, "data": data, "split": profile["split"]}
+    if what.input != "values":
+        spec["input"] = what.input
+    if what.model == "pca":
+        spec["size"] = {"dim": profile["size"]["dim"]}
+    if what.model == "scBERT":
+        spec["size"] = profile["size"] | ({} if what.blocks else {"depth": 0})
+        spec["gene_embedding"] = profile["gene_embedding"] if what.embedding == "own" else what.embedding
+        if spec["gene_embedding"] == "gene2vec":
+            spec["gene2vec"] = profile["gene2vec"]  # the file's hash: another file, other runs
+        if task != "pretraining" and what.pretrained:
+            training = dict(profile["pretraining"])
+            given, tokens_of = training.pop("checkpoint", None), training.pop("corpus", None)
+            named = by_factors(True, "last_block", what.embedding)  # one pre-training for all arms that begin with it
+            before = _base(profile, "pretraining", named) | {"seed": training.pop("seed"), "training": training}
+            if given and what.embedding == "own":  # the original's weights were trained with gene2vec: only for arms that have it
+                before |= {"checkpoint": tasks.checkpoint(given), "training": {}}
+            elif tokens_of:
+                before["corpus"] = corpus.build(tokens_of, tuple(profile["adata"].var_names))
+            spec["pretraining"] = before
+    return spec
+
+
+def _one(profile, arm, fraction, seed):
+    known = [name for name, what in ARMS.items() if what.model not in ("", "pca")]
+    if arm not in known:
+        raise DataError(f"There is no arm {arm!r}. Arms: {', '.join(known)}.")
+    spec = _base(profile, "cell_types", arm) | {"fraction": fraction, "seed": seed, "protocol": profile["protocol"]}
+    if spec["model"] == "logistic_regression":
+        spec["training"] = profile["logistic_regression"] | {"penalty": ARMS[arm].penalty}
+    if spec["model"] == "scBERT":
+        spec["training"] = profile["finetuning"] | {"trained": ARMS[arm].trained}
+    return spec

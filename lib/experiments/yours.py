@@ -1,0 +1,181 @@
+"""The paper's question put to anyone's cells: a profile for an .h5ad file, sized to the machine and to some minutes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+
+from lib import files, settings
+from lib.datasets import catalogue
+from lib import scbert
+from lib.errors import DataError
+from lib.experiments import profiles
+from lib.prepare import cells, splits
+
+MIN_CELLS = 10  # of a type: with fewer, a fifth held out is one cell or none
+SIZES = [(n_cells, n_genes) for n_cells in (20_000, 10_000, 5000, 3000, 2000, 1000, 500) for n_genes in (2000, 1000, 500)]
+FEW = 50  # training cells of a fraction, at least: among fewer there may be a single type
+SEEDS, FRACTIONS, FEW_SHOT_SEEDS = [0, 1, 2], [0.1, 0.3, 1.0], [0, 1]
+
+
+def name(profile, data=None):
+    """The folder of figures: the profile's, or one of the file's own, so that no comparison overwrites another."""
+    return profile if data is None else f"{Path(data).stem}-{profile}"
+
+
+def load(profile, data=None, label=None, minutes=10):
+    """A profile for the cells of a file, in the model and training of a rung of the ladder.
+
+    Parameters
+    ----------
+    profile : str
+        Whose model and training are used; its own cells where no ``data`` are given.
+    data : str or path, optional
+        An .h5ad file (or the name of a data set); see :func:`lib.datasets.load` for what it must hold.
+    label : str, optional
+        Column of ``obs`` with the cell types.
+    minutes : float
+        What the runs may take on this machine, about: it decides how many cells and genes are used. The decision is
+        stored and taken again when the same file is loaded with the same arguments.
+
+    Returns
+    -------
+    dict
+        As :func:`lib.experiments.profiles.load` gives it; ``adata.uns["sizing"]`` (dict of text) says what was chosen and why.
+    """
+    if data is None:
+        return profiles.load(profile, label=label)
+    if not minutes > 0:
+        raise DataError(f"minutes is {minutes}. Give the time that the runs may take, more than 0.")
+    base = profiles.read(profile)
+    base |= {"reproduces": None, "seeds": SEEDS, "fractions": FRACTIONS, "few_shot_seeds": FEW_SHOT_SEEDS}
+    read = catalogue.load(data, label)
+    panel = read.n_vars < 1000  # a selection of genes, of which a cell need not show 200
+    base["data"] = {"dataset": str(data), "label": label, "vocabulary": None, "min_genes": 1 if panel else 200,
+                    "library_size": read.uns["dataset"].get("library_size"), "min_cells_per_type": MIN_CELLS}  # fmt: skip
+    base["logistic_regression"] = {"C": [0.03, 0.1, 0.3, 1.0, 3.0], "folds": 3}
+    base["name"] = name(profile, data)
+    whole = cells.prepared(base["data"], base["split"], read)
+    del read
+    key = hashlib.sha256(repr((cells.store(whole), base, SIZES, float(minutes))).encode()).hexdigest()[:16]
+    plan = _remembered(settings.cache() / "plans" / f"{key}.json", lambda: _plan(whole, base, minutes))
+    training = (1 - base["split"]["test_size"]) * plan["cells"]
+    base["fractions"] = [fraction for fraction in FRACTIONS if fraction * training >= FEW or fraction == 1]
+    chosen = profiles.load(base, max_cells=plan["cells"], variable_genes=plan["genes"])
+    chosen["adata"].uns["sizing"] = {
+        "cells used": f"{chosen['adata'].n_obs:,} of {whole.n_obs:,}" + _drawn(chosen["adata"].n_obs, whole.n_obs),
+        "genes used": f"{chosen['adata'].n_vars:,} of {whole.n_vars:,} seen, the most variable of the training cells",
+        "time asked for": f"about {minutes:g} minutes; estimated: {plan['minutes']:.1f}"
+        + ("" if plan["minutes"] <= minutes else ", since fewer cells would say little"),
+    }
+    return chosen
+
+
+def _drawn(used, available):
+    return ", drawn at random within each type" if used < available else ""
+
+
+def _remembered(path, compute):
+    if path.exists():
+        return json.loads(path.read_text(encoding="utf-8"))
+    plan = compute()
+    with files.replacing(path) as temporary:
+        temporary.write_text(json.dumps(plan), encoding="utf-8")
+    return plan
+
+
+def _plan(adata, profile, minutes):
+    """The most cells × genes that fit into the minutes; the smallest size if none does."""
+    seconds = _seconds_a_token(profile)
+    estimates = []
+    for n_cells, n_genes in SIZES:
+        n_cells, n_genes = min(n_cells, adata.n_obs), min(n_genes, adata.n_vars)
+        training = (1 - profile["split"]["test_size"]) * n_cells
+        passes = 0.95 * profile["pretraining"]["epochs"]
+        share = sum(FRACTIONS[:-1]) * len(FEW_SHOT_SEEDS) + len(SEEDS)
+        # With all but the last block frozen a step costs about half; each epoch ends with a look at the test cells.
+        passes += profile["finetuning"]["epochs"] * (0.5 * share + 0.1 * (len(SEEDS) + 2 * len(FEW_SHOT_SEEDS)))
+        estimates.append((n_cells * n_genes, n_cells, n_genes, seconds * training * (n_genes + 1) * passes / 60))
+    fitting = [found for found in estimates if found[3] <= minutes]
+    _, n_cells, n_genes, estimate = max(fitting) if fitting else min(estimates)
+    return {"cells": int(n_cells), "genes": int(n_genes), "minutes": round(float(estimate), 2)}
+
+
+def _seconds_a_token(profile, n_cells=16, n_genes=500):
+    """Time of a pre-training step of this model on this machine, for each token of a cell: the best of three."""
+    import torch
+
+
+    random_state = torch.get_rng_state()
+    embedding = np.zeros((n_genes, profile["size"]["dim"]), np.float32)
+    model = scbert.ScBert(scbert.ScBertConfig(genes=n_genes, **profile["size"]), embedding).train()
+    masked, targets = scbert.pretrain.mask_tokens(torch.randint(0, 6, (n_cells, n_genes + 1)))
+    times = []
+    for _ in range(3):
+        begun = time.perf_counter()
+        loss = torch.nn.functional.cross_entropy(scbert.pretrain.target_logits(model, masked, targets), targets[targets != scbert.pretrain.IGNORED])
+        loss.backward()
+        times.append(time.perf_counter() - begun)
+    torch.set_rng_state(random_state)
+    return min(times) / (n_cells * (n_genes + 1))
+
+
+def evaluate(make, profile, arm, seeds=None):
+    """Let a classifier learn and predict the cells that the runs of a profile learn and predict.
+
+    Parameters
+    ----------
+    make : callable () -> classifier
+        Called for each seed: a fresh one.
+    profile : dict
+        As :func:`lib.experiments.profiles.load` gives it.
+    arm : str
+        A name for tables and figures.
+    seeds : sequence of int, optional
+        Default: the profile's.
+
+    Returns
+    -------
+    list
+        One object a seed with ``spec``, ``predictions``, ``id`` and ``log`` like :class:`lib.experiments.store.Run`, for
+        :mod:`lib.evaluate`. Nothing is stored: code that this project does not know cannot be recognised when it changes.
+
+    Raises
+    ------
+    DataError
+        The classifier lacks a method or gives something that is not probabilities.
+    """
+    adata = profile["adata"]
+    labels = adata.obs["cell_type"].cat.codes.to_numpy(np.int64)
+    classes = adata.obs["cell_type"].cat.categories.to_numpy(str)
+    train_all, test = splits.holdout(labels, **profile["split"])
+    done = []
+    for seed in profile["seeds"] if seeds is None else seeds:
+        train = splits.few_shot(train_all, 1.0, seed)
+        classifier = make()
+        for method in ("fit", "predict_proba"):
+            if not callable(getattr(classifier, method, None)):
+                raise DataError(f"{arm} has no method {method}: it needs fit(x, labels, seed) and predict_proba(x).")
+        classifier.fit(adata.X[train], labels[train], seed)
+        probabilities = np.zeros((len(test), len(classes)))
+        found = np.asarray(classifier.predict_proba(adata.X[test]), float)
+        known = np.asarray(getattr(classifier, "classes_", np.unique(labels[train])))
+        if not np.isin(known, labels).all() or len(np.unique(known)) != len(known):
+            raise DataError(f"classes_ of {arm} is {known.tolist()}; it must hold labels that fit was given, each once.")
+        if found.ndim != 2 or found.shape != (len(test), len(known)) or not np.allclose(found.sum(1), 1, atol=1e-3) or found.min() < 0:
+            raise DataError(
+                f"predict_proba of {arm} gave an array of shape {found.shape}, rows summing to {found.sum(-1).min():.3g} … "
+                f"{found.sum(-1).max():.3g}; it must be {(len(test), len(known))}, probabilities of the types in classes_."
+            )
+        probabilities[:, known] = found
+        predictions = {"test": test, "train": train, "labels": labels[test], "classes": classes,
+                       "probabilities": probabilities}  # fmt: skip
+        spec = {"task": "cell_types", "arm": arm, "fraction": 1.0, "seed": int(seed)}
+        done.append(SimpleNamespace(spec=spec, predictions=predictions, id="not stored", log=pd.DataFrame()))
+    return done

@@ -1,0 +1,12 @@
+"""The paper's own numbers, beside ours.
+
+Read: published (every run that the authors printed), scorecard (each number with ours and a verdict), errata (their
+statistics computed again, and what in them to beware of).
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    ["errata", "published", "scorecard"],
+)

@@ -1,0 +1,190 @@
+"""A profile's cells, prepared once: what every run of it reads."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.sparse as sp
+
+from lib.datasets import catalogue, checks, formats
+from lib.errors import DataError
+from lib.files import replacing
+from lib.prepare import preprocess, splits
+from lib.prepare.tokens import TokenStore
+from lib.settings import cache
+
+# Optional entries of a profile's data: how to select from the cells and genes of the file.
+SELECTIONS = ("max_cells_per_type", "min_cells_per_type", "max_cells", "variable_genes")
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Prepared cells of one data set."""
+
+    x: sp.csr_matrix  # (cells, genes), log2(1 + counts per 10⁴), float32
+    tokens: TokenStore  # (cells, genes + 1), uint8
+    labels: np.ndarray  # (cells,), index into classes
+    classes: np.ndarray  # names
+    genes: np.ndarray  # the vocabulary, in order
+    names: np.ndarray  # of the cells
+
+
+def prepared(data, split=None, read=None):
+    """Load, align and normalise the data of a profile.
+
+    Parameters
+    ----------
+    data : dict
+        ``dataset``, ``label``, ``vocabulary`` (``scbert``, a file, or null), ``min_genes``, ``library_size`` and,
+        optionally, those of ``SELECTIONS``: ``max_cells_per_type`` (the first of each), ``min_cells_per_type`` (rarer
+        types are set aside), ``max_cells`` (drawn at random within each type, fixed seed) and ``variable_genes``: how
+        many of the most variable genes are kept, chosen on the training cells of ``split`` alone.
+    split : dict, optional
+        As :func:`lib.prepare.splits.holdout` takes it; needed for ``variable_genes``.
+    read : AnnData, optional
+        What :func:`lib.datasets.load` gave, where it is at hand: the file is not read again.
+
+    Returns
+    -------
+    AnnData
+        As :func:`lib.prepare.prepare` gives it.
+    """
+    adata = _labelled(catalogue.load(data["dataset"], label=data["label"]) if read is None else read, data["dataset"])
+    if limit := data.get("max_cells_per_type"):
+        adata = adata[adata.obs.groupby("cell_type", observed=True).cumcount() < limit].copy()
+    genes = None
+    if data["vocabulary"] == "scbert":
+        genes = formats.vocabulary()
+    elif data["vocabulary"]:
+        path = Path(data["vocabulary"]).expanduser()
+        if not path.is_file():
+            raise DataError(f"There is no gene vocabulary at {path}. Give a text file with one gene symbol a line.")
+        genes = path.read_text(encoding="utf-8").split()
+    if genes is not None:
+        checks.vocabulary(adata.var_names.astype(str), genes, adata.obs_names.astype(str), data["dataset"])
+    adata = preprocess.prepare(adata, genes, min_genes=data["min_genes"], library_size=data["library_size"])
+    least = data.get("min_cells_per_type")
+    if least:
+        adata = _common_types(adata, least)
+    if (limit := data.get("max_cells")) and limit < adata.n_obs:
+        codes = adata.obs["cell_type"].cat.codes.to_numpy(np.int64)
+        kept, _ = splits.holdout(codes, test_size=1 - limit / adata.n_obs, seed=0)
+        adata = adata[np.sort(kept)].copy()
+        if least:  # a rare type may now be too rare
+            adata = _common_types(adata, least)
+    return _most_variable(adata, data["variable_genes"], split) if data.get("variable_genes") else adata
+
+
+def _labelled(adata, source):
+    if "cell_type" not in adata.obs:
+        raise DataError(
+            f"{source} has no column {' or '.join(catalogue.LABEL_COLUMNS)}. Name the column of the cell "
+            f"types (-p label COLUMN); obs has: {', '.join(map(str, adata.obs.columns)) or 'none'}."
+        )
+    return adata
+
+
+def elsewhere(dataset, genes, min_genes):
+    """Labelled cells of another data set with a classifier's genes: normalised by all genes they have, then aligned.
+
+    Parameters
+    ----------
+    dataset : str
+        Name or path, as :func:`lib.datasets.load` takes it.
+    genes : sequence of str
+    min_genes : int
+        Of all genes of the other data set; its ``library_size``, if its card names one, is used.
+
+    Returns
+    -------
+    AnnData
+        As :func:`lib.prepare.prepare` gives it.
+    """
+    adata = _labelled(catalogue.load(dataset), dataset)
+    checks.vocabulary(adata.var_names.astype(str), genes, adata.obs_names.astype(str), dataset)
+    library_size = adata.uns["dataset"].get("library_size")
+    adata = preprocess.prepare(adata, min_genes=0 if library_size else min_genes, library_size=library_size)
+    report = adata.uns["alignment"]
+    adata.uns["dataset"]["normalised"] = "log2"  # they are now: aligning must not normalise again
+    adata = preprocess.prepare(adata, genes, min_genes=0)
+    adata.uns["alignment"] |= {key: report[key] for key in ("values", "min_genes", "dropped_cells", "dropped")}
+    return adata
+
+
+def _common_types(adata, least):
+    """Set aside the cells of types with fewer than ``least``; ``uns["alignment"]["set_aside"]`` counts them."""
+    counts = adata.obs["cell_type"].value_counts()
+    rare = {str(name): int(count) for name, count in counts.items() if count < least}
+    if len(counts) - len(rare) < 2:
+        raise DataError(
+            f"{len(counts) - len(rare)} of {len(counts)} cell types have {least} cells or more, and two are needed to compare "
+            f"(largest: {', '.join(f'{name} {count}' for name, count in counts.head(5).items())}). Is the label column right?"
+        )
+    kept = adata[~adata.obs["cell_type"].isin(rare)].copy()
+    kept.obs["cell_type"] = kept.obs["cell_type"].cat.remove_unused_categories()
+    report = dict(adata.uns["alignment"])
+    kept.uns["alignment"] = report | {"set_aside": report.get("set_aside", {}) | rare}
+    return kept
+
+
+def _most_variable(adata, number, split):
+    """Keep the most variable genes of the training cells, in their order; values are those of normalising by all genes."""
+    import scanpy
+
+
+    if number > adata.n_vars:
+        raise DataError(f"variable_genes is {number}, but there are {adata.n_vars} genes.")
+    train, _ = splits.holdout(adata.obs["cell_type"].cat.codes.to_numpy(np.int64), **split)
+    training = adata[train].copy()
+    training.X = training.X * np.float32(np.log(2))  # scanpy expects natural logarithms
+    training.uns["log1p"] = {"base": None}
+    chosen = scanpy.pp.highly_variable_genes(training, n_top_genes=number, inplace=False)["highly_variable"].to_numpy()
+    kept = adata[:, chosen].copy()
+    kept.uns["alignment"] = dict(adata.uns["alignment"]) | {"variable_genes": int(chosen.sum())}
+    return kept
+
+
+def store(adata):
+    """Write prepared cells to ``cells/<fingerprint>.npz`` of the cache unless there; return the fingerprint.
+
+    The fingerprint is a hash of values, genes and labels: other data, other runs.
+    """
+    labels = adata.obs["cell_type"].cat
+    arrays = {
+        "data": adata.X.data, "indices": adata.X.indices, "indptr": adata.X.indptr, "shape": np.array(adata.shape),
+        "labels": labels.codes.to_numpy(np.int64), "classes": labels.categories.to_numpy(str),
+        "genes": adata.var_names.to_numpy(str), "names": adata.obs_names.to_numpy(str),
+    }  # fmt: skip
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
+        digest.update(f"{name} {array.shape}".encode())
+        digest.update("\n".join(array).encode() if array.dtype.kind == "U" else np.ascontiguousarray(array).tobytes())
+    fingerprint = digest.hexdigest()[:16]
+    path = _path(fingerprint)
+    if not path.exists():
+        with replacing(path) as temporary:
+            np.savez_compressed(temporary, **arrays)
+    return fingerprint
+
+
+def _path(fingerprint):
+    return cache() / "cells" / f"{fingerprint}.npz"
+
+
+@functools.lru_cache(maxsize=2)
+def read(fingerprint):
+    """Read what :func:`store` wrote."""
+    path = _path(fingerprint)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            a = dict(file)
+    except Exception as error:  # zipfile, zlib, ValueError, OSError: the remedy is one
+        raise DataError(
+            f"The prepared cells {path} are missing or damaged ({error}). Delete that file and rerun."
+        ) from error
+    x = sp.csr_matrix((a["data"], a["indices"], a["indptr"]), shape=tuple(a["shape"]))
+    return Cells(x, TokenStore.of(x), a["labels"], a["classes"], a["genes"], a["names"])

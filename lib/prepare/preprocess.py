@@ -1,0 +1,154 @@
+"""From counts to scBERT's tokens: align genes, normalise, take logarithms, bin."""
+
+from __future__ import annotations
+
+import anndata
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from lib.datasets.scale import LINEAR, value_scale
+from lib.errors import DataError
+from lib.prepare.tokens import BINS
+
+
+def prepare(adata, genes=None, min_genes=200, target_sum=1e4, library_size=None):
+    """Align to a gene vocabulary and normalise as scBERT does.
+
+    Parameters
+    ----------
+    adata : AnnData
+        cells × genes; counts, or log(1 + normalised counts) of base e, 2 or 10 (recognised from the values). Where the
+        card ``uns["dataset"]`` says ``normalised``, the values are the published ones on scBERT's scale and stay as they
+        are, as in the paper: normalising them again could move a value over the edge of its bin.
+    genes : sequence of str, optional
+        The gene vocabulary; the result has these columns in this order, genes that ``adata`` lacks being zero.
+        Default: the genes of ``adata``.
+    min_genes : int
+        Cells with fewer detected genes of the vocabulary are dropped, after the alignment, as the authors do.
+    target_sum : float
+        Counts of a cell after normalisation.
+    library_size : str, optional
+        Column of ``obs`` with each cell's total count over *all* measured genes. Needed for a file that holds a
+        selection of genes, whose own sum is not the cell's total. Default: the sum over the vocabulary.
+
+    Returns
+    -------
+    AnnData
+        ``X`` is log2(1 + counts · target_sum / total), CSR float32. ``uns["alignment"]`` reports ``matched``
+        (number), ``missing`` and ``duplicated`` (names), ``values`` (scale that was found), ``dropped`` (cells
+        per class) and ``dropped_cells``.
+
+    Raises
+    ------
+    DataError
+        No gene in common, a vocabulary gene that occurs twice, an empty matrix, values on an unknown scale, or
+        no cell left.
+    """
+    if 0 in adata.shape:
+        raise DataError(f"The matrix is empty ({adata.n_obs} cells × {adata.n_vars} genes): nothing to prepare.")
+    names = adata.var_names.astype(str)
+    genes = names if genes is None else np.asarray(list(genes), dtype=object)
+    x = sp.csr_matrix(adata.X, dtype=np.float32)
+    normalised = adata.uns.get("dataset", {}).get("normalised")
+    scale = normalised or value_scale(x, "the matrix", adata.obs_names, names)
+    x, report = _align(x, names, genes)
+    detected = np.diff(x.indptr)
+    keep = detected >= min_genes
+    report |= {"values": scale, "min_genes": min_genes, "dropped_cells": int((~keep).sum())}
+    report["dropped"] = _per_class(adata.obs.get("cell_type"), ~keep)
+    if not keep.any():
+        raise DataError(
+            f"No cell is left: none has {min_genes} detected genes of the vocabulary (most: {int(detected.max())}; "
+            f"{report['matched']} of {len(genes)} genes are in the data). Lower min_genes or check the gene names."
+        )
+    obs = adata.obs.loc[keep].copy()
+    x = x[keep] if normalised else _normalise(x[keep], obs, scale, target_sum, library_size)
+
+
+    prepared = anndata.AnnData(x, obs=obs, var=pd.DataFrame(index=pd.Index(genes, dtype=str)))
+    if "cell_type" in obs:  # types whose cells were all dropped must not linger as empty classes
+        prepared.obs["cell_type"] = prepared.obs["cell_type"].astype("category").cat.remove_unused_categories()
+    prepared.uns["dataset"] = dict(adata.uns.get("dataset", {}))
+    prepared.uns["alignment"] = report
+    return prepared
+
+
+def _align(x, names, genes):
+    """Columns of ``x`` in the order of ``genes``: one sparse product, whatever the sizes."""
+    vocabulary = pd.Index(genes)
+    if not vocabulary.is_unique:
+        raise DataError(f"The gene vocabulary names {vocabulary[vocabulary.duplicated()][0]!r} twice.")
+    target = vocabulary.get_indexer(names)  # column in the vocabulary, -1 where it has none
+    inside = target >= 0
+    twice = names[names.duplicated(keep=False)].unique()
+    ambiguous = [name for name in twice if name in vocabulary]
+    if ambiguous:
+        raise DataError(
+            f"Genes {', '.join(ambiguous[:5])} of the vocabulary occur more than once in the data: it is not clear "
+            "which column to use. Sum them or keep one of each."
+        )
+    matched = int(inside.sum())
+    if matched == 0:
+        raise DataError(
+            f"No gene in common: the data have {', '.join(names[:3])}…, the vocabulary {', '.join(vocabulary[:3])}…. "
+            "The vocabulary holds human gene symbols; check species, capitals and identifiers."
+        )
+    route = sp.csr_matrix(
+        (np.ones(matched, np.float32), (np.flatnonzero(inside), target[inside])), shape=(len(names), len(vocabulary))
+    )
+    aligned = sp.csr_matrix(x @ route)
+    aligned.eliminate_zeros()
+    aligned.sort_indices()
+    present = np.zeros(len(vocabulary), bool)
+    present[target[inside]] = True
+    return aligned, {"matched": matched, "missing": vocabulary[~present].tolist(), "duplicated": list(twice)}
+
+
+def _normalise(x, obs, scale, target_sum, library_size):
+    per_cell = np.diff(x.indptr)
+    values = LINEAR[scale](x.data.astype(np.float64))
+    if library_size is not None:
+        if library_size not in obs:
+            raise DataError(f"There is no column {library_size!r} in obs; it has {', '.join(obs.columns)}.")
+        if scale != "counts":
+            raise DataError(f"library_size={library_size!r} needs counts, but the values are {scale}-normalised.")
+        total = obs[library_size].to_numpy(np.float64)
+    else:
+        total = np.bincount(np.repeat(np.arange(x.shape[0]), per_cell), values, x.shape[0])
+    if not np.all(total > 0):
+        cell = obs.index[int(np.argmin(total > 0))]
+        raise DataError(f"Cell {cell!r} has a total count of zero. Drop empty cells (min_genes) or fix library_size.")
+    x = x.copy()
+    x.data = np.log2(1 + values * np.repeat(target_sum / total, per_cell)).astype(np.float32)
+    return x
+
+
+def _per_class(labels, dropped):
+    if labels is None:
+        return {}
+    counts = labels[dropped].astype(str).value_counts()
+    return {str(name): int(count) for name, count in counts.items()}
+
+
+def tokenize(x):
+    """Bin log2 expression into scBERT's tokens.
+
+    Parameters
+    ----------
+    x : array or sparse matrix, (cells, genes), or AnnData as :func:`prepare` returns it
+        log2(1 + counts per 10⁴).
+
+    Returns
+    -------
+    uint8 array, (cells, genes + 1)
+        ``min(floor(x), 5)``, and a closing zero for each cell (scBERT's [CLS] stands last).
+    """
+    x = getattr(x, "X", x)
+    x = sp.csr_matrix(x)
+    if not np.isfinite(x.data).all() or (x.data < 0).any():
+        raise DataError("Expression to tokenise must be finite and not negative: pass log2(1 + counts per 10⁴).")
+    tokens = np.zeros((x.shape[0], x.shape[1] + 1), np.uint8)
+    rows = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
+    tokens[rows, x.indices] = np.minimum(np.floor(x.data), BINS).astype(np.uint8)
+    return tokens

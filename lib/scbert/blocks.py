@@ -1,0 +1,185 @@
+"""A Performer block streaming over the tokens: attention and feed-forward, forward and backward, chunk by chunk.
+
+performer-pytorch computes a block layer by layer over all tokens of a cell: at scBERT's size each layer's output is 13 to
+180 MB, written to memory, read again, and kept for the backward pass. Here a chunk of tokens goes through the whole block
+while it is in the processor's cache, twice: once to leave its keys and values behind, once to ask with its queries. The
+backward pass keeps nothing of a block but its input and its context (heads × features × 65 numbers a cell), and computes
+the rest anew: a fifth more arithmetic, for memory that is a few times the input's.
+
+The parameters are performer-pytorch's own modules', so that its checkpoints and those of scBERT stay as they are.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from lib.scbert.attention import Features, Memory
+
+
+def performer_block(x, attention, feed_forward, counts=None, overwrite=False):
+    """One block: x + attention(norm(x)), then y + feed_forward(norm(y)).
+
+    Parameters
+    ----------
+    x : tensor, (cells, places, dim)
+    attention, feed_forward : modules
+        The two parts of one layer of performer-pytorch's ``Performer``, pre-norm, without dropout.
+    counts : tensor, (cells, places), optional
+        How often each place occurs as a key.
+    overwrite : bool
+        Write the result into ``x``, where no gradient is asked for: fresh memory for each block costs time.
+
+    Returns
+    -------
+    tensor like ``x``
+        Under ``torch.autocast`` the linear layers and, in bf16, the products with features run in that dtype; the
+        residual stream, norms and features stay in fp32.
+    """
+    fn, ff = attention.fn, feed_forward.fn.fn
+    weights = (attention.norm.weight, attention.norm.bias, fn.to_q.weight, fn.to_k.weight, fn.to_v.weight,
+               fn.to_out.weight, fn.to_out.bias, feed_forward.norm.weight, feed_forward.norm.bias,
+               ff.w1.weight, ff.w1.bias, ff.w2.weight, ff.w2.bias)  # fmt: skip
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    fast = fn.fast_attention
+    with torch.autocast(device, enabled=False):
+        options = fn.heads, fast.stabiliser, attention.norm.eps, dtype, overwrite and not torch.is_grad_enabled()
+        return _Block.apply(x, fast.projection_matrix, counts, options, *weights)
+
+
+class _Weights:
+    """The parameters of a block, in the dtype of its products, and what is done with them and their gradients."""
+
+    def __init__(self, options, weights, scratch=None, grads=False):
+        self.heads, _, self.eps, self.dtype, _ = options
+        self.scratch = scratch
+        self.norms = {1: weights[0:2], 2: weights[7:9]}
+        names = ("q", "k", "v", "o", "w1", "w2")
+        self.matrices = {name: weights[i].to(self.dtype) for name, i in zip(names, (2, 3, 4, 5, 9, 11))}
+        self.biases = {name: weights[i].to(self.dtype) for name, i in zip(("o", "w1", "w2"), (6, 10, 12))}
+        if grads:
+            self.grads = [torch.zeros_like(weight) for weight in weights]
+
+    def linear(self, x, name):
+        """A linear layer on rows; the result is in scratch memory, valid until the layer is used again."""
+        matrix, bias = self.matrices[name].t(), self.biases.get(name)
+        out = self.scratch(name, self.dtype, len(x), matrix.shape[1])
+        x = x.to(self.dtype)
+        return torch.mm(x, matrix, out=out) if bias is None else torch.addmm(bias, x, matrix, out=out)
+
+    def gelu(self, x):
+        return torch.ops.aten.gelu.out(x, out=self.scratch("gelu", x.dtype, *x.shape))
+
+    def norm(self, x, which):
+        """Normalised rows, and the mean and deviation that the backward pass needs; in scratch memory."""
+        out = [self.scratch(f"norm{which}{i}", x.dtype, len(x), width) for i, width in enumerate((x.shape[1], 1, 1))]
+        return torch.ops.aten.native_layer_norm.out(
+            x, x.shape[1:], *self.norms[which], self.eps, out0=out[0], out1=out[1], out2=out[2]
+        )
+
+    def add(self, x, layer):
+        """The residual: rows and the result of a linear layer, in its place where the dtype allows."""
+        return layer.add_(x) if layer.dtype == x.dtype else x + layer
+
+    def split(self, x, g):
+        """Rows (g · c, h · d) to (g, h, c, d)."""
+        return x.view(g, -1, self.heads, x.shape[1] // self.heads).transpose(1, 2)
+
+    def linear_backward(self, grad, x, name):
+        """Gradient of a linear layer's input; that of its parameters is added to ``grads``."""
+        grad = grad.to(self.dtype)
+        at, bias = {"q": (2, None), "k": (3, None), "v": (4, None), "o": (5, 6), "w1": (9, 10), "w2": (11, 12)}[name]
+        if grad.dtype == self.grads[at].dtype:
+            self.grads[at].addmm_(grad.t(), x)
+        else:
+            self.grads[at] += grad.t() @ x.to(self.dtype)
+        if bias is not None:
+            self.grads[bias] += grad.sum(0)
+        matrix = self.matrices[name]
+        return torch.mm(grad, matrix, out=self.scratch(f"grad_{name}", grad.dtype, len(grad), matrix.shape[1]))
+
+    def norm_backward(self, grad, x, mean, deviation, which):
+        weight, bias = self.norms[which]
+        grad_x, grad_weight, grad_bias = torch.ops.aten.native_layer_norm_backward(
+            grad.to(x.dtype), x, x.shape[1:], mean, deviation, weight, bias, [True, True, True]
+        )
+        at = {1: 0, 2: 7}[which]
+        self.grads[at] += grad_weight
+        self.grads[at + 1] += grad_bias
+        return grad_x
+
+
+def _merge(x):
+    """(g, h, c, d) to rows (g · c, h · d)."""
+    return x.transpose(1, 2).reshape(x.shape[0] * x.shape[2], -1)
+
+
+class _Block(torch.autograd.Function):
+    """Forward and backward of :func:`performer_block`; the projection is not differentiated."""
+
+    @staticmethod
+    def forward(ctx, x, projection, counts, options, *weights):
+        cells, places, dim = x.shape
+        heads, stabiliser, _, dtype, overwrite = options
+        features = Features(projection, x, cells, heads, places)
+        memory = Memory(features, torch.bfloat16 if dtype == torch.bfloat16 else None)
+        w = _Weights(options, weights, features.scratch)
+        for at in features.chunks:
+            part = x[at]
+            normed, _, _ = w.norm(part.reshape(-1, dim), 1)
+            memory.add(w.split(w.linear(normed, "k"), len(part)), w.split(w.linear(normed, "v"), len(part)), at, counts)
+        memory.close(stabiliser)
+        out = x if overwrite else torch.empty_like(x, memory_format=torch.contiguous_format)
+        for at in features.chunks:
+            part = x[at]
+            rows = part.reshape(-1, dim)
+            normed, _, _ = w.norm(rows, 1)
+            answer, _ = memory.answer(w.split(w.linear(normed, "q"), len(part)), at)
+            rows = w.add(rows, w.linear(_merge(answer), "o"))
+            normed, _, _ = w.norm(rows, 2)
+            inner = w.gelu(w.linear(normed, "w1"))
+            torch.add(rows, w.linear(inner, "w2"), out=out[at].view_as(rows))
+        features.scratch.clear()
+        ctx.memory, ctx.options = memory, options
+        ctx.save_for_backward(x, counts, *weights)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        x, counts, *weights = ctx.saved_tensors
+        memory, dim = ctx.memory, x.shape[2]
+        w = _Weights(ctx.options, weights, memory.features.scratch, grads=True)
+        grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+        memory.begin_backward()
+        for at in memory.features.chunks:
+            part = x[at]
+            rows, g, grad_out = part.reshape(-1, dim), len(part), grad[at].reshape(-1, dim)
+            normed, *stats = w.norm(rows, 1)
+            query = w.split(w.linear(normed, "q"), g)
+            answer, state = memory.answer(query, at)
+            answer = _merge(answer)
+            middle = w.add(rows, w.linear(answer, "o"))
+            normed_2, *stats_2 = w.norm(middle, 2)
+            before = w.linear(normed_2, "w1")
+            grad_inner = w.linear_backward(grad_out, w.gelu(before), "w2")
+            grad_inner = torch.ops.aten.gelu_backward.grad_input(grad_inner, before, grad_input=grad_inner)
+            grad_normed = w.linear_backward(grad_inner, normed_2, "w1")
+            grad_middle = grad_out + w.norm_backward(grad_normed, middle, *stats_2, 2)
+            grad_answer = w.split(w.linear_backward(grad_middle, answer, "o"), g)
+            grad_query = _merge(memory.answer_backward(grad_answer, query, state, at))
+            grad_normed = w.linear_backward(grad_query, normed, "q")
+            grad_x[at] = (grad_middle + w.norm_backward(grad_normed, rows, *stats, 1)).view_as(part)
+        memory.turn_backward()
+        for at in memory.features.chunks:
+            part = x[at]
+            rows, g = part.reshape(-1, dim), len(part)
+            normed, *stats = w.norm(rows, 1)
+            key, value = (w.split(w.linear(normed, name), g) for name in "kv")
+            grad_key, grad_value = memory.add_backward(key, value, at, counts)
+            grad_normed = w.linear_backward(_merge(grad_key), normed, "k")
+            grad_normed += w.linear_backward(_merge(grad_value), normed, "v")
+            grad_x[at] += w.norm_backward(grad_normed, rows, *stats, 1).view_as(part)
+        ctx.memory = None
+        return grad_x, None, None, None, *w.grads

@@ -1,0 +1,168 @@
+"""Fine-tuning: name cell types with the last block, the final norm and a new head; the rest stays frozen."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from lib.errors import DataError
+from lib.prepare.tokens import TokenStore
+from lib.scbert.training import feed, fit, make_fabric
+
+
+def learning_rate(epoch, max_lr=1e-4, min_lr=1e-6, warmup=5, cycle=15, cycle_mult=2, gamma=0.9):
+    """The authors' schedule, epoch by epoch: warm-up, then cosine, in cycles.
+
+    Parameters
+    ----------
+    epoch : int
+        From 0.
+    warmup, cycle : int
+        Epochs of linear warm-up from ``min_lr``, and of the first cycle including it.
+    cycle_mult, gamma : float
+        Each next cycle is longer by ``cycle_mult`` in what follows the warm-up, and its peak lower by ``gamma``.
+    """
+    peak = max_lr
+    while epoch >= cycle:
+        epoch -= cycle
+        cycle = int((cycle - warmup) * cycle_mult) + warmup
+        peak *= gamma
+    if epoch < warmup:
+        return min_lr + (peak - min_lr) * epoch / warmup
+    return min_lr + (peak - min_lr) * (1 + math.cos(math.pi * (epoch - warmup) / (cycle - warmup))) / 2
+
+
+@dataclass
+class FineTuned:
+    """What :func:`finetune` returns."""
+
+    probabilities: np.ndarray  # (test cells, classes), of the best epoch
+    predicted_by_epoch: np.ndarray  # (epochs, test cells)
+    log: list
+    best_epoch: int
+
+
+TRAINED = ("last_block", "all")
+
+
+def freeze(model, trained="last_block"):
+    """Leave trainable what the paper trains: the last block (where there is one), the final norm and the head.
+
+    ``trained="all"`` leaves everything trainable but the gene embedding, which is no parameter.
+    """
+    if trained not in TRAINED:
+        raise DataError(f"trained is {trained!r}; it is one of {', '.join(TRAINED)}.")
+    model.requires_grad_(trained == "all")
+    for part in (*model.performer.net.layers[-1:], model.norm, model.to_out):
+        part.requires_grad_(True)
+
+
+def class_weights(labels, classes):
+    """1 / class count in the *training* cells, (classes,); 0 for a class without any."""
+    counts = np.bincount(labels, minlength=classes)
+    return np.divide(1.0, counts, out=np.zeros(classes), where=counts > 0).astype(np.float32)
+
+
+class FrozenBlocks:
+    """Hidden states in front of the last block, computed once a draw of the random features if they fit.
+
+    All blocks but the last are frozen, so what they make of a cell changes only when the features are redrawn.
+    """
+
+    def __init__(self, model, tokens, cells, batch_size, cache_bytes):
+        self.model, self.tokens, self.batch_size = model, tokens, batch_size
+        self.cells = np.unique(cells)
+        places = model.config.tokens if model.gene_embedding is None else tokens.shape[1]
+        size = len(self.cells) * places * model.config.dim * 4
+        self.fits = size <= cache_bytes
+        self.cache = None
+
+    def __call__(self, cells):
+        if not self.fits:
+            return self._compute(cells)
+        if self.cache is None:  # in a fixed order, so that a resumed run sees the same bits
+            batches = range(0, len(self.cells), self.batch_size)
+            self.cache = torch.cat([self._compute(self.cells[i : i + self.batch_size]) for i in batches])
+        return self.cache[np.searchsorted(self.cells, cells)]
+
+    @torch.no_grad()
+    def _compute(self, cells):
+        tokens = torch.from_numpy(self.tokens[cells]).to(next(self.model.parameters()).device)
+        return self.model.blocks(self.model.embed(tokens), self.model.counts(tokens), stop=-1)
+
+
+def finetune(model, tokens, labels, train, test, *, select=None, epochs=10, batch_size=32, schedule=None, seed=0,
+             trained="last_block", checkpoint=None, accelerator="auto", cache_bytes=2**29, name="fine-tuning"):  # fmt: skip
+    """Fine-tune a classifier as the paper does, and predict the test cells.
+
+    Parameters
+    ----------
+    model : CellTypeClassifier
+        Trained in place; ends with the weights of the best epoch.
+    tokens : TokenStore, or uint8 array, (cells, genes + 1)
+    labels : int array, (cells,)
+        In 0 … classes − 1.
+    train, test : int arrays
+        Indices of cells.
+    select : int array, optional
+        Cells on which accuracy chooses the epoch. Default: ``test``, the paper's protocol.
+    schedule : dict, optional
+        Arguments of :func:`learning_rate`.
+    trained : {"last_block", "all"}
+        The paper's choice (see :func:`freeze`), or every block and the token embedding too.
+    cache_bytes : int
+        Memory for the frozen blocks' output; beyond it, they are computed anew in each step.
+    checkpoint, accelerator
+        See :func:`lib.scbert.training.fit` and :func:`lib.scbert.training.make_fabric`.
+
+    Returns
+    -------
+    FineTuned
+    """
+    labels, train, test = np.asarray(labels), np.asarray(train), np.asarray(test)
+    select = test if select is None else np.asarray(select)
+    if not (len(train) and len(test) and len(select)):
+        raise DataError(
+            f"Fine-tuning needs cells to train on ({len(train)}), select by ({len(select)}), test ({len(test)})."
+        )
+    if tokens.shape[1] != model.config.genes + 1:
+        raise DataError(f"The cells have {tokens.shape[1] - 1} genes, the model was made for {model.config.genes}.")
+    classes = model.config.classes
+    if labels.min() < 0 or labels.max() >= classes:
+        raise DataError(f"Labels go from {labels.min()} to {labels.max()}, the model has {classes} classes.")
+    fabric = make_fabric(accelerator)
+    model = fabric.to_device(model)
+    freeze(model, trained)
+    tokens, targets = TokenStore.of(tokens), fabric.to_device(torch.as_tensor(labels).long())
+    weights = fabric.to_device(torch.as_tensor(class_weights(labels[train], classes)))
+    frozen = FrozenBlocks(model, tokens, np.concatenate([train, select, test]), batch_size, cache_bytes)
+
+    def logits(cells, shown):
+        shown = shown.to(fabric.device, non_blocking=True)
+        if trained == "all":
+            return model.classify(model.blocks(model.embed(shown), model.counts(shown)), shown).float()
+        return model.classify(model.blocks(frozen(cells), model.counts(shown), start=-1), shown).float()
+
+    def loss_of(batch, shown, _):
+        if model.count_forward():
+            frozen.cache = None
+        return F.cross_entropy(logits(batch, shown), targets[batch.to(fabric.device)], weight=weights)
+
+    def probabilities(cells):
+        batches = feed(tokens, cells, batch_size, fabric.device)
+        return torch.cat([logits(batch, shown).softmax(1) for batch, shown in batches]).cpu().numpy()
+
+    def evaluate():
+        result = probabilities(test)
+        chosen = result if select is test else probabilities(select)
+        accuracy = float((chosen.argmax(1) == labels[select]).mean())
+        return {"accuracy": accuracy}, {"probabilities": result}, result.argmax(1).astype(np.int16)
+
+    done = fit(model, tokens, train, loss_of, evaluate, epochs=epochs, batch_size=batch_size, seed=seed,
+               learning_rate=lambda epoch: learning_rate(epoch, **(schedule or {})), score=lambda metrics: metrics["accuracy"],
+               fabric=fabric, checkpoint=checkpoint, name=name)  # fmt: skip
+    return FineTuned(done.best_outputs["probabilities"], np.stack(done.history), done.log, done.best_epoch)

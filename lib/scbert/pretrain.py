@@ -1,0 +1,140 @@
+"""Pre-training: hide some expressed genes of a cell, learn to tell their bins."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from lib.errors import DataError
+from lib.prepare.tokens import MASK, TokenStore
+from lib.scbert.training import feed, fit, make_fabric
+
+IGNORED = -100  # PyTorch's ignore_index: not a target
+
+
+def mask_tokens(tokens, generator=None, mask_prob=0.15, replace_prob=0.9):
+    """Choose the targets of the masked task and hide them.
+
+    Parameters
+    ----------
+    tokens : integer tensor, (cells, genes + 1)
+    generator : torch.Generator, optional
+        On the CPU, where the draw is made: the same numbers on every device.
+    mask_prob : float
+        Share of a cell's non-zero tokens that are targets, rounded up.
+    replace_prob : float
+        Share of the targets that is shown as the mask token; the others are shown as they are.
+
+    Returns
+    -------
+    masked : tensor like ``tokens``
+    targets : int64 tensor, (cells, genes + 1)
+        The true token of each target, −100 elsewhere.
+    """
+    cell, gene = torch.nonzero(tokens.cpu(), as_tuple=True)
+    # Drawn gene by gene, so that cells get the same numbers however they are batched.
+    chance, hidden = torch.rand(len(cell), 2, generator=generator, dtype=torch.float64).unbind(1)
+    expressed = torch.bincount(cell, minlength=len(tokens))
+    wanted = torch.ceil(mask_prob * expressed.double() - 1e-9).long()
+    order = torch.argsort(cell + chance)  # cell by cell, within a cell in the order of chance
+    rank = torch.arange(len(cell)) - (expressed.cumsum(0) - expressed)[cell]  # cell is sorted: so is cell[order]
+    chosen = order[rank < wanted[cell]]
+    shown = chosen[hidden[chosen] < replace_prob]
+    masked, targets = tokens.clone(), torch.full(tokens.shape, IGNORED, device=tokens.device)
+    targets[cell[chosen], gene[chosen]] = tokens[cell[chosen], gene[chosen]].long()
+    masked[cell[shown], gene[shown]] = MASK
+    return masked, targets
+
+
+def target_logits(model, masked, targets):
+    """Logits of the targets only, (targets, 7): the head need not see the other tokens."""
+    cell, gene = torch.nonzero(targets != IGNORED, as_tuple=True)
+    place = gene if model.gene_embedding is not None else masked[cell, gene].long()
+    return model.to_out(model.norm(model.states(masked)[cell, place]))
+
+
+def pretrain(model, tokens, *, epochs, batch_size=32, max_lr=1e-4, seed=0, validation=0.05, checkpoint=None,
+             accelerator="auto", name="pre-training"):  # fmt: skip
+    """Pre-train on the masked task, all weights trained.
+
+    Parameters
+    ----------
+    model : ScBert
+        Trained in place; ends with the weights of the epoch with the lowest loss on the validation cells.
+    tokens : TokenStore, or uint8 array, (cells, genes + 1)
+    max_lr : float
+        Adam's rate after a warm-up of a tenth of the epochs; from there by a cosine to a hundredth.
+    validation : float
+        Share of the cells set aside to choose the epoch.
+    checkpoint, accelerator
+        See :func:`lib.scbert.training.fit` and :func:`lib.scbert.training.make_fabric`.
+
+    Returns
+    -------
+    list of dict
+        The log: epoch, learning_rate, loss, validation_loss, validation_accuracy.
+    """
+    if len(tokens) < 2:
+        raise DataError(f"{len(tokens)} cells are too few to pre-train on and validate.")
+    if model.gene_embedding is not None and tokens.shape[1] != len(model.gene_embedding):
+        raise DataError(f"The cells have {tokens.shape[1] - 1} genes, the model {len(model.gene_embedding) - 1}.")
+    fabric = make_fabric(accelerator)
+    model = fabric.to_device(model)
+    order = np.random.RandomState(seed).permutation(len(tokens))
+    held_out = max(1, round(validation * len(tokens)))
+    tokens = TokenStore.of(tokens)
+
+    def loss_of(_, shown, generator):
+        masked, targets = (x.to(fabric.device, non_blocking=True) for x in mask_tokens(shown, generator))
+        return F.cross_entropy(target_logits(model, masked, targets).float(), targets[targets != IGNORED])
+
+    def evaluate():
+        result = evaluate_masked(model, tokens.take(order[:held_out]), seed=seed, batch_size=batch_size)
+        accuracy = float((result["predicted"] == result["target"]).mean())
+        return {"validation_loss": result["loss"], "validation_accuracy": accuracy}, {}, np.zeros(0)
+
+    done = fit(model, tokens, order[held_out:], loss_of, evaluate, epochs=epochs, batch_size=batch_size, seed=seed,
+               learning_rate=lambda epoch: warm_cosine(epoch, epochs, max_lr), score=lambda metrics: -metrics["validation_loss"],
+               fabric=fabric, checkpoint=checkpoint, name=name)  # fmt: skip
+    return done.log
+
+
+def warm_cosine(epoch, epochs, max_lr):
+    """A tenth of the epochs of linear warm-up, then a cosine down to ``max_lr`` / 100."""
+    warmup = max(1, epochs // 10)
+    if epoch < warmup:
+        return max_lr * (epoch + 1) / warmup
+    return max_lr * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / max(1, epochs - warmup))))
+
+
+@torch.no_grad()
+def evaluate_masked(model, tokens, seed=0, batch_size=32):
+    """The masked task on held-out cells (a TokenStore or token array), scored on the targets that are hidden.
+
+    The tenth of the targets that is shown as it is would only have to be copied.
+
+    Returns
+    -------
+    dict
+        ``cell``, ``gene``, ``target``, ``predicted`` (int arrays, one entry a hidden target), ``probabilities``
+        (hidden targets × 7) and ``loss`` (mean cross-entropy).
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(seed)
+    tokens = TokenStore.of(tokens)
+    logits, found = [], []
+    for batch, shown in feed(tokens, np.arange(len(tokens)), batch_size, device):
+        masked, targets = mask_tokens(shown, generator)
+        targets[masked != MASK] = IGNORED
+        cell, gene = torch.nonzero(targets != IGNORED, as_tuple=True)
+        found.append(torch.stack([batch[cell], gene, targets[cell, gene]]))
+        logits.append(target_logits(model, masked.to(device), targets.to(device)).float().cpu())
+    logits, (cell, gene, target) = torch.cat(logits), torch.cat(found, 1)
+    return {
+        "cell": cell.numpy(), "gene": gene.numpy(), "target": target.numpy(), "predicted": logits.argmax(1).numpy(),
+        "probabilities": logits.softmax(1).numpy(), "loss": float(F.cross_entropy(logits, target)),
+    }  # fmt: skip
