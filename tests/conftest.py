@@ -16,10 +16,6 @@ import torch
 torch.set_num_threads(1)
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes more than three seconds (leave out with -m 'not slow')")
-
-
 @pytest.fixture(autouse=True)
 def seeds():
     """Every test starts from the same random state, whatever ran before it."""

@@ -1,6 +1,19 @@
 #!/usr/bin/env bash
-# Set up what is missing and run the tests; arguments go to pytest (-m "not slow" is the fast part).
+# Set up what is missing and run the tests; arguments go to pytest (-m "not slow" is the fast part, or name a file).
+[ -n "${BASH_VERSION:-}" ] || exec bash "$0" "$@" # called as: sh tests/run.sh
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+unset CDPATH
+script=${BASH_SOURCE[0]}
+while [ -L "$script" ]; do # called through a link
+  cd -P -- "$(dirname -- "$script")"
+  script=$(readlink -- "$(basename -- "$script")")
+done
+cd -P -- "$(dirname -- "$script")/.."
 source ./.setup.sh
-exec "$PYTHON" -m pytest tests "$@"
+paths=(tests lib)
+for argument in "$@"; do
+  if [[ ${argument%%::*} == *.py && -e ${argument%%::*} ]]; then
+    paths=()
+  fi
+done
+exec "$PYTHON" -m pytest ${paths[@]+"${paths[@]}"} "$@"

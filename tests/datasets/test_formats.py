@@ -18,7 +18,7 @@ from lib.errors import DataError
 from lib.experiments import profiles, specs, tasks
 from lib.prepare import cells, corpus, embeddings, preprocess
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 GENES = [f"GENE{i}" for i in range(300)]
 
 

@@ -132,7 +132,7 @@ def test_a_killed_download_leaves_no_wrong_file(server, place):
         "downloads.registry = lambda: {'file': entry}\ndownloads.fetch('file')"
     )
     entry = downloads.registry()["file"]
-    root = str(Path(__file__).resolve().parents[1])
+    root = str(Path(__file__).resolve().parents[2])
     process = subprocess.Popen([sys.executable, "-c", code, root, entry["address"], entry["sha256"]])
     for _ in range(200):
         if server.paths and place.exists() and any(path.name.endswith(".part") for path in place.iterdir()):

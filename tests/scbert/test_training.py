@@ -367,7 +367,7 @@ def epochs_done(path):
 def test_a_killed_run_ends_bit_identical(tmp_path, kind):
     """A real process, killed with SIGKILL in the middle of training, leaves a checkpoint that resumes exactly."""
     path, epochs = tmp_path / "last.pt", 100
-    code = f"import sys; sys.path[:0] = {[str(HERE.parent), str(HERE.parents[1])]}; import test_training as t; "
+    code = f"import sys; sys.path[:0] = {[str(HERE.parent), str(HERE.parents[2])]}; import test_training as t; "
     process = subprocess.Popen(
         [sys.executable, "-c", code + f"t.job({kind!r}, {str(path)!r}, {epochs})"],
         cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,

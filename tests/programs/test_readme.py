@@ -1,4 +1,4 @@
-"""README and the committed figures agree. ``python tests/test_readme.py`` writes README's results table anew."""
+"""README and the committed figures agree. ``python tests/programs/test_readme.py`` writes README's results table anew."""
 
 import re
 import subprocess
@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
-SPEED_MARKS = ("<!-- speed: tests/test_readme.py -->\n", "<!-- end of speed -->")
-MARKS = ("<!-- results: tests/test_readme.py -->\n", "<!-- end of results -->")
+SPEED_MARKS = ("<!-- speed: tests/programs/test_readme.py -->\n", "<!-- end of speed -->")
+MARKS = ("<!-- results: tests/programs/test_readme.py -->\n", "<!-- end of results -->")
 ROWS = [
     ("Logistic regression", "baseline", "logistic_regression", 1.0, ["accuracy", "macro_f1"]),
     ("scBERT", "baseline", "full", 1.0, ["accuracy", "macro_f1"]),
