@@ -28,6 +28,7 @@ MISSING = ("", "nan", "none", "na", "n/a", "<na>", "null")  # as text, in small 
 
 def orientation(cells, genes, where):
     """Refuse a matrix of genes × cells, as its names (two indexes of str) tell."""
+
     def share(names, pattern):
         return np.mean([bool(pattern.search(name)) for name in names]) if len(names) else 0
 

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from lib import settings
 from lib.errors import DataError
-from lib.files import digest, replacing
+from lib.files import digest, replacing, write_text
 from lib.settings import ROOT, downloads
 
 TRIES = 3
@@ -122,7 +122,9 @@ def _get(entry, address, temporary):
     progress = tqdm(total=entry.get("bytes") or 1, unit="B", unit_scale=True, desc=entry["file"], mininterval=1)
     try:
         # Unencoded, so that a .gz arrives as it is.
-        download = pooch.HTTPDownloader(progress, timeout=settings.timeout(), chunk_size=2**20, headers={"Accept-Encoding": "identity"})
+        download = pooch.HTTPDownloader(
+            progress, timeout=settings.timeout(), chunk_size=2**20, headers={"Accept-Encoding": "identity"}
+        )
         download(address, str(temporary), None)
     finally:
         progress.close()
@@ -149,7 +151,7 @@ def _mark(path):
 
 def _remember(path):
     """Note beside a verified file what it looked like, so that gigabytes are not hashed at every start."""
-    path.with_name(f".{path.name}.verified").write_text(_mark(path))
+    write_text(path.with_name(f".{path.name}.verified"), _mark(path))
 
 
 def _differs_known(entry, path):

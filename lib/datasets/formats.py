@@ -17,11 +17,9 @@ import rdata
 import scipy.sparse as sp
 from tqdm.auto import tqdm
 
-from lib.datasets import downloads
+from lib.datasets import downloads, h5ad
 from lib.errors import DataError
 from lib.files import replacing
-
-BLOCK = 4096  # cells that are read at a time
 
 
 def load(name):
@@ -115,39 +113,16 @@ def _unpacked(path):
     return plain
 
 
-def open_backed(path):
-    """Open an .h5ad without reading its matrix."""
-    if not path.is_file():
-        raise DataError(f"There is no file {path}.")
-    try:
-        return anndata.read_h5ad(path, backed="r")
-    except Exception as error:  # anndata and h5py raise half a dozen kinds for a damaged or foreign file
-        raise DataError(f"{path} cannot be read as .h5ad ({type(error).__name__}: {error}). It is truncated or damaged.") from error
-
-
-def blocks(backed, name):
-    """Yield (first cell, CSR float32) of the matrix of an opened .h5ad, stored sparse or dense; never whole, never dense."""
-    x = backed.X
-    if getattr(x, "format", "csr") == "csc":
-        raise DataError(f"The matrix of {backed.filename} is stored by genes (csc). Store it by cells: adata.X.tocsr().")
-    silent = backed.n_obs <= 4 * BLOCK
-    for first in tqdm(range(0, backed.n_obs, BLOCK), desc=name, unit=f"×{BLOCK} cells", mininterval=2, disable=silent):
-        yield first, sp.csr_matrix(x[first : first + BLOCK], dtype=np.float32)
-
-
 def _read_in_blocks(path):
-    backed = open_backed(path)
     data, indices, lengths = [], [], []
-    for _, block in blocks(backed, f"reading {path.name}"):
-        block.eliminate_zeros()
-        data.append(block.data)
-        indices.append(block.indices.astype(np.int32))
-        lengths.append(np.diff(block.indptr))
-    indptr = np.concatenate([[0], np.cumsum(np.concatenate(lengths), dtype=np.int64)])
-    x = sp.csr_matrix((_joined(data), _joined(indices), indptr), shape=backed.shape)
-    adata = anndata.AnnData(x, obs=backed.obs.copy(), var=pd.DataFrame(index=backed.var_names))
-    backed.file.close()
-    return adata
+    with h5ad.opened(path) as backed:
+        for _, block in h5ad.blocks(backed, f"reading {path.name}"):
+            data.append(block.data)
+            indices.append(block.indices.astype(np.int32))
+            lengths.append(np.diff(block.indptr))
+        indptr = np.concatenate([[0], np.cumsum(np.concatenate(lengths), dtype=np.int64)])
+        x = sp.csr_matrix((_joined(data), _joined(indices), indptr), shape=backed.shape)
+        return anndata.AnnData(x, obs=backed.obs.copy(), var=pd.DataFrame(index=backed.var_names))
 
 
 def _joined(parts):

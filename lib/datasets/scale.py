@@ -7,12 +7,7 @@ import numpy as np
 from lib.errors import DataError
 
 # From each scale back to values linear in counts.
-LINEAR = {
-    "counts": lambda x: x,
-    "ln": np.expm1,
-    "log2": lambda x: np.exp2(x) - 1,
-    "log10": lambda x: np.power(10.0, x) - 1,
-}
+LINEAR = {"counts": lambda x: x, "ln": np.expm1, "log2": lambda x: np.exp2(x) - 1, "log10": lambda x: np.power(10.0, x) - 1}
 BASE = {"ln": np.e, "log2": 2, "log10": 10}
 SCALES = ("ln", "log2", "log10", "counts")  # where several fit equally many cells, the first is meant
 LARGEST_LOG = 40  # e⁴⁰: no logarithm of a count comes near

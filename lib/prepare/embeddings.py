@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse as sp
 from sklearn.utils.extmath import randomized_svd
 
 from lib import settings
 from lib.datasets import downloads
 from lib.errors import DataError
-from lib.files import digest, replacing
+from lib.files import digest, fingerprint, replacing
 from lib.settings import cache
 
 
@@ -75,7 +75,7 @@ def coexpression(tokens, dim, seed=0, scale=0.3):
 
     Parameters
     ----------
-    tokens : uint8 array, (cells, genes + 1)
+    tokens : uint8 array or CSR matrix, (cells, genes + 1)
         Of the training cells only, with the closing token.
     dim : int
         Width of the embedding.
@@ -92,7 +92,7 @@ def coexpression(tokens, dim, seed=0, scale=0.3):
     ----------
     Levy & Goldberg, NeurIPS 2014 (word2vec as factorisation of mutual information).
     """
-    detected = (np.asarray(tokens)[:, :-1] > 0).astype(np.float64)  # (cells, genes)
+    detected = (sp.csr_matrix(tokens)[:, :-1].toarray() > 0).astype(np.float64)  # (cells, genes)
     together = detected.T @ detected / len(detected)  # (genes, genes), share of cells
     alone = np.diag(together)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -139,7 +139,7 @@ def kept_gene2vec(genes):
         Zero rows for genes that gene2vec lacks; their number is reported.
     """
     text = gene2vec_path()
-    key = hashlib.sha256("\n".join([digest(text), *map(str, genes)]).encode()).hexdigest()[:16]
+    key = fingerprint("\n".join([digest(text), *map(str, genes)]))
     path = cache() / "gene2vec" / f"{key}.npy"
     if path.exists():
         return np.load(path, allow_pickle=False)
