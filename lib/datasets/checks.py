@@ -10,12 +10,25 @@ import pandas as pd
 from lib.errors import DataError
 
 # Columns of var that hold gene symbols, in scverse, 10x, CELLxGENE, Seurat, monocle and Ensembl's words.
-SYMBOL_COLUMNS = ("gene_symbols", "gene_symbol", "feature_name", "gene_names", "gene_name", "gene_short_name", "symbol",
-                  "symbols", "hgnc_symbol", "external_gene_name", "genes", "gene", "names", "name")  # fmt: skip
+SYMBOL_COLUMNS = (
+    "gene_symbols",
+    "gene_symbol",
+    "feature_name",
+    "gene_names",
+    "gene_name",
+    "gene_short_name",
+    "symbol",
+    "symbols",
+    "hgnc_symbol",
+    "external_gene_name",
+    "genes",
+    "gene",
+    "names",
+    "name",
+)
 ENSEMBL = re.compile(r"ENS[A-Z]*G\d{6,}")
 BARCODE = re.compile(r"(^|[^A-Za-z])[ACGT]{10,}([^A-Za-z]|$)")
-MONTH = ("(jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?|oct(ober)?|nov(ember)?"
-         "|dec(ember)?)")  # fmt: skip
+MONTH = "(jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?|oct(ober)?|nov(ember)?|dec(ember)?)"
 DATE = re.compile(  # as spreadsheets write them: 1-Mar, Mar-01, 2001-03-01 00:00:00, 3/1/2001
     rf"(?:\d{{1,2}}-{MONTH}(-\d+)?|{MONTH}-\d{{1,4}}"
     r"|\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d)?)?|\d{1,2}/\d{1,2}/\d{2,4})$",
@@ -113,9 +126,12 @@ def labels(obs, label, where, var_columns=()):
     if label not in obs:
         raise DataError(
             f"{where} has no label column {label!r}. Columns of obs: {', '.join(map(str, obs.columns)) or 'none'}. "
-            + ("It is a column of var: is the matrix transposed, genes × cells? Then save adata.T."
-               if label in var_columns else "Name the one that holds the cell types.")
-        )  # fmt: skip
+            + (
+                "It is a column of var: is the matrix transposed, genes × cells? Then save adata.T."
+                if label in var_columns
+                else "Name the one that holds the cell types."
+            )
+        )
     column = obs[label]
     text = column.astype(str).str.strip()
     missing = (column.isna() | text.str.lower().isin(MISSING)).to_numpy()

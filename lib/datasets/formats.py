@@ -82,9 +82,12 @@ def _panglao():
 
 
 LOADERS = {
-    "zheng_sorted": _zheng_sorted, "zheng68k": _zheng68k, "macparland": _macparland,
-    "macparland_unmerged": functools.partial(_macparland, merge=False), "panglao": _panglao,
-}  # fmt: skip
+    "zheng_sorted": _zheng_sorted,
+    "zheng68k": _zheng68k,
+    "macparland": _macparland,
+    "macparland_unmerged": functools.partial(_macparland, merge=False),
+    "panglao": _panglao,
+}
 
 
 def vocabulary():

@@ -61,8 +61,9 @@ def read(fingerprint: str, genes: Sequence[str]) -> sp.csr_matrix:
     folder = cache() / "corpus" / fingerprint
     try:
         stored, indptr = (np.load(folder / name, allow_pickle=False) for name in FILES[:2])
-        places, bins = (np.memmap(folder / name, kind, "r", shape=int(indptr[-1]))
-                        for name, kind in zip(FILES[2:], (np.int32, np.uint8)))  # fmt: skip
+        places, bins = (
+            np.memmap(folder / name, kind, "r", shape=int(indptr[-1])) for name, kind in zip(FILES[2:], (np.int32, np.uint8))
+        )
     except (OSError, ValueError) as error:
         raise DataError(f"The corpus {folder} is missing or damaged ({error}). Delete that folder and rerun.") from error
     if not np.array_equal(stored, np.asarray(genes, dtype=str)):

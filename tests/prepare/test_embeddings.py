@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lib.errors import DataError
+from lib.prepare import embeddings
 from lib.prepare.embeddings import coexpression, gene2vec
 from lib.prepare.tokens import tokenize
 
@@ -99,3 +100,15 @@ def test_gene2vec_refuses(tmp_path, text, message):
     path = tmp_path / "g2v.txt" if text is None else gene2vec_file(tmp_path / "g2v.txt", text)
     with pytest.raises(DataError, match=message):
         gene2vec(path, ["A", "B"])
+
+
+def test_gene2vec_is_read_once_and_missing_genes_are_said(place, capsys):
+    vectors = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+    lines = [" ".join([name, *map(str, row)]) for name, row in zip(["B", "A", "C", "X"], vectors)]
+    (place[0] / "gene2vec_dim_200_iter_9.txt").write_text("\n".join(lines))
+    found = embeddings.kept_gene2vec(["A", "LOST", "B"])
+    assert np.allclose(found, [vectors[1], np.zeros(5), vectors[0]]) and "lacks 1 of 3 genes (LOST" in capsys.readouterr().out
+    [stored] = (place[0].parent / "gene2vec").glob("*.npy")
+    assert np.array_equal(embeddings.kept_gene2vec(["A", "LOST", "B"]), np.load(stored))
+    (place[0] / "gene2vec_dim_200_iter_9.txt").write_text("A 1 2\nB 3 4\n")  # another file: not the stored one
+    assert np.array_equal(embeddings.kept_gene2vec(["A", "LOST", "B"]), [[1, 2], [0, 0], [3, 4]])

@@ -7,7 +7,9 @@ import pytest
 import scanpy as sc
 import scipy.sparse as sp
 
+from lib.datasets import catalogue
 from lib.prepare.preprocess import prepare
+from tests.making import FILE, GENES, VOCABULARY, refused, with_x, written
 
 
 def adata_of(x, genes, labels=None):
@@ -118,3 +120,34 @@ def test_depth_and_order_of_cells_do_not_matter(raw):
     cells, genes = np.random.default_rng(1).permutation(700), np.random.default_rng(2).permutation(765)
     permuted = prepare(raw[cells][:, genes].copy(), min_genes=0).X.toarray()
     np.testing.assert_allclose(permuted, expected[cells][:, genes], rtol=1e-5, atol=1e-5)
+
+
+BAD = {
+    # what is wrong: (how the file is made, arguments of through(), words of the message: what, where, what to do)
+    "no gene in common": (written(lambda a: a), {"genes": ["CD3E", "LYZ"]}, ["No gene in common", "GENE0A", "CD3E", "symbols"]),
+    "vocabulary with a duplicate": (written(lambda a: a), {"genes": [*VOCABULARY, "GENE3A"]}, ["'GENE3A'", "twice"]),
+    "no library size": (written(lambda a: a), {"library_size": "n_counts"}, ["'n_counts'", "cell_type, donor"]),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused(tmp_path, case):
+    """DataError, whose message names what is wrong, the file or cell or gene, and the remedy."""
+    refused(tmp_path, *BAD[case])
+
+
+def test_all_zero_genes_change_nothing(tmp_path):
+    """They stay, as zeros; the other genes' values are the same."""
+
+    def silenced(x):
+        x[:, [5, 6]] = 0
+        return x
+
+    with_x(silenced)(tmp_path / FILE)
+    found = prepare(catalogue.load(tmp_path / FILE), min_genes=1)
+    kept = [i for i in range(GENES) if i not in (5, 6)]
+    written(lambda a: a[:, kept].copy())(tmp_path / FILE)
+    assert (
+        found.X[:, [5, 6]].nnz == 0 and (found[:, kept].X != prepare(catalogue.load(tmp_path / FILE), min_genes=1).X).nnz == 0
+    )
