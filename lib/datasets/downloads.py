@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from pathlib import Path
 
 import gdown
 import pooch
@@ -23,17 +24,17 @@ TRIES = 3
 
 
 @functools.cache
-def registry():
+def registry() -> dict:
     """The entries of ``data/sources.yaml`` by name (dict of dicts)."""
     return yaml.safe_load((ROOT / "data" / "sources.yaml").read_text(encoding="utf-8"))
 
 
-def have(name):
+def have(name: str) -> bool:
     """Whether a source's file is there already."""
     return name in registry() and (downloads() / registry()[name]["file"]).exists()
 
 
-def fetch(name):
+def fetch(name: str) -> Path:
     """The path of a source's file, downloaded if it is not there yet.
 
     A file that is there, by an earlier download or put there by hand, is used if it verifies. A download is moved into
@@ -85,7 +86,8 @@ def _download(entry, path):
     size = f" ({entry['bytes'] / 2**20:.1f} MB)" if entry.get("bytes") else ""
     if settings.offline():
         raise DataError(
-            f"{path} is not there and SCBERT_OFFLINE is set. Put {entry['title']} there by hand from {address}{size} (data/README.md)."
+            f"{path} is not there and SCBERT_OFFLINE is set. Put {entry['title']} there by hand from {address}{size} "
+            "(data/README.md)."
         )
     print(f"Downloading {entry['title']}{size} from {address}", flush=True)
     for attempt in range(1, TRIES + 1):
@@ -94,7 +96,6 @@ def _download(entry, path):
                 _get(entry, address, temporary)
                 if wrong := differs(entry, temporary):
                     raise DataError(f"what came is not the file that was published: {wrong}")
-            _remember(path)
             return
         except Exception as error:  # requests, urllib3, gdown, the disk: the remedy is one
             reason = f"{type(error).__name__}: {error}" if not isinstance(error, DataError) else str(error)
@@ -130,7 +131,7 @@ def _get(entry, address, temporary):
         progress.close()
 
 
-def differs(entry, path):
+def differs(entry: dict, path: Path) -> str | None:
     """What is wrong with a file, in words, or None: size, and SHA-256 or git's blob id, whichever is published."""
     size = path.stat().st_size
     if entry.get("bytes") and size != entry["bytes"]:
@@ -144,30 +145,21 @@ def differs(entry, path):
     return None if found == wanted else f"its {'sha256' if entry.get('sha256') else 'git blob id'} is {found}, not {wanted}"
 
 
-def _mark(path):
-    stat = path.stat()
-    return f"{stat.st_size} {stat.st_mtime_ns}"
-
-
-def _remember(path):
-    """Note beside a verified file what it looked like, so that gigabytes are not hashed at every start."""
-    write_text(path.with_name(f".{path.name}.verified"), _mark(path))
-
-
 def _differs_known(entry, path):
-    note = path.with_name(f".{path.name}.verified")
-    if note.is_file() and note.read_text() == _mark(path):
+    """The same; a note beside a verified file says how it looked, so that gigabytes are not hashed at every start."""
+    stat, note = path.stat(), path.with_name(f".{path.name}.verified")
+    mark = f"{stat.st_size} {stat.st_mtime_ns}"
+    if note.is_file() and note.read_text() == mark:
         return None
     wrong = differs(entry, path)
     if wrong is None:
-        _remember(path)
+        write_text(note, mark)
     return wrong
 
 
-def main(names):
+def main(names: list[str]):
     for name in names:
         print(fetch(name))
     if not names:
         for name, entry in registry().items():
-            there = "there" if (downloads() / entry["file"]).exists() else "not downloaded"
-            print(f"{name:22s} {there:15s} {entry['title']}")
+            print(f"{name:22s} {'there' if have(name) else 'not downloaded':15s} {entry['title']}")

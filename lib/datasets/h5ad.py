@@ -31,12 +31,7 @@ def read(path: Path) -> tuple[anndata.AnnData, dict]:
     check_file(path)
     with _refusing(path), h5py.File(path, "r") as file:
         _check_content(file, path)
-        if "raw.X" in file or not isinstance(file["obs"], h5py.Group):  # before AnnData 0.7: its own reader knows how
-            with warnings.catch_warnings():  # that the file is old is no news, and no fault
-                warnings.simplefilter("ignore")
-                obs, matrices = _parts(anndata.read_h5ad(path))
-        else:
-            obs, matrices = _elements(file)
+        obs, matrices = _held(file, path)
         obs.index = obs.index.astype(str)
         checks.orientation(obs.index, matrices[0][2]().index.astype(str), path)
         x, var, scale, choice = _best(matrices, obs, path)
@@ -129,32 +124,32 @@ def _check_content(file, path):
         )
 
 
-def _elements(file):
+def _held(file, path):
     """``obs`` and, as (name, matrix, how to read its genes), what the file holds; the matrices are not read yet."""
+    if "raw.X" in file or not isinstance(file["obs"], h5py.Group):  # before AnnData 0.7: its own reader knows how
+        with warnings.catch_warnings():  # that the file is old is no news, and no fault
+            warnings.simplefilter("ignore")
+            adata = anndata.read_h5ad(path)
+        file = {"obs": adata.obs, "var": adata.var, "X": adata.X, "layers": adata.layers}
+        file |= {"raw/X": adata.raw.X, "raw/var": adata.raw.var} if adata.raw is not None else {}
+
+    def table(name):
+        return file[name] if isinstance(file[name], pd.DataFrame) else read_elem(file[name])
 
     def var():
-        return read_elem(file["var"])
+        return table("var")
 
     def raw_var():  # symbols may be noted for the genes of X alone
-        own, others = read_elem(file["raw/var"]), var()
+        own, others = table("raw/var"), var()
         others = others[[column for column in others if column not in own]]
         return own.join(others) if own.index.is_unique and others.index.is_unique else own
 
-    matrices = [("X", file.get("X"), var)]
     layers = file.get("layers", {})
+    matrices = [("X", file.get("X"), var)]
     matrices += [(f"layers[{name!r}]", layers[name], var) for name in _count_layers(layers)]
     if "raw/X" in file:
         matrices.append(("raw.X", file["raw/X"], raw_var if "raw/var" in file else var))
-    return read_elem(file["obs"]), matrices
-
-
-def _parts(adata):
-    """The same of an AnnData that was read whole."""
-    matrices = [("X", adata.X, lambda: adata.var)]
-    matrices += [(f"layers[{name!r}]", adata.layers[name], lambda: adata.var) for name in _count_layers(adata.layers)]
-    if adata.raw is not None:
-        matrices.append(("raw.X", adata.raw.X, lambda: adata.raw.var))
-    return adata.obs, matrices
+    return table("obs"), matrices
 
 
 def _count_layers(layers):
@@ -163,11 +158,11 @@ def _count_layers(layers):
 
 
 def _sparse(held, where):
-    """A matrix as CSR float32; a dense one of a file is never whole in memory. None where there is none."""
+    """A matrix as CSR float32; a dense one of a file is never whole in memory."""
     if isinstance(held, h5py.Group):
         held = read_elem(held)
     if held is None or held.shape is None:
-        return None
+        raise DataError(f"{where} is empty: there is no matrix. Put raw counts in X.")
     if held.dtype.kind not in "biuf" or len(held.shape) != 2:
         raise DataError(f"{where} is not a matrix of numbers ({held.dtype}, {held.ndim} axes). Store numeric counts in X.")
     if sp.issparse(held):
@@ -206,15 +201,13 @@ def _best(matrices, obs, path):
         where = f"{name} of {path}"
         try:
             x, var = _sparse(held, where), genes()
-            if x is None:
-                raise DataError(f"{where} is empty: there is no matrix. Put raw counts in X.")
             if x.shape != (len(obs), len(var)):
                 raise DataError(f"{where} has shape {x.shape}, for {len(obs)} cells × {len(var)} genes. Write the file anew.")
             if 0 in x.shape:
                 raise DataError(f"{where} is an empty matrix ({len(obs)} cells × {len(var)} genes): nothing to use.")
             scale = value_scale(x, where, obs.index, var.index)
         except DataError as error:
-            refused[name], x = str(error), None
+            refused[name] = str(error)
             continue
         words = passed[name] = say(x, scale)
         rank = 2 if scale != "counts" else 0 if words == "raw counts" else 1
@@ -234,7 +227,7 @@ def _best(matrices, obs, path):
     return x, var, scale, f"{name}: {passed[name]}" + (f" ({'; '.join(why)})" if why else "")
 
 
-def gene_symbols(x, var, scale):
+def gene_symbols(x: sp.csr_matrix, var: pd.DataFrame, scale: str) -> tuple[sp.csr_matrix, pd.DataFrame, str | None]:
     """Gene symbols in place of identifiers, where a column of ``var`` has them.
 
     Parameters

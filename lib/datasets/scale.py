@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.sparse as sp
 
 from lib.errors import DataError
 
@@ -13,7 +14,7 @@ SCALES = ("ln", "log2", "log10", "counts")  # where several fit equally many cel
 LARGEST_LOG = 40  # e⁴⁰: no logarithm of a count comes near
 
 
-def value_scale(x, where="X", cells=None, genes=None):
+def value_scale(x: sp.csr_matrix, where="X", cells=None, genes=None) -> str:
     """Tell counts from log-normalised values.
 
     The smallest value of most cells comes from one molecule, so on the scale that is linear in counts all values
@@ -106,7 +107,7 @@ def _multiples(values, tolerance=0.05):
     return bool(np.all(np.abs(ratio - np.round(ratio)) < tolerance))
 
 
-def say(x, scale):
+def say(x: sp.csr_matrix, scale: str) -> str:
     """A scale in words."""
     if scale != "counts":
         return {"ln": "logarithms of base e", "log2": "logarithms of base 2", "log10": "logarithms of base 10"}[scale]

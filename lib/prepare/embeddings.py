@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from lib.files import digest, fingerprint, replacing
 from lib.settings import cache
 
 
-def gene2vec(path, genes):
+def gene2vec(path: str | Path, genes: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     """Read gene2vec's text file in the order of the vocabulary.
 
     Parameters
@@ -67,7 +68,7 @@ def gene2vec(path, genes):
     return embedding, [gene for gene in genes if gene not in found]
 
 
-def coexpression(tokens, dim, seed=0, scale=0.3):
+def coexpression(tokens, dim: int, seed: int = 0, scale: float = 0.3) -> np.ndarray:
     """A gene embedding from co-expression, for where gene2vec cannot be had.
 
     It has gene2vec's meaning (genes used in the same contexts lie close) and is computed from the training cells
@@ -109,12 +110,12 @@ def coexpression(tokens, dim, seed=0, scale=0.3):
     return vectors * np.float32(scale / spread)
 
 
-def random(genes, dim, seed=0, scale=0.3):
+def random(genes: int, dim: int, seed: int = 0, scale: float = 0.3) -> np.ndarray:
     """Random vectors, (genes, dim): they tell genes apart and say nothing about them. ``scale`` as in the others."""
     return np.random.default_rng(seed).normal(0, scale, (genes, dim)).astype(np.float32)
 
 
-def reduce(vectors, dim):
+def reduce(vectors: np.ndarray, dim: int) -> np.ndarray:
     """The first ``dim`` principal axes of an embedding (genes, width), for models narrower than gene2vec."""
     if dim > vectors.shape[1]:
         raise DataError(f"The gene embedding is {vectors.shape[1]} wide, the model {dim}: it cannot be widened.")
@@ -124,13 +125,13 @@ def reduce(vectors, dim):
     return (vectors @ axes[:dim].T).astype(np.float32)
 
 
-def gene2vec_path():
+def gene2vec_path() -> Path:
     """Where gene2vec's text file is: the folder of downloads, or ``data/cache`` itself (data/README.md)."""
     name = downloads.registry()["gene2vec"]["file"]
     return next((path for path in (settings.downloads() / name, cache() / name) if path.exists()), settings.downloads() / name)
 
 
-def kept_gene2vec(genes):
+def kept_gene2vec(genes: Sequence[str]) -> np.ndarray:
     """gene2vec in the order of the vocabulary (genes, 200); the text is read once for each vocabulary.
 
     Returns
@@ -151,7 +152,7 @@ def kept_gene2vec(genes):
     return vectors
 
 
-def choose(kind):
+def choose(kind: str) -> dict:
     """Which gene embedding: ``auto`` is gene2vec where its file is, else the stand-in from the training cells."""
     path = gene2vec_path()
     if kind == "auto":

@@ -67,7 +67,8 @@ def prepare(
     detected = np.diff(x.indptr)
     keep = detected >= min_genes
     report |= {"values": scale, "min_genes": min_genes, "dropped_cells": int((~keep).sum())}
-    report["dropped"] = _per_class(adata.obs.get("cell_type"), ~keep)
+    dropped = adata.obs.loc[~keep].get("cell_type", pd.Series(dtype=str)).astype(str).value_counts()
+    report["dropped"] = {name: int(count) for name, count in dropped.items()}
     if not keep.any():
         raise DataError(
             f"No cell is left: none has {min_genes} detected genes of the vocabulary (most: {int(detected.max())}; "
@@ -131,10 +132,3 @@ def _normalise(x, obs, scale, target_sum, library_size):
     x = x.copy()
     x.data = np.log2(1 + values * np.repeat(target_sum / total, per_cell)).astype(np.float32)
     return x
-
-
-def _per_class(labels, dropped):
-    if labels is None:
-        return {}
-    counts = labels[dropped].astype(str).value_counts()
-    return {str(name): int(count) for name, count in counts.items()}
