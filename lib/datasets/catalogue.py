@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import anndata
@@ -74,7 +75,13 @@ def load(name_or_path: str | Path, label: str | None = None) -> anndata.AnnData:
             card |= {"source": entry["address"], "citation": entry["citation"], "licence": entry["licence"]}
         label = label or card.get("label_column")
     else:
-        adata, found = h5ad.read(_existing(Path(name_or_path).expanduser()))
+        path = Path(name_or_path).expanduser()
+        if not os.path.exists(path):  # unlike its method, also of a name that no disk takes
+            raise DataError(
+                f"There is no data set named {name[:80]!r} and no file at that path. "
+                f"Names known: {', '.join(CARDS)}. Give one of them or the path of an .h5ad file."
+            )
+        adata, found = h5ad.read(path)
         card = {"name": Path(name).stem, "title": f"the file {Path(name).name}", "source": name, **found}
     where = card["source"]
     checks.gene_names(adata.var, where)
@@ -85,19 +92,6 @@ def load(name_or_path: str | Path, label: str | None = None) -> anndata.AnnData:
         adata.obs["cell_type"] = checks.labels(adata.obs, label, where, adata.var.columns)
     adata.uns["dataset"] = card | {"cells": adata.n_obs, "genes": adata.n_vars}
     return adata
-
-
-def _existing(path):
-    try:
-        there = path.exists()
-    except OSError as error:  # a name that is too long, say
-        raise DataError(f"{str(path)[:80]!r} cannot be a path ({error}). Give the path of an .h5ad file.") from error
-    if not there:
-        raise DataError(
-            f"There is no data set named {str(path)!r} and no file at that path. "
-            f"Names known: {', '.join(CARDS)}. Give one of them or the path of an .h5ad file."
-        )
-    return path
 
 
 def _pbmc68k_reduced():

@@ -1,7 +1,4 @@
-"""What the paper's data sets are downloaded from: ``data/sources.yaml``, fetched with pooch, verified before use.
-
-``python -m lib.datasets NAME…`` downloads by hand; without a name it lists what there is.
-"""
+"""What the paper's data sets are downloaded from: ``data/sources.yaml``, fetched with pooch, verified before use."""
 
 from __future__ import annotations
 
@@ -75,14 +72,9 @@ def fetch(name: str) -> Path:
     return path
 
 
-def _address(entry):
-    """The address, on ``SCBERT_MIRROR`` (a folder of files by their names, as http://…/) where that is set."""
-    mirror = settings.mirror()
-    return f"{mirror.rstrip('/')}/{entry['file']}" if mirror else entry["address"]
-
-
 def _download(entry, path):
-    address = _address(entry)
+    mirror = settings.mirror()
+    address = f"{mirror.rstrip('/')}/{entry['file']}" if mirror else entry["address"]
     size = f" ({entry['bytes'] / 2**20:.1f} MB)" if entry.get("bytes") else ""
     if settings.offline():
         raise DataError(
@@ -155,11 +147,3 @@ def _differs_known(entry, path):
     if wrong is None:
         write_text(note, mark)
     return wrong
-
-
-def main(names: list[str]):
-    for name in names:
-        print(fetch(name))
-    if not names:
-        for name, entry in registry().items():
-            print(f"{name:22s} {'there' if have(name) else 'not downloaded':15s} {entry['title']}")

@@ -79,10 +79,9 @@ def _refusing(path):
 
 def check_file(path: Path):
     """Refuse what is no HDF5 file, by its first bytes: whatever is packed stays packed."""
-    if path.is_dir():
-        raise DataError(f"{path} is a folder. Give the path of an .h5ad file inside it.")
     if not path.is_file():  # a pipe would be waited for
-        raise DataError(f"{path} is not there, or not a regular file. Give the path of an .h5ad file.")
+        kind = "a folder" if path.is_dir() else "not there, or not a regular file"
+        raise DataError(f"{path} is {kind}. Give the path of an .h5ad file.")
     try:
         with path.open("rb") as file:
             start = file.read(8)
@@ -145,16 +144,12 @@ def _held(file, path):
         return own.join(others) if own.index.is_unique and others.index.is_unique else own
 
     layers = file.get("layers", {})
+    named = {name.lower(): name for name in layers}
     matrices = [("X", file.get("X"), var)]
-    matrices += [(f"layers[{name!r}]", layers[name], var) for name in _count_layers(layers)]
+    matrices += [(f"layers[{named[name]!r}]", layers[named[name]], var) for name in COUNT_LAYERS if name in named]
     if "raw/X" in file:
         matrices.append(("raw.X", file["raw/X"], raw_var if "raw/var" in file else var))
     return table("obs"), matrices
-
-
-def _count_layers(layers):
-    found = [name for name in layers if name.lower() in COUNT_LAYERS]
-    return sorted(found, key=lambda name: COUNT_LAYERS.index(name.lower()))
 
 
 def _sparse(held, where):

@@ -69,8 +69,7 @@ def prepared(data: dict, split: dict | None = None, read: anndata.AnnData | None
     if genes is not None:
         checks.vocabulary(adata.var_names.astype(str), genes, adata.obs_names.astype(str), data["dataset"])
     adata = preprocess.prepare(adata, genes, data["min_genes"], library_size=data["library_size"], scale=_scale(adata))
-    least = data.get("min_cells_per_type")
-    if least:
+    if least := data.get("min_cells_per_type"):
         adata = _common_types(adata, least)
     if (limit := data.get("max_cells")) and limit < adata.n_obs:
         codes = adata.obs["cell_type"].cat.codes.to_numpy(np.int64)

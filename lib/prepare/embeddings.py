@@ -38,10 +38,9 @@ def gene2vec(path: str | Path, genes: Sequence[str]) -> tuple[np.ndarray, list[s
     path = Path(path)
     if not path.is_file():
         raise DataError(f"No gene2vec file at {path}. data/README.md says where to get it.")
-    row = {gene: i for i, gene in enumerate(genes)}
-    if len(row) != len(genes):
+    wanted, found, width = set(genes), {}, None
+    if len(wanted) != len(genes):
         raise DataError("The gene vocabulary names a gene twice; each gene has one row of the embedding.")
-    embedding, found, width = None, set(), None
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -49,23 +48,21 @@ def gene2vec(path: str | Path, genes: Sequence[str]) -> tuple[np.ndarray, list[s
             gene, *values = line.split()
             if number == 1 and len(values) == 1:
                 continue  # word2vec's header: number of genes and width
-            width = width or len(values)
             try:
                 vector = np.array(values, np.float32)
             except ValueError:
-                raise DataError(f"Line {number} of {path} is not a gene followed by numbers: {line[:60]!r}.") from None
+                vector = np.array([np.nan])
             if not np.isfinite(vector).all():
-                raise DataError(f"Line {number} of {path} holds a number that is missing or infinite.")
+                raise DataError(f"Line {number} of {path} is not a gene followed by finite numbers: {line[:60]!r}.")
+            width = width or len(vector)
             if len(vector) != width:
                 raise DataError(f"Line {number} of {path} has {len(vector)} numbers, the lines before {width}.")
-            if embedding is None:
-                embedding = np.zeros((len(row), width), np.float32)
-            if gene in row:
-                embedding[row[gene]] = vector
-                found.add(gene)
+            if gene in wanted:
+                found[gene] = vector
     if not found:
-        raise DataError(f"{path} holds none of the {len(row)} genes of the vocabulary: is it the right file?")
-    return embedding, [gene for gene in genes if gene not in found]
+        raise DataError(f"{path} holds none of the {len(wanted)} genes of the vocabulary: is it the right file?")
+    nothing = np.zeros(width, np.float32)
+    return np.array([found.get(gene, nothing) for gene in genes]), [gene for gene in genes if gene not in found]
 
 
 def coexpression(tokens, dim: int, seed: int = 0, scale: float = 0.3) -> np.ndarray:
