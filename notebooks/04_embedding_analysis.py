@@ -50,7 +50,7 @@ from lib.evaluate import calibration, masked, representations, words
 from lib.experiments import profiles, runs, specs, store
 from lib.paper import scorecard
 from lib.prepare import cells, splits
-from lib.prepare.preprocess import tokenize
+from lib.prepare.tokens import tokenize
 
 plots.style()
 

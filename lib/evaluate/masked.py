@@ -23,8 +23,8 @@ def rules(tokens, train, run, entries=50_000, seed=0):
 
     Parameters
     ----------
-    tokens : TokenStore
-        All cells.
+    tokens : CSR matrix of uint8, (cells, genes + 1)
+        Of all cells.
     train : int array
         Training cells: the rules learn from these alone.
     run : Run
@@ -39,9 +39,9 @@ def rules(tokens, train, run, entries=50_000, seed=0):
         ``gene_rule``, their shares among the training cells that express the gene; ``additive``, a multinomial logistic
         regression on the logarithms of both, fitted on training cells with the value itself taken out of both counts.
     """
-    p, known = run.predictions, tokens.take(train).matrix()
+    p, known = run.predictions, tokens[train][:, :-1]
     by_gene, every = _counts(known.indices, known.data, known.shape[1]), known.tocoo()
-    seen = tokens.take(p["test"]).matrix()
+    seen = tokens[p["test"]][:, :-1]
     by_cell = _counts(np.repeat(np.arange(seen.shape[0]), np.diff(seen.indptr)), seen.data, seen.shape[0])
     np.subtract.at(by_cell, (p["cell"], p["target"] - 1), 1)  # hidden: a rule cannot know them
     drawn = np.random.default_rng(seed).permutation(every.nnz)[:entries]

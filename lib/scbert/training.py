@@ -46,7 +46,7 @@ def fit(model, tokens, cells, loss_of, evaluate, *, epochs, batch_size, learning
     model : Module
         Already on ``fabric``'s device; parameters with ``requires_grad`` are trained by Adam. Ends with the
         weights of the best epoch.
-    tokens : TokenStore
+    tokens : CSR matrix of uint8, (cells, genes + 1)
     cells : int array
         Indices of the cells to train on.
     loss_of : callable (indices, tokens, generator) -> scalar tensor
@@ -173,7 +173,7 @@ def progress(name, **kwargs):
 
 
 def feed(tokens, order, batch_size, device):
-    """Batches of a TokenStore's cells in this order: (indices, tokens as a uint8 tensor).
+    """Batches of cells in this order, dense: (indices, tokens as a uint8 tensor).
 
     For CUDA they are assembled by other processes ahead of time, and pinned, so that copying them overlaps computing.
     """
@@ -195,4 +195,4 @@ class _Batches(Dataset):
         if i >= len(self):
             raise IndexError(i)
         cells = self.order[i * self.batch_size : (i + 1) * self.batch_size]
-        return torch.from_numpy(cells), torch.from_numpy(self.tokens[cells])
+        return torch.from_numpy(cells), torch.from_numpy(self.tokens[cells].toarray())

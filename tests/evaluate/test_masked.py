@@ -4,12 +4,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from sklearn.metrics import adjusted_rand_score, recall_score
 
 from lib.evaluate import calibration, masked, representations
 from lib.experiments import tasks
-from lib.prepare.tokens import TokenStore
+from lib.prepare.tokens import sparse_tokens
 from lib.scbert.model import ScBert, ScBertConfig
 from lib.scbert.pretrain import evaluate_masked
 
@@ -17,14 +18,12 @@ from lib.scbert.pretrain import evaluate_masked
 @pytest.fixture(scope="module")
 def task(cells):
     """Real tokens of 300 cells, and a small model's masked task on 60 of them as a run."""
-    from lib.prepare.preprocess import tokenize
-
-    tokens = TokenStore.of(tokenize(cells.X[:300]))
+    tokens = sparse_tokens(cells.X[:300])
     order = np.random.default_rng(0).permutation(300)
     train, test = order[:240], order[240:]
     torch.manual_seed(0)
     model = ScBert(ScBertConfig(genes=tokens.shape[1] - 1, dim=8, depth=1, heads=2, dim_head=4, features=8))
-    p = evaluate_masked(model, tokens.take(test), seed=0) | {"test": test}
+    p = evaluate_masked(model, tokens[test], seed=0) | {"test": test}
     return tokens, train, SimpleNamespace(spec={"arm": "full"}, predictions=p)
 
 
@@ -32,7 +31,7 @@ def test_rules_are_what_counting_gives(task):
     """The cell's rule counts its visible expressed genes alone, the gene's the training cells that express it."""
     tokens, train, run = task
     p, found = run.predictions, masked.rules(tokens, train, run)
-    everything = tokens[:][:, :-1]
+    everything = tokens[:, :-1].toarray()
     for i in np.random.default_rng(1).permutation(len(p["cell"]))[:200]:
         cell, gene = everything[p["test"][p["cell"][i]]], p["gene"][i]
         visible = np.setdiff1d(np.flatnonzero(cell), p["gene"][p["cell"] == p["cell"][i]])
@@ -53,10 +52,10 @@ def test_the_additive_rule_learns_from_training_cells_and_beats_its_parts(task):
     found = masked.rules(tokens, train, run)
     scores = masked.scores(found, run).pivot(index="answer", columns="metric", values="value")
     assert scores.loc["additive", "accuracy"] > scores.loc[["cell_rule", "gene_rule"], "accuracy"].max()
-    p, dense = dict(run.predictions), tokens[:].copy()
+    p, dense = dict(run.predictions), tokens.toarray()
     p["target"] = 1 + p["target"] % 5
     dense[p["test"][p["cell"]], p["gene"]] = p["target"]
-    again = masked.rules(TokenStore.of(dense), train, SimpleNamespace(predictions=p))
+    again = masked.rules(sp.csr_matrix(dense), train, SimpleNamespace(predictions=p))
     for name in found:
         assert np.allclose(found[name], again[name])
 
@@ -82,15 +81,15 @@ def test_scores_are_scikit_learns(task):
 def test_variance_is_taken_apart_as_a_dense_computation_does(task, embedded):
     """Gene, token, cell, rest: the shares of nested least-squares fits on the whole array, and their sum is one."""
     tokens, _, _ = task
-    few = TokenStore.of(tokens[:40])
+    few = tokens[:40]
     genes = few.shape[1] - 1
     torch.manual_seed(0)
     embedding = np.random.default_rng(0).normal(size=(genes, 8)) if embedded else None
     model = ScBert(ScBertConfig(genes=genes, dim=8, depth=1, heads=2, dim_head=4, features=8), embedding).eval()
     shares = tasks._hidden_means(model, SimpleNamespace(tokens=few, genes=np.arange(genes)), batch_size=7)["variance"]
     with torch.no_grad():
-        h = model.norm(model.hidden(torch.from_numpy(few[:])))[:, :-1].double().numpy()  # (cells, genes, d)
-    shown, total = few[:][:, :-1], np.square(h - h.mean((0, 1))).sum()
+        h = model.norm(model.hidden(torch.from_numpy(few.toarray())))[:, :-1].double().numpy()  # (cells, genes, d)
+    shown, total = few[:, :-1].toarray(), np.square(h - h.mean((0, 1))).sum()
     fits = [np.broadcast_to(h.mean((0, 1)), h.shape), np.broadcast_to(h.mean(0), h.shape), np.empty_like(h)]
     for gene in range(genes):
         for token in np.unique(shown[:, gene]):
