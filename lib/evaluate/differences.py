@@ -9,6 +9,9 @@ from statsmodels.stats.contingency_tables import mcnemar as test
 from lib.errors import DataError
 from lib.evaluate import measures
 from lib.evaluate.intervals import MARGIN, corrected_t, holm
+from lib.evaluate.words import verdict
+
+METRICS = ("accuracy", "macro_f1")
 
 
 def pair(runs, first, second, **where):
@@ -75,56 +78,60 @@ def over_splits(runs, first, second, metric="accuracy"):
     return corrected_t([values[first][k] - values[second][k] for k in splits], *sizes[splits[0]])
 
 
-def family(questions, runs, metrics=("accuracy",), margin=MARGIN, seed=0):
-    """One family of questions, each the difference of two arms on the same test cells (DataFrame).
+def family(questions, runs, margin: float = MARGIN, seed: int = 0) -> pd.DataFrame:
+    """One family of questions, each the difference of two arms on the same test cells.
 
     Parameters
     ----------
-    questions : list of (first, second, dict)
-        Two arms, and what else the runs must have (``fraction`` and the like).
+    questions : list of (first, second, metric, where)
+        Two arms, *accuracy* or *macro_f1*, and what else the runs must have (dict, such as ``{"fraction": 0.1}``).
     runs : list of Run
-    metrics : sequence of {"accuracy", "macro_f1"}
 
     Returns
     -------
     DataFrame
-        What :func:`lib.evaluate.differences.paired_difference` finds, ``p_holm`` over all rows, and ``says``: *ahead* or *behind*
-        by Holm's p, else *equivalent* (within ``margin``, by two one-sided tests), else *undecided*.
+        ``arm``, ``reference``, ``metric``, what is asked of the runs, what :func:`paired_difference` finds, and what
+        :func:`judged` adds.
     """
     rows = []
-    for first, second, where in questions:
-        arms = pair(runs, first, second, **where)
-        for metric in metrics:
-            found = paired_difference(*arms, metric=metric, margin=margin, seed=seed)
-            rows.append({"arm": first, "reference": second, **where, "metric": metric, **found})
+    for first, second, metric, where in questions:
+        found = paired_difference(*pair(runs, first, second, **where), metric=metric, margin=margin, seed=seed)
+        rows.append({"arm": first, "reference": second, **where, "metric": metric, **found})
+    return judged(rows)
+
+
+def judged(rows: list[dict]) -> pd.DataFrame:
+    """Differences of one family, with ``p_holm``, adjusted over all of them, and :func:`lib.evaluate.words.verdict`."""
+    if not rows:
+        raise DataError("A family needs a question, and none is left that these runs can answer.")
     table = pd.DataFrame(rows)
     table["p_holm"] = holm(table["p"])
-    table["says"] = [says(row) for row in table.to_dict("records")]
-    return table
+    return table.assign(verdict=[verdict(row) for row in table.to_dict("records")])
 
 
-def says(found):
-    """A difference in a word: by Holm's p within its family, else by the test of equivalence, both at 5 %."""
-    if found["p_holm"] < 0.05:
-        return "ahead" if found["difference"] > 0 else "behind"
-    return "equivalent" if found.get("p_equivalence", 1) < 0.05 else "undecided"
+def unasked(questions, *families: pd.DataFrame) -> list:
+    """Those questions that none of ``families`` has answered, whichever arm comes first: a pair is judged once."""
+
+    def key(first, second, metric, where):
+        return frozenset([first, second]), metric, where.get("fraction", 1.0)
+
+    rows = [row for table in families for row in table.to_dict("records")]
+    asked = {key(row["arm"], row["reference"], row["metric"], row) for row in rows}
+    return [question for question in questions if key(*question) not in asked]
 
 
-def splits_family(runs, reference="logistic_regression", metrics=("accuracy", "macro_f1")):
-    """Every arm that has learnt against ``reference`` over the splits they share, one family (as :func:`family`)."""
+def splits_family(runs, reference: str = "logistic_regression") -> pd.DataFrame:
+    """Every arm that has learnt against ``reference``, in both scores, over the splits they share, as one family."""
     rows = []
     for arm in dict.fromkeys(run.spec["arm"] for run in runs):
         if arm not in (reference, "majority"):  # that anything beats the majority is no question, and would cost power
-            for metric in metrics:
+            for metric in METRICS:
                 found = over_splits(runs, arm, reference, metric)
                 rows.append({"arm": arm, "reference": reference, "metric": metric, **found})
-    table = pd.DataFrame(rows)
-    table["p_holm"] = holm(table["p"])
-    table["says"] = [says(row) for row in table.to_dict("records")]
-    return table
+    return judged(rows)
 
 
-def paired_difference(first, second, level=0.95, resamples=2000, seed=0, metric="accuracy", margin=None):
+def paired_difference(first, second, level=0.95, resamples=2000, seed=0, metric="accuracy", margin=MARGIN):
     """Difference of two arms on the same test cells, by a bootstrap over seeds and cells.
 
     Parameters
@@ -132,14 +139,14 @@ def paired_difference(first, second, level=0.95, resamples=2000, seed=0, metric=
     first, second : list of Run
         Runs of two arms with the same seeds, in the same order, on the same test cells.
     metric : {"accuracy", "macro_f1"}
-    margin : float, optional
+    margin : float
         Differences smaller than this are taken as meaningless.
 
     Returns
     -------
     dict
         ``difference`` (first − second), ``low`` and ``high`` of the percentile interval, ``p`` (two-sided, from
-        the same resamples), ``n_cells``, ``n_seeds``; with ``margin``, ``p_equivalence``: the larger p of the two
+        the same resamples), ``n_cells``, ``n_seeds``, and ``p_equivalence``, the larger p of the two
         one-sided tests against ± margin. Cells and seeds are both drawn with replacement, so the interval covers
         the sampling of test cells and the randomness of training; how often it does is simulated in the tests.
     """
@@ -154,16 +161,13 @@ def paired_difference(first, second, level=0.95, resamples=2000, seed=0, metric=
     by_cells = _scores(first, cells, metric) - _scores(second, cells, metric)  # (resamples, seeds)
     drawn = by_cells.mean(1) + _luck_of_seeds(delta, by_cells) * (seeds @ (delta - delta.mean()))
     low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
-    found = {
+    return {
         # rounded, so that a difference of nothing is not one of 1e-17
         "difference": round(float(delta.mean()), 12), "low": round(float(low), 12), "high": round(float(high), 12),
         "p": _tail(min(np.mean(drawn <= 0), np.mean(drawn >= 0)), resamples, sides=2), "n_cells": n_cells,
         "n_seeds": n_seeds,
+        "p_equivalence": _tail(max(np.mean(drawn <= -margin), np.mean(drawn >= margin)), resamples, sides=1),
     }  # fmt: skip
-    if margin is not None:
-        outside = max(np.mean(drawn <= -margin), np.mean(drawn >= margin))
-        found["p_equivalence"] = _tail(outside, resamples, sides=1)
-    return found
 
 
 def _luck_of_seeds(delta, by_cells):

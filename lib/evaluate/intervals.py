@@ -58,13 +58,6 @@ def effect(first, second, level=0.95):
     return difference, float(interval.low), float(interval.high)
 
 
-def direction(low, high):
-    """``+``, ``−``, or ``≈`` where the interval covers zero; ``?`` where there is none."""
-    if not (np.isfinite(low) and np.isfinite(high)):
-        return "?"
-    return "+" if low > 0 else "−" if high < 0 else "≈"
-
-
 # Differences smaller than this are called meaningless: 2 points, less than half of what the paper finds between
 # logistic regression and scBERT (4.5), and about what one more epoch or another seed changes.
 MARGIN = 0.02

@@ -38,9 +38,7 @@ def scores(labels, predicted, classes):
     if len(pair) == 2:
         hard = np.isin(labels, pair)
         result["accuracy_hard_pair"] = float(np.mean(labels[hard] == predicted[hard]))
-        result["macro_f1_hard_pair"] = float(
-            f1_score(labels, predicted, labels=pair, average="macro", zero_division=0)
-        )
+        result["macro_f1_hard_pair"] = float(f1_score(labels, predicted, labels=pair, average="macro", zero_division=0))
     return result
 
 

@@ -112,7 +112,7 @@ def test_over_splits_pairs_by_split():
     score = {r.id: np.mean(r.predictions["labels"] == r.predictions["probabilities"].argmax(1)) for r in runs}
     expected = [score[f"a-{k}-{k}"] - score[f"b-{k}-{k}"] for k in range(5)]
     assert found["n_splits"] == 5 and found["difference"] == pytest.approx(np.mean(expected)) and found["low"] > 0
-    assert differences.splits_family(runs, "b")["says"].tolist() == ["ahead", "ahead"]
+    assert differences.splits_family(runs, "b")["verdict"].tolist() == ["ahead", "ahead"]
     with pytest.raises(DataError, match="no split in common"):
         differences.over_splits([run("a", 0, labels, labels, split=1), run("b", 0, labels, labels, split=2)], "a", "b")
 
@@ -144,11 +144,11 @@ def test_family_and_its_words():
     change["same"][:9] = labels[:9]
     runs = [run("ref", s, reference, labels) for s in range(2)]
     runs += [run(arm, s, predicted, labels) for arm, predicted in change.items() for s in range(2)]
-    table = differences.family([(arm, "ref", {}) for arm in change], runs, margin=0.02).set_index("arm")
-    assert table["says"].to_dict() == {"good": "ahead", "bad": "behind", "same": "equivalent"}
+    table = differences.family([(arm, "ref", "accuracy", {}) for arm in change], runs).set_index("arm")
+    assert table["verdict"].to_dict() == {"good": "ahead", "bad": "behind", "same": "equivalent"}
     assert np.allclose(table["p_holm"], intervals.holm(table["p"]))
     few = [run(arm, 0, answers(rng, labels[:60], 0.7), labels[:60]) for arm in ("a", "b")]
-    assert differences.family([("a", "b", {})], few)["says"].tolist() == ["undecided"]
+    assert differences.family([("a", "b", "accuracy", {})], few)["verdict"].tolist() == ["undecided"]
     with pytest.raises(DataError, match="No run of good"):
         differences.pair(runs, "good", "nowhere")
 
@@ -191,9 +191,9 @@ def test_sanity_names_what_is_out_of_order():
              "head_only": 0.75, "full": 0.3}  # fmt: skip
     runs = [run(arm, 0, answers(rng, labels, s), labels) for arm, s in share.items()]
     runs += [run("majority", 0, np.zeros(800, int), labels), run("stratified_random", 0, rng.permutation(labels), labels)]
-    table = controls.sanity(runs).set_index(["lower", "upper"])["holds"]
-    assert table["stratified_random", "majority"] == "yes" and table["majority", "nearest_neighbours"] == "yes"
-    assert table["majority", "full"] == "no" and table["head_only", "full"] == "no"
+    table = controls.sanity(runs).set_index(["reference", "arm"])["verdict"]
+    assert table["stratified_random", "majority"] == "ahead" and table["majority", "nearest_neighbours"] == "ahead"
+    assert table["majority", "full"] == "behind" and table["head_only", "full"] == "behind"
     bracket = controls.bracket(runs).query("arm == 'majority' and metric == 'accuracy'").iloc[0]
     assert bracket["low"] < np.mean(labels == 0) < bracket["high"]
 
