@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lib.evaluate import differences
+from lib.evaluate import differences, measures
 
 # What must hold whatever the data, before any difference between models is looked at: (lower, upper, metric, why).
 EXPECTED = [
@@ -20,7 +20,7 @@ EXPECTED = [
 ]
 
 
-def sanity(runs) -> pd.DataFrame:
+def sanity(runs: list) -> pd.DataFrame:
     """Whether the controls stand in the order that they must, as one family (of :func:`lib.evaluate.differences.family`).
 
     ``because`` says why ``arm`` must be ahead of ``reference``; *behind* is a fault, or something to explain.
@@ -29,11 +29,10 @@ def sanity(runs) -> pd.DataFrame:
     return table.assign(because=[why for *_, why in EXPECTED])
 
 
-def bracket(runs, metrics=("accuracy", "macro_f1")):
-    """Each arm's mean score with the interval over its test cells (DataFrame: arm, metric, mean, low, high, n_runs)."""
+def bracket(runs: list, metrics=differences.METRICS) -> pd.DataFrame:
+    """Each arm's mean score with the interval over its test cells: arm, metric, mean, low, high, n_runs."""
     rows = []
-    for arm in dict.fromkeys(run.spec["arm"] for run in runs):
-        own = list({run.id: run for run in runs if run.spec["arm"] == arm}.values())
+    for arm, own in measures.by_arm(runs).items():
         for metric in metrics:
             mean, low, high = differences.mean_and_interval(own, metric)
             rows.append({"arm": arm, "metric": metric, "mean": mean, "low": low, "high": high, "n_runs": len(own)})

@@ -41,13 +41,7 @@ def difference(experiment: str, dataset: str, first: str, second: str, metric: s
     Returns
     -------
     dict or None
-        ``difference`` (first − second), ``low`` and ``high`` of Welch's interval over its runs, ``p_equivalence``, ``metric``,
-        ``n_first`` and ``n_second``, the numbers of runs. None where it published no runs of one of the two.
+        Of :func:`lib.evaluate.intervals.effect`, first − second, with ``metric``; None where it published no runs of one.
     """
-    sides = [values(experiment, dataset, arm, metric, fraction) for arm in (first, second)]
-    if not all(map(len, sides)):
-        return None
-    found = dict(zip(("difference", "low", "high"), intervals.effect(*sides))) | {
-        "p_equivalence": intervals.equivalence(*sides)
-    }
-    return found | {"metric": metric, "n_first": len(sides[0]), "n_second": len(sides[1])}
+    found = intervals.effect(*(values(experiment, dataset, arm, metric, fraction) for arm in (first, second)))
+    return found | {"metric": metric} if found["n_first"] and found["n_second"] else None

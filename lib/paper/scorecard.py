@@ -19,7 +19,7 @@ CLAIMS = {
 MASKED = ("masked_accuracy", "accuracy_of_most_common_bin", "fraction_predicting_most_common_bin")
 
 
-def family(experiment: str, runs) -> pd.DataFrame:
+def family(experiment: str, runs: list) -> pd.DataFrame:
     """One of the paper's claims, as our runs have it: the one place where its pairs are judged.
 
     Parameters
@@ -43,13 +43,13 @@ def family(experiment: str, runs) -> pd.DataFrame:
     return differences.family(questions, runs).assign(experiment=experiment)
 
 
-def families(runs) -> pd.DataFrame:
+def families(runs: list) -> pd.DataFrame:
     """All of the paper's claims that these runs can answer, each adjusted for itself."""
     few = any(run.spec["fraction"] < 1 for run in runs)
     return pd.concat([family(name, runs) for name in CLAIMS if few or name != "few_shot"], ignore_index=True)
 
 
-def scorecard(ours, masked_runs, reproduces: str, judged=None) -> pd.DataFrame:
+def scorecard(ours: pd.DataFrame, masked_runs: list, reproduces: str, judged: pd.DataFrame | None = None) -> pd.DataFrame:
     """One row for each published number (the runs of one arm averaged), with ours and a verdict.
 
     Parameters
@@ -76,15 +76,15 @@ def scorecard(ours, masked_runs, reproduces: str, judged=None) -> pd.DataFrame:
     for key, part in published.runs().groupby(keys, sort=False):
         row = dict(zip(keys, key))
         arm = "full" if row["arm"] == "as_reported_by_Yang_2022" else row["arm"]
-        row["reference"] = "full" if arm != "full" else "logistic_regression"
+        row["reference"] = reference = "full" if arm != "full" else "logistic_regression"
         row["source"] = part["source"].iloc[0]
-        theirs = published.values(row["experiment"], row["dataset"], row["reference"], row["metric"], row["fraction"])
-        here = ours[(ours["fraction"] == row["fraction"]) & (ours["metric"] == row["metric"])]
-        own, reference = (here[here["arm"] == name] for name in (arm, row["reference"]))
-        if row["dataset"] != reproduces:
-            own = reference = here[0:0]
-        row |= _side("paper", part["value"], theirs)
-        row |= _side("ours", own["value"], reference["value"], _paired(judged, arm, row) if len(own) else {})
+        theirs = published.values(row["experiment"], row["dataset"], reference, row["metric"], row["fraction"])
+        here = ours[(ours["fraction"] == row["fraction"]) & (ours["metric"] == row["metric"]) & (row["dataset"] == reproduces)]
+        own, other = (here[here["arm"] == name] for name in (arm, reference))
+        paired = _paired(judged, arm, row) if len(own) else {}
+        row |= _side("paper", part["value"], intervals.effect(part["value"], theirs))
+        row |= _side("ours", own["value"], paired or intervals.effect(own["value"], other["value"]))
+        row |= {name: paired[name] for name in ("p_holm", "p_equivalence") if paired}
         row["runs"] = " ".join(dict.fromkeys(own.get("run", [])))
         rows.append(row | {"verdict": _agreement(row, reproduces)})
     return pd.concat([pd.DataFrame(rows), masked_scorecard(masked_runs, reproduces)], ignore_index=True)
@@ -100,24 +100,12 @@ def _paired(judged, arm, row):
     return {}
 
 
-def _side(who, values, reference, found=None):
-    """Mean, interval and number of runs of one side, its difference to the reference arm, and what that is in a word.
-
-    The difference is what was ``found`` of it, else Welch's.
-    """
-    nan = float("nan")
-    mean, half_width = intervals.confidence_interval(values) if len(values) else (nan, nan)
-    if not found:
-        effect = intervals.effect(values, reference) if len(values) and len(reference) else (nan, nan, nan)
-        found = dict(zip(("difference", "low", "high"), effect))
-    row = {who: mean, f"half_width_{who}": half_width, f"n_{who}": len(values)}
-    row |= {f"effect_{who}": found["difference"], f"low_{who}": found["low"], f"high_{who}": found["high"]}
-    row |= {name: found[name] for name in ("p_holm", "p_equivalence") if name in found}
-    return row | {f"verdict_{who}": _word(found)}
-
-
-def _word(found):
-    return verdict(found) if np.isfinite(found["low"]) else "no interval"
+def _side(who, values, found):
+    """Mean, interval and number of runs of one side; what was found of its difference to the reference, and that in a word."""
+    mean, half_width = intervals.confidence_interval(values)
+    row = {who: mean, f"half_width_{who}": half_width, f"n_{who}": len(values), f"effect_{who}": found["difference"]}
+    word = verdict(found) if np.isfinite(found["low"]) else "no interval"
+    return row | {f"low_{who}": found["low"], f"high_{who}": found["high"], f"verdict_{who}": word}
 
 
 def _agreement(row, reproduces):
@@ -128,16 +116,16 @@ def _agreement(row, reproduces):
         return "not run: not in these cells"
     if np.isnan(row["effect_paper"]):
         return "no reference published"
-    paper, ours = row["verdict_paper"], row["verdict_ours"]
-    if "no interval" in (paper, ours):
+    both = row["verdict_paper"], row["verdict_ours"]
+    if "no interval" in both:
         return "no interval"
-    shown = [name for name, word in (("paper", paper), ("ours", ours)) if word in ("ahead", "behind")]
-    if paper == ours or not shown:
-        return "same"
-    return {("paper",): "ours undecided", ("ours",): "paper undecided"}.get(tuple(shown), "opposite")
+    paper, ours = (word in ("ahead", "behind") for word in both)
+    if paper and ours:
+        return "same" if both[0] == both[1] else "opposite"
+    return "ours undecided" if paper else "paper undecided" if ours else "same"
 
 
-def masked_scorecard(masked_runs, reproduces: str) -> pd.DataFrame:
+def masked_scorecard(masked_runs: list, reproduces: str) -> pd.DataFrame:
     """The rows of :func:`scorecard` for the masked task, means over test cells.
 
     The difference is to the rule that always says the cell's most common bin.
@@ -159,15 +147,15 @@ def masked_scorecard(masked_runs, reproduces: str) -> pd.DataFrame:
         for metric in MASKED:
             row = {"experiment": "masked", "dataset": known["dataset"], "arm": arm, "reference": "most_common_bin"}
             row |= {"fraction": 1.0, "metric": metric, "source": known["source"]}
-            row |= _side("paper", [known[metric]], []) | _side("ours", cells[metric], [])
+            paper = ours = intervals.effect([], [])
             if metric == "masked_accuracy" and len(cells[metric]):
-                rule = "accuracy_of_most_common_bin"
-                row["effect_paper"] = gain = known[metric] - known[rule]
-                # A single number on millions of genes: half a point counts.
-                row["verdict_paper"] = _word({"low": gain - 0.005, "high": gain + 0.005})
-                mean, half = intervals.confidence_interval(cells[metric] - cells[rule])
-                found = {"low": mean - half, "high": mean + half}
-                row |= {"effect_ours": mean, "low_ours": found["low"], "high_ours": found["high"], "verdict_ours": _word(found)}
+                # The paper's is a single number on millions of genes: half a point counts.
+                gain = known[metric] - known["accuracy_of_most_common_bin"]
+                paper = {"difference": gain, "low": gain - 0.005, "high": gain + 0.005}
+                mean, half = intervals.confidence_interval(cells[metric] - cells["accuracy_of_most_common_bin"])
+                ours = {"difference": mean, "low": mean - half, "high": mean + half}
+            row |= _side("paper", [known[metric]], paper) | _side("ours", cells[metric], ours)
+            row |= {"low_paper": float("nan"), "high_paper": float("nan")}  # it has no interval
             rows.append(row | {"verdict": _agreement(row, reproduces)})
     return pd.DataFrame(rows)
 
