@@ -97,8 +97,7 @@ fig, axes = plt.subplots(1, 2, figsize=(10, 3.9))
 curve = measures.table(few)
 for ax, metric in zip(axes, ["accuracy", "macro_f1"]):
     plots.curves(ax, curve, metric, arms)
-    ax.set_ylim(0, 1)
-axes[0].legend(loc="lower right")
+plots.legend(fig, arms, ours="each run", mean="mean, 95 % Student interval")
 table = curve[curve["metric"].isin(["accuracy", "macro_f1"])]
 plots.save(fig, "06_few_shot", table, chosen)
 
