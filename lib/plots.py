@@ -139,7 +139,10 @@ def recall(ax: mpl.axes.Axes, ours: pd.DataFrame, published: pd.DataFrame, cells
     for source, table in (("ours", ours), ("paper", published)):
         part = table[table["metric"].isin(row) & table["arm"].isin(arms)]
         at = part["metric"].map(row) + part["arm"].map({arm: 0.34 * k - 0.17 for k, arm in enumerate(arms)})
-        runs(ax, part, at, source, beside=0, orient="y", errorbar=None, ms=14 if source == "ours" else 0)
+        if source == "ours":
+            runs(ax, part, at, beside=0, orient="y", errorbar=None, ms=14)
+        else:
+            points(ax, part["value"], at, part["arm"].map(PALETTE), source)
     rows(ax, [f"{name} ({count})" for name, count in cells.items()])
     ax.set(xlabel="Recall", xlim=(-0.03, 1.03))
     legend(ax, arms, ours="ours, each run", mean="their mean", paper="the paper", ncols=3)
