@@ -22,6 +22,7 @@ mpl, sns = lazy_loader.load("matplotlib"), lazy_loader.load("seaborn")  # a seco
 
 PALETTE = {name: arm.colour for name, arm in ARMS.items()}
 INK = "#222222"
+SHADES = ["#D55E00", "#E69F00", "#0072B2", "#BBBBBB"]  # of areas with INK on them
 METRICS = {"accuracy": "Accuracy", "macro_f1": "Macro-F1"}
 METRICS |= {f"{metric}_hard_pair": f"{title}, hard pair" for metric, title in METRICS.items()}
 EPOCH_RULES = {
@@ -76,7 +77,7 @@ def points(ax: mpl.axes.Axes, x, y, shades, source: str = "ours", **look) -> Non
     ax.scatter(x, y, color=MARKS[source].get("mfc", shades), edgecolors=shades, **look)
 
 
-def runs(ax: mpl.axes.Axes, table: pd.DataFrame, at, source="ours", spread=0.1, beside=0.15, orient="x", **mean) -> None:
+def runs(ax: mpl.axes.Axes, table: pd.DataFrame, at, source="ours", spread=0.1, beside=0.18, orient="x", **mean) -> None:
     """Every run of ``table`` (``arm``, ``value``) a point at ``at``, and their mean with Student's interval ``beside`` them.
 
     Runs at one place are spread evenly, so that no point hides another and a rerun draws the same figure. ``orient="y"``:
@@ -93,11 +94,9 @@ def runs(ax: mpl.axes.Axes, table: pd.DataFrame, at, source="ours", spread=0.1, 
     sns.pointplot(x=x, y=y, hue=table["arm"].to_numpy(), orient=orient, ax=ax, **look)
 
 
-def estimates(
-    ax: mpl.axes.Axes, table: pd.DataFrame, at, columns=("value", "low", "high"), source="ours", orient="y", **look
-) -> None:
+def estimates(ax: mpl.axes.Axes, table: pd.DataFrame, at, columns="value low high", source="ours", orient="y", **look) -> None:
     """A point and its interval for each row of ``table`` (``arm`` and three ``columns``) at ``at``; without ends, the point."""
-    value, low, high = table[list(columns)].to_numpy(float).T
+    value, low, high = table[columns.split()].to_numpy(float).T
     shades = table["arm"].map(PALETTE)
     (ax.hlines if orient == "y" else ax.vlines)(at, low, high, colors=shades, lw=1.6)
     points(ax, *((value, at) if orient == "y" else (at, value)), shades, source, **{"s": 40, "alpha": 1} | look)
@@ -113,7 +112,7 @@ def rows(ax: mpl.axes.Axes, names: Sequence[str], **look) -> None:
 def compare(axes, ours: pd.DataFrame, published: pd.DataFrame, metrics: Sequence[str], arms: list[str]) -> None:
     """Ours beside the paper's, one panel a metric, one group an arm; tables: ``arm``, ``metric``, ``value``, a row a run."""
     for ax, metric in zip(np.ravel(axes), metrics):
-        for source, table, shift in (("ours", ours, -0.25), ("paper", published, 0.16)):
+        for source, table, shift in (("ours", ours, -0.27), ("paper", published, 0.15)):
             part = table[(table["metric"] == metric) & table["arm"].isin(arms)]
             runs(ax, part, part["arm"].map(arms.index) + shift, source)
         ax.set_xticks(range(len(arms)), [label(arm).replace(", ", ",\n").replace(" regr", "\nregr") for arm in arms])
@@ -201,9 +200,8 @@ def reliability(ax: mpl.axes.Axes, table: pd.DataFrame) -> None:
     ax.plot([0, 1], [0, 1], color=INK, **MARKS["dotted"])
     sns.lineplot(table, estimator=None, lw=1.4, **look)
     sns.scatterplot(table, size=share, sizes=(15, 315), size_norm=(0, 1), alpha=0.6, **look)
-    ax.set(
-        xlim=(0, 1.03), ylim=(0, 1.03), xlabel="Confidence: probability of the answer given", ylabel="Share of right answers"
-    )
+    ax.set(xlabel="Confidence: probability of the answer given", ylabel="Share of right answers")
+    ax.set(xlim=(0, 1.03), ylim=(0, 1.03))
     legend(ax, dict.fromkeys(table["arm"]), ncols=2, dotted="calibrated")
 
 
@@ -211,7 +209,7 @@ def unknown(ax: mpl.axes.Axes, table: pd.DataFrame) -> None:
     """How well low confidence gives away each type left out of training: a row a type, with DeLong's interval."""
     arms, types = list(dict.fromkeys(table["arm"])), table.drop_duplicates("left_out").set_index("left_out")["cells"]
     at = table["left_out"].map(types.index.get_loc) + 0.17 * (table["arm"].map(arms.index) - (len(arms) - 1) / 2)
-    estimates(ax, table, at, ("auc", "low", "high"), s=24)
+    estimates(ax, table, at, "auc low high", s=24)
     ax.axvline(0.5, color=INK, **MARKS["dotted"])
     rows(ax, [f"{name} ({cells})" for name, cells in types.items()])
     ax.set(xlim=(0, 1.02), xlabel="Area under the ROC curve (0.5: a coin), 95 % DeLong interval")
@@ -232,8 +230,9 @@ def confusion(ax: mpl.axes.Axes, labels, predicted, classes, arm: str) -> np.nda
 def differences(ax: mpl.axes.Axes, claims: pd.DataFrame) -> None:
     """Differences of arms to their references, in points: the paper's above ours, a row a claim."""
     for source, shift in (("paper", -0.16), ("ours", 0.16)):
-        columns = [f"{name}_{source}" for name in ("effect", "low", "high")]
-        estimates(ax, claims[columns].mul(100).assign(arm=claims["arm"]), np.arange(len(claims)) + shift, columns, source)
+        columns = f"effect_{source} low_{source} high_{source}"
+        table = claims[columns.split()].mul(100).assign(arm=claims["arm"])
+        estimates(ax, table, np.arange(len(claims)) + shift, columns, source)
     ax.axvline(0, color=INK, lw=1)
     claimed = claims.to_dict("records")
     names = [f"{label(c['arm'])} − {label(c['reference'])}, {c['fraction']:.0%}, {METRICS[c['metric']]}" for c in claimed]
@@ -258,11 +257,10 @@ def masked_task(ax: mpl.axes.Axes, card: pd.DataFrame) -> None:
 
 def shares(ax: mpl.axes.Axes, table: pd.DataFrame) -> None:
     """Stacked bars: a row an arm, a part a column, each named where it is wide enough."""
-    inks = {"#D55E00": "white", "#E69F00": INK, "#0072B2": "white", "#BBBBBB": INK}
-    table.rename(index=label).plot.barh(stacked=True, ax=ax, color=list(inks), width=0.62, legend=False)
-    for bars, ink in zip(ax.containers, inks.values()):
+    table.rename(index=label).plot.barh(stacked=True, ax=ax, color=SHADES, width=0.62, legend=False)
+    for bars in ax.containers:
         names = [f"{share:.0%}" if share > 0.04 else "" for share in bars.datavalues]
-        ax.bar_label(bars, names, label_type="center", fontsize=9, color=ink)
+        ax.bar_label(bars, names, label_type="center", fontsize=9, color=INK)
     rows(ax, [label(arm) for arm in table.index])
     ax.set(xlim=(0, 1), xlabel="Share of the variance of the genes' hidden states", ylabel="")
     ax.grid(False)

@@ -57,9 +57,9 @@ def lines(ax, marker=("_", "|")):
 
 def upright(ax):
     """The intervals that seaborn drew, straight up at one place: x, low, high, colour."""
-    found = [line for line in ax.lines if len(line.get_xdata()) == 2 and line.get_marker() in ("None", "")]
+    found = [line for line in ax.lines if len(line.get_xdata()) == 2 and line.get_linestyle() == "-"]
     found = [(line.get_xdata(), line.get_ydata(), to_hex(line.get_color())) for line in found]
-    return [(x[0], *y, c) for x, y, c in found if x[0] == x[1] and np.isfinite(y).all() and c != plots.INK]
+    return [(x[0], *y, c) for x, y, c in found if x[0] == x[1] and np.isfinite(y).all()]
 
 
 def segments(ax):
@@ -135,7 +135,10 @@ def test_compare_draws_ours_as_filled_circles_and_the_papers_as_hollow_diamonds(
     assert {shade for *_, shade in found} == {ORANGE}
     assert ax.get_ylim() == (0, 1) and ax.get_title("left") == "Accuracy"
     low, high = ax.get_xlim()
-    assert low < circles.min() and high > mean["x"].max(), "something is cut off"
+    assert -1 < low < circles.min() and 2 > high > mean["x"].max(), "something is cut off"
+    third = plt.subplots()[1]
+    plots.compare([third], table(*ours), table(*paper), ["accuracy"], ["no_pretraining"])
+    assert [text.get_text() for text in third.get_xticklabels()] == ["scBERT,\nnot pre-trained"] and marks(third).empty
     assert marks(other)["y"].tolist() == [0.11] and other.get_title("left") == "Macro-F1, hard pair"
     assert named(other) == {
         "ours, each run": INK_MARKS["o"], "the paper, each run": INK_MARKS["D"], "mean, 95 % Student interval": INK_MARKS["_"]
@@ -153,7 +156,10 @@ def test_equal_runs_stand_beside_each_other_and_a_rerun_draws_the_same(ax):
     alone = plt.subplots()[1]
     plots.runs(alone, rows[:1], [3], orient="y", beside=0)
     assert marks(alone)[["x", "y"]].to_numpy().tolist() == [[0.5, 3]]
-    assert lines(alone)[["x", "y"]].to_numpy().tolist() == [[0.5, 3]]
+    assert lines(alone)[["x", "y"]].to_numpy().tolist() == [[0.5, 3]] and alone.lines[0].get_marker() == "|"
+    plots.runs(alone, rows[:2], [7, 7], orient="y", beside=0.25)
+    assert marks(alone)["y"].tolist()[1:] == pytest.approx([6.9, 7.1])
+    assert lines(alone)[["x", "y"]].to_numpy().tolist() == [[0.5, 3], [0.5, 7.25]]
 
 
 def test_epoch_rules_stand_in_order_with_their_means(ax):
@@ -181,8 +187,7 @@ def test_epoch_rules_stand_in_order_with_their_means(ax):
     assert all(x < at < x + 0.5 and y == pytest.approx(float(text)) for x, (text, (at, y)) in enumerate(said.items()))
     (divide,) = (line.get_xdata() for line in ax.lines if line.get_linestyle() == ":")
     assert list(divide) == [2.5, 2.5], "the paper's protocol left, clean right"
-    assert upright(ax) == [(2.5, 0, 1, "#bbbbbb")], "no intervals here"
-    assert ax.get_xlim()[0] < 0 and ax.get_xlim()[1] > 4.5
+    assert upright(ax) == [] and -1 < ax.get_xlim()[0] < 0 and 4.5 < ax.get_xlim()[1] < 5
     assert ax.get_title("left") == "scBERT's accuracy, by how its epoch is chosen (bars: means)"
 
 
@@ -202,6 +207,9 @@ def test_recall_names_the_right_type(ax):
     ]
     mean = {(round(x, 9), colour): nearest(ax.yaxis, [y])[0] for x, y, colour in lines(ax).itertuples(index=False)}
     assert mean == {(0.4, ORANGE): "B (40)", (0.9, BLUE): "B (40)", (0.3, ORANGE): "T (7)"}, "ours have a bar, the paper's none"
+    assert len(ax.lines) == 2, "one line of means an arm, no intervals"
+    centre = drawn[drawn["colour"] == ORANGE].groupby("row")["y"].mean().sort_values().tolist()
+    assert centre == pytest.approx(lines(ax).query("colour == @ORANGE")["y"].tolist())
     assert ax.get_ylim()[0] > ax.get_ylim()[1], "the first type on top"
     blue, orange = (drawn.loc[(drawn["row"] == "B (40)") & (drawn["colour"] == shade), "y"] for shade in (BLUE, ORANGE))
     assert blue.max() < orange.min(), "the first arm above"
@@ -229,7 +237,8 @@ def test_dots_put_the_best_on_top_and_each_value_at_its_name(ax):
         assert drawn["colour"].tolist() == shades and set(drawn["shape"] + drawn["fill"]) == {"circlefilled"}
         assert segments(panel) == [(e.low, y, e.high, y, s) for y, (e, s) in enumerate(zip(expected.itertuples(), shades))]
         assert [(t.get_text(), t.xy) for t in panel.texts] == [(f"{v:.3f}", (v, y)) for y, v in enumerate(expected["value"])]
-        assert panel.get_ylim()[0] > 2 and panel.get_ylim()[1] < 0, "row 0 is on top, none cut off"
+        assert all(t.anncoords == "offset points" and t.get_ha() == "center" and t.get_position()[1] > 0 for t in panel.texts)
+        assert 3 > panel.get_ylim()[0] > 2 and -1 < panel.get_ylim()[1] < 0, "row 0 is on top, none cut off"
         assert panel.get_title("left") == title
         assert panel.get_xlim()[0] < expected["low"].min() and panel.get_xlim()[1] > expected["high"].max()
 
@@ -237,7 +246,7 @@ def test_dots_put_the_best_on_top_and_each_value_at_its_name(ax):
 def test_estimates_without_an_interval_are_points_alone(ax):
     """No ends: a point and no line. Upright: places are columns, ends heights. The paper's are hollow diamonds."""
     rows = table(("full", 1.0, np.nan, np.nan), ("pca", 2.0, 1.5, 3.0), columns="arm effect a b")
-    plots.estimates(ax, rows, [5, 6], ("effect", "a", "b"), "paper", orient="x")
+    plots.estimates(ax, rows, [5, 6], "effect a b", "paper", orient="x")
     assert marks(ax)[["x", "y", "shape", "fill"]].to_numpy().tolist() == [
         [5, 1, "diamond", "hollow"],
         [6, 2, "diamond", "hollow"],
@@ -267,11 +276,12 @@ def test_factorial_draws_every_arm_in_its_panel_and_column(ax):
         found = zip(dots["colour"], nearest(panel.xaxis, dots["x"]), dots["y"].round(9))
         assert sorted(found) == sorted((s, c, round(y + d, 9)) for s, c, y in expected for d in (-0.01, 0.01))
         assert line.groupby("colour")["x"].agg(lambda x: x.max() - x.min()).tolist() == pytest.approx([1, 1, 1])
-        assert line["x"].nunique() == 6, "the embeddings stand beside each other"
+        assert list(dict.fromkeys(line.sort_values("x")["colour"])) == list(shades.values()), "beside each other, in this order"
+        assert sorted(dots["x"].groupby(dots.index // 2).mean().round(6)) == sorted(line["x"].round(6)) and upright(panel) == []
         connected = [drawn for drawn in panel.lines if drawn.get_marker() == "_"]
         assert all(drawn.get_linestyle() == "-" and np.isfinite(drawn.get_ydata()).sum() == 2 for drawn in connected)
         ringed += points.loc[points["colour"] == plots.INK, ["x", "y", "fill"]].to_numpy().tolist()
-        assert panel.get_xlim()[0] < dots["x"].min() and panel.get_xlim()[1] > dots["x"].max()
+        assert -1 < panel.get_xlim()[0] < dots["x"].min() and 2 > panel.get_xlim()[1] > dots["x"].max()
         assert [text.get_text() for text in panel.get_xticklabels()] == ["pre-trained", "random weights"]
     at = {0: 0, 1: 1, 2: 0}  # the three arms' columns
     assert sorted(y for _, y, _ in ringed) == pytest.approx(sorted(means[marked]))
@@ -305,7 +315,12 @@ def test_curves_go_through_the_means_of_each_fraction(ax):
     assert {shade: line.get_ydata().tolist() for shade, line in paths.items()} == {
         BLUE: pytest.approx([0.8, 0.9]), ORANGE: pytest.approx([0.5, 0.7])
     }  # fmt: skip
-    assert all(line.get_linestyle() == "-" for line in paths.values())
+    for shade, line in paths.items():
+        own = drawn[drawn["colour"] == shade]
+        assert line.get_linestyle() == "-" and set(line.get_xdata().round(6)) == set(own["x"].round(6))
+    assert drawn.query("share == '10%'").sort_values("x")["colour"].tolist() == [BLUE, ORANGE, ORANGE], (
+        "in the order of the arms"
+    )
     ((x, low, high, shade),) = upright(ax)
     assert shade == ORANGE and nearest(ax.xaxis, [x]) == ["10%"]
     assert (low, high) == pytest.approx((0.5 - 12.7062 * 0.1, 0.5 + 12.7062 * 0.1), abs=1e-4)
@@ -357,19 +372,23 @@ def test_unknown_has_a_row_a_type_in_the_order_of_the_table(ax):
 
 
 def test_confusion_sums_to_one_along_true_types(ax):
-    """Rows are true types: four B, of which one is called T and two are called NK; no NK, two T, all right."""
-    share = plots.confusion(ax, np.array([0, 0, 0, 0, 2, 2]), np.array([0, 2, 1, 1, 2, 2]), np.array(["B", "NK", "T"]), "full")
-    expected = [[0.25, 0.5, 0.25], [0, 0, 0], [0, 0, 1]]
+    """Rows are true types: four B, of which one is called T and two are called NK; one T, rightly; no NK, no CD34."""
+    other, classes = plt.subplots()[1], np.array(["B", "CD34", "NK", "T"])
+    share = plots.confusion(ax, np.array([0, 0, 0, 0, 3]), np.array([0, 3, 2, 2, 3]), classes, "full")
+    expected = [[0.25, 0, 0.5, 0.25], [0] * 4, [0] * 4, [0, 0, 0, 1]]
     assert share.tolist() == expected
     (mesh,) = ax.collections
-    assert mesh.get_array().reshape(3, 3).tolist() == expected
-    assert mesh.get_clim() == (0, 1) and mesh.get_cmap().name == "Blues"
+    assert mesh.get_array().reshape(4, 4).tolist() == expected
     said = {(round(text.get_position()[1] - 0.5), round(text.get_position()[0] - 0.5)): text for text in ax.texts}
-    assert [[said[i, j].get_text() for j in range(3)] for i in range(3)] == [[".25", ".50", ".25"], ["", "", ""], ["", "", "1"]]
-    assert to_hex(said[2, 2].get_color()) == "#ffffff" and to_hex(said[0, 0].get_color()) != "#ffffff"
+    text = [[said[i, j].get_text() for j in range(4)] for i in range(4)]
+    assert text == [[".25", "", ".50", ".25"], [""] * 4, [""] * 4, ["", "", "", "1"]]
+    assert to_hex(said[3, 3].get_color()) == "#ffffff" and to_hex(said[0, 0].get_color()) != "#ffffff"
+    plots.confusion(other, np.array([0, 0]), np.array([0, 3]), classes[:1].repeat(4), "full")
+    assert other.collections[0].get_clim() == (0, 1), "one scale for all, whatever the largest share"
+    assert {panel.collections[0].get_cmap().name for panel in (ax, other)} == {"Blues"}
     for axis, name in ((ax.xaxis, "predicted"), (ax.yaxis, "true")):
-        assert nearest(axis, [0.5, 1.5, 2.5]) == ["B", "NK", "T"] and axis.get_label_text() == name
-    assert ax.get_ylim() == (3, 0) and ax.get_title("left") == "scBERT" and len(ax.figure.axes) == 1 and ax.get_aspect() == 1
+        assert nearest(axis, [0.5, 1.5, 2.5, 3.5]) == classes.tolist() and axis.get_label_text() == name
+    assert ax.get_ylim() == (4, 0) and ax.get_title("left") == "scBERT" and len(ax.figure.axes) == 1 and ax.get_aspect() == 1
 
 
 def test_differences_keep_their_sign_and_their_side(ax):
@@ -383,7 +402,9 @@ def test_differences_keep_their_sign_and_their_side(ax):
         drawn["row"].tolist()
         == ["scBERT, no gene embedding − scBERT, 100%, Accuracy"] * 2 + ["Logistic regression (L1) − scBERT, 10%, Macro-F1"] * 2
     )
-    assert drawn["x"].tolist() == pytest.approx([-6, 1, 9, 5])
+    assert drawn["x"].tolist() == pytest.approx([-6, 1, 9, 5]) and drawn["y"].tolist() == pytest.approx(
+        [-0.16, 0.16, 0.84, 1.16]
+    )
     assert drawn["shape"].tolist() == ["diamond", "circle"] * 2 and drawn["fill"].tolist() == ["hollow", "filled"] * 2
     pink = colour("no_gene2vec").lower()
     assert drawn["colour"].tolist() == [pink, pink, BLUE, BLUE] and ax.get_ylim()[0] > ax.get_ylim()[1]
@@ -420,13 +441,15 @@ def test_masked_task_has_our_bars_and_the_papers_diamonds_over_them(ax):
     }
     assert bars == pytest.approx(expected)
     half = {ORANGE: 0.03, pink: 0.01}
-    ends = {round(x, 6): (low, high) for x, low, x_again, high, _ in segments(ax)}
+    ends = {round(x, 6): (low, high) for x, low, _, high, _ in segments(ax)}
+    assert {shade for *_, shade in segments(ax)} == {plots.INK} and upright(ax) == []
+    assert {line.get_linestyle() for line in ax.lines} == {"None"}, "bars are not connected"
     assert ends == {x: pytest.approx((y - half[shade], y + half[shade])) for (x, shade), y in expected.items()}
     diamonds = marks(ax)
     assert set(diamonds["shape"] + diamonds["fill"] + diamonds["colour"]) == {f"diamondhollow{plots.INK}"}
     over = {x: y + (0.1 if shade == ORANGE else 0.05) for (x, shade), y in expected.items()}
     assert dict(zip(diamonds["x"].round(6), diamonds["y"])) == pytest.approx(over)
-    assert ax.get_ylim()[0] == 0 and ax.get_ylim()[1] >= 1 and (ax.get_xlabel(), ax.get_ylabel()) == ("", "Share")
+    assert ax.get_ylim()[0] == 0 and 1.1 > ax.get_ylim()[1] >= 1 and (ax.get_xlabel(), ax.get_ylabel()) == ("", "Share")
     assert named(ax) == dict(map(arm_line, ["full", "no_gene2vec"])) | {"the paper": INK_MARKS["D"]}
 
 
@@ -448,8 +471,9 @@ def test_shares_follow_each_other_and_fill_the_row(ax):
     assert [text.get_text() for text in legend.get_texts()] == list(parts) and legend._outside_loc == "upper"
     shown = [to_hex(handle.patches[0].get_facecolor()) for handle in ax.containers]
     assert [to_hex(handle.get_facecolor()) for handle in legend.legend_handles] == shown and len(set(shown)) == 4
-    inks = [to_hex(text.get_color()) for text in ax.texts[::2]]
-    assert [contrast(ink, shade) > 3 for ink, shade in zip(inks, shown)] == [True] * 4
+    assert all(contrast(to_hex(text.get_color()), shade) > 3 for text, shade in zip(ax.texts[::2], shown))
+    assert all(text.xy == (0.5, 0.5) for text in ax.texts) and ax.get_legend() is None, "in the middle of their bars"
+    assert all(bar.get_height() < 1 for bar in ax.patches) and not any(line.get_visible() for line in ax.get_xgridlines())
 
 
 def test_student_is_the_interval_of_the_mean():
@@ -472,13 +496,16 @@ def test_save_writes_the_same_picture_twice_with_the_profile_in_it(ax, tmp_path,
     assert list(written[0]) == ["a_figure.csv", "a_figure.png", "a_figure.svg"] and written[0] == written[1]
     assert written[0]["a_figure.csv"] == b"arm,value\nfull,0.123457\n"
     picture = written[0]["a_figure.svg"].decode()
-    assert "profile hand: pbmc68k_reduced, 1,700 cells × 765 genes" in picture, "written as text, not as shapes"
+    assert "profile hand: pbmc68k_reduced, 1,700 cells × 765 genes" in picture, "the profile is named"
+    assert "<text" in picture, "written as text, not as shapes"
     assert "mean of all" in picture and "dc:date" not in picture
     assert written[0]["a_figure.png"].startswith(b"\x89PNG") and b"Software" not in written[0]["a_figure.png"]
     height, width = plt.imread(tmp_path / "figures" / "hand" / "a_figure.png").shape[:2]
     assert (width, height) == tuple((160 * fig.get_size_inches()).astype(int)), "sharp enough to print"
     fig.draw_without_rendering()
-    boxes = [panel.get_tightbbox(), fig.legends[0].get_window_extent(), fig._supxlabel.get_window_extent()]
+    note = fig._supxlabel.get_window_extent()
+    assert 0.5 * fig.bbox.x1 < note.x0 < note.x1 < fig.bbox.x1, "the note stands at the right, whole"
+    boxes = [panel.get_tightbbox(), fig.legends[0].get_window_extent(), note]
     assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2)), "legend and note stand outside the panel"
 
 
@@ -494,6 +521,7 @@ def test_style_is_one(ax):
     assert ax.xaxis.get_gridlines()[0].get_visible(), "rows are read across"
     plots.legend(ax, ["full"])
     assert not ax.figure.legends[0].get_frame_on()
+    assert mpl.rcParams["figure.constrained_layout.use"] and mpl.rcParams["svg.fonttype"] == "none"
     assert [mpl.rcParams[f"axes.title{name}"] for name in ("location", "weight")] == ["left", "bold"]
 
 
