@@ -1,13 +1,5 @@
 # ---
 # jupyter:
-#   jupytext:
-#     cell_metadata_filter: tags
-#     notebook_metadata_filter: kernelspec,jupytext
-#     text_representation:
-#       extension: .py
-#       format_name: percent
-#       format_version: '1.3'
-#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -126,7 +118,6 @@ fig = plt.figure(figsize=(10, 10.4))
 axes = fig.subplot_mosaic([["a", "b"], ["c", "d"], ["e", "e"]], height_ratios=[1, 1, 0.9])
 plots.compare([axes[k] for k in "abcd"], ours, paper, metrics, arms)
 plots.epoch_rules(axes["e"], choice)
-plots.ours_and_paper_legend(fig)
 drawn = [ours.query("metric in @metrics"), choice.assign(arm="full", metric="accuracy by " + choice["rule"])]
 plots.save(fig, "01_baseline_comparison", pd.concat(drawn).assign(source="ours"), chosen)
 
@@ -144,8 +135,10 @@ Markdown("\n".join(f"- {sentence}" for sentence in worth["sentence"]))
 
 # %%
 bracket = controls.bracket(done + bracketing)
-fig, axes = plt.subplots(1, 2, figsize=(10.5, 4.6), sharey=True)
-plots.bracket(axes, bracket, ["accuracy", "macro_f1"])
+fig, pair = plt.subplots(1, 2, figsize=(10.5, 4.6), sharey=True)
+plots.dots(pair, bracket.rename(columns={"mean": "value"}), {"accuracy": "Accuracy", "macro_f1": "Macro-F1"})
+for ax in pair:
+    ax.set_xlim(0, 1)
 plots.save(fig, "01_controls", bracket, chosen)
 
 # %% [markdown]
@@ -158,31 +151,7 @@ plots.save(fig, "01_controls", bracket, chosen)
 recall = ours[ours["metric"].str.startswith("recall[")].assign(type=lambda t: t["metric"].str[7:-1])
 counts = pd.Series(done[0].predictions["classes"][done[0].predictions["labels"]]).value_counts()
 fig, ax = plt.subplots(figsize=(8.5, 0.46 * len(counts) + 1.2))
-for row, name in enumerate(counts.index[::-1]):
-    for shift, arm in ((0.17, "logistic_regression"), (-0.17, "full")):
-        values = recall.query("type == @name and arm == @arm")["value"]
-        ax.scatter(values, row + shift + plots.jitter(len(values), 0.1), s=18, color=plots.colour(arm), alpha=0.75)
-        ax.plot(
-            [values.mean()] * 2,
-            [row + shift - 0.15, row + shift + 0.15],
-            color=plots.colour(arm),
-            lw=2.5,
-            label=plots.label(arm) if row == 0 else None,
-        )
-    known = paper.query("metric == @name_of and arm == 'logistic_regression'" if (name_of := f"recall[{name}]") else "")
-    ax.scatter(
-        known["value"],
-        [row + 0.17] * len(known),
-        marker="D",
-        s=34,
-        facecolor="white",
-        edgecolor=plots.colour("logistic_regression"),
-        label="Logistic regression, the paper" if row == 0 else None,
-    )
-ax.set_yticks(range(len(counts)), [f"{name} ({count})" for name, count in counts[::-1].items()])
-ax.set(xlabel="Recall: each run a point, the bar their mean", xlim=(-0.03, 1.03))
-ax.grid(True, axis="x")
-fig.legend(loc="outside upper center", ncols=3)
+plots.recall(ax, ours, paper, counts, arms[:2])
 plots.save(fig, "01_recall_by_type", recall.drop(columns="metric"), chosen)
 
 # %% [markdown]
@@ -197,7 +166,7 @@ for ax, arm in zip(axes, ["logistic_regression", "full"]):
     p = next(run for run in done if run.spec["arm"] == arm).predictions
     share = plots.confusion(ax, p["labels"], p["probabilities"].argmax(1), p["classes"], arm)
     shares.append(pd.DataFrame(share, p["classes"], p["classes"]).rename_axis("true").reset_index().assign(arm=arm))
-axes[1].set_yticklabels([])
+axes[1].set(yticklabels=[], ylabel="")
 plots.save(fig, "01_confusion", pd.concat(shares), chosen)
 
 # %% [markdown]

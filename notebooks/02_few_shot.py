@@ -1,13 +1,5 @@
 # ---
 # jupyter:
-#   jupytext:
-#     cell_metadata_filter: tags
-#     notebook_metadata_filter: kernelspec,jupytext
-#     text_representation:
-#       extension: .py
-#       format_name: percent
-#       format_version: '1.3'
-#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -98,16 +90,13 @@ pd.concat(rows, names=["labels"])
 # ours. Lower panels: the paper's.
 
 # %%
-fig, axes = plt.subplots(2, 2, figsize=(10, 7.4), sharex=True)
+fig, axes = plt.subplots(2, 2, figsize=(10, 7.8))
 for ax, metric in zip(axes[0], ["accuracy", "macro_f1"]):
     plots.curves(ax, ours, metric, arms)
 for ax, metric in zip(axes[1], ["accuracy", "macro_f1"]):
-    plots.curves(ax, paper, metric, arms, marker="D", filled=False)
+    plots.curves(ax, paper, metric, arms[:2], "paper")
     ax.set_title(f"{plots.METRICS[metric]}, the paper ({chosen['reproduces']})")
-for ax in axes.flat:
-    ax.set_ylim(0, 1)
-    ax.tick_params(labelbottom=True)
-axes[0, 0].legend(loc="center right")
+plots.legend(fig, arms, 3, ours="ours, each run", paper="the paper, each run", mean="mean, 95 % Student interval")
 columns = ["arm", "fraction", "seed", "metric", "value"]
 drawn = pd.concat(
     [ours.assign(source="ours")[[*columns, "run", "source"]], paper.assign(source="paper")[[*columns, "source"]]]

@@ -1,13 +1,5 @@
 # ---
 # jupyter:
-#   jupytext:
-#     cell_metadata_filter: tags
-#     notebook_metadata_filter: kernelspec,jupytext
-#     text_representation:
-#       extension: .py
-#       format_name: percent
-#       format_version: '1.3'
-#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -44,6 +36,7 @@ sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p /
 
 import matplotlib.pyplot as plt
 import pandas as pd
+import seaborn as sns
 from IPython.display import Markdown, display
 
 from lib import plots
@@ -92,7 +85,6 @@ words.beside_paper(ours, paper, metrics, arms, plots.label)
 # %%
 fig, axes = plt.subplots(2, 2, figsize=(10, 7.4))
 plots.compare(axes, ours, paper, metrics, arms)
-plots.ours_and_paper_legend(fig)
 plots.save(fig, "03_no_pretraining", ours.query("metric in @metrics").assign(source="ours"), chosen)
 
 # %% [markdown]
@@ -109,7 +101,6 @@ accuracy = table.query("metric == 'accuracy'")
 fig, axes = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True)
 plots.factorial(axes, accuracy, arms)
 axes[0].set_ylabel(f"Accuracy, {factorial[0].spec['fraction']:.0%} of the labels")
-axes[1].legend(loc="lower left", fontsize=9)
 of_arm = pd.DataFrame({name: factors(name) for name in FACTORIAL}, ["pretrained", "trained", "embedding"]).T
 plots.save(fig, "03_factorial", accuracy.merge(of_arm, left_on="arm", right_index=True), chosen)
 
@@ -146,15 +137,15 @@ words.show_family(factor, plots.label)
 
 # %%
 few_table = measures.table(few)
+fractions = effect["fraction"].tolist()
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.9))
 plots.curves(axes[0], few_table, "accuracy", ["full", "no_pretraining"])
-axes[0].set_ylim(0, 1)
-axes[0].legend(loc="lower right")
-points = effect[["difference", "low", "high"]] * 100
-error = [points["difference"] - points["low"], points["high"] - points["difference"]]
-axes[1].errorbar(effect["fraction"], points["difference"], error, marker="o", lw=1.6, capsize=3, color=plots.colour("full"))
-axes[1].axhline(0, color="#444444", lw=1)
-axes[1].set(title="What pre-training adds", xlabel=axes[0].get_xlabel(), ylabel="points of accuracy")
+changes = effect[["difference", "low", "high"]].mul(100).assign(arm="full")
+plots.estimates(axes[1], changes, fractions, "difference low high", orient="x")
+axes[1].axhline(0, color=plots.INK, lw=1)
+axes[1].set(title="What pre-training adds, 95 % interval", xlabel=axes[0].get_xlabel(), ylabel="points of accuracy")
+axes[1].set_xticks(fractions, [f"{fraction:.0%}" for fraction in fractions])
+plots.legend(fig, ["full", "no_pretraining"], ours="each run", mean="mean, 95 % Student interval")
 plots.save(fig, "03_few_labels", few_table.query("metric == 'accuracy'"), chosen)
 effect.to_csv(plots.folder(chosen) / "03_few_labels_difference.csv", index=False, float_format="%.6g")
 words.show_family(effect, plots.label)
@@ -169,20 +160,13 @@ words.show_family(effect, plots.label)
 logs = pd.concat([run.log.assign(arm=run.spec["arm"], seed=run.spec["seed"]) for run in done])
 chosen_on = "test cells" if chosen["protocol"] == "paper" else "cells that choose the epoch"
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.6))
-for arm in arms:
-    for i, (_, log) in enumerate(logs.query("arm == @arm").groupby("seed")):
-        for ax, column in zip(axes, ["loss", "accuracy"]):
-            ax.plot(
-                log["epoch"] + 1,
-                log[column],
-                color=plots.colour(arm),
-                lw=1.3,
-                alpha=0.8,
-                label=plots.label(arm) if i == 0 else None,
-            )
-axes[0].set(yscale="log", title="Weighted cross-entropy, training cells", xlabel="epoch")
-axes[1].set(title=f"Accuracy, {chosen_on}", xlabel="epoch", ylim=(0, 1))
-axes[1].legend(fontsize=9, loc="lower right")
+look = {"hue": "arm", "palette": plots.PALETTE, "units": "seed", "estimator": None, "lw": 1.3, "legend": False}
+for ax, column in zip(axes, ["loss", "accuracy"]):
+    sns.lineplot(logs.assign(epoch=logs["epoch"] + 1), x="epoch", y=column, ax=ax, **look)
+    ax.locator_params(axis="x", integer=True)
+axes[0].set(yscale="log", ylabel="", title="Weighted cross-entropy, training cells")
+axes[1].set(ylim=(0, 1), ylabel="", title=f"Accuracy, {chosen_on}")
+plots.legend(fig, arms)
 plots.save(fig, "03_learning", logs, chosen)
 
 # %% [markdown]

@@ -1,13 +1,5 @@
 # ---
 # jupyter:
-#   jupytext:
-#     cell_metadata_filter: tags
-#     notebook_metadata_filter: kernelspec,jupytext
-#     text_representation:
-#       extension: .py
-#       format_name: percent
-#       format_version: '1.3'
-#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -97,8 +89,7 @@ fig, axes = plt.subplots(1, 2, figsize=(10, 3.9))
 curve = measures.table(few)
 for ax, metric in zip(axes, ["accuracy", "macro_f1"]):
     plots.curves(ax, curve, metric, arms)
-    ax.set_ylim(0, 1)
-axes[0].legend(loc="lower right")
+plots.legend(fig, arms, ours="each run", mean="mean, 95 % Student interval")
 table = curve[curve["metric"].isin(["accuracy", "macro_f1"])]
 plots.save(fig, "06_few_shot", table, chosen)
 
