@@ -56,7 +56,6 @@ def compare(job, genes, cells, models, repeats=3, threads=None, device="cpu"):
     """
     import torch
 
-
     threads = threads or torch.get_num_threads()
     context = multiprocessing.get_context("spawn")
     peers = {}
@@ -140,7 +139,6 @@ def _profile(connection, *arguments):
 def main(arguments):
     import torch
 
-
     parser = argparse.ArgumentParser(prog="python -m lib.benchmark", description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--repeats", type=int, default=3)
@@ -206,7 +204,6 @@ def main(arguments):
 
 def _figure(table, full, path):
     import matplotlib.pyplot as plt
-
 
     plots.style()
     colours = dict(zip(MODELS, map(arms.colour, ("majority", "full", "no_pretraining", "no_gene2vec"))))

@@ -36,7 +36,6 @@ def make_batch(genes, cells):
     """Random tokens of realistic sparsity (9 % expressed), their masked version and the targets."""
     import torch
 
-
     rng = np.random.default_rng(0)
     tokens = np.where(rng.random((cells, genes + 1)) < 0.09, rng.integers(1, 6, (cells, genes + 1)), 0)
     tokens[:, -1] = 0
@@ -47,7 +46,6 @@ def make_batch(genes, cells):
 def make_net(model, job, genes, config=None, stabiliser="cell"):
     """A model with random weights, the same for every ``model`` of one job, and its trained parameters."""
     import torch
-
 
     config = config or ScBertConfig(genes=genes, stabiliser=stabiliser)
     rng = np.random.default_rng(1)
@@ -100,7 +98,6 @@ def make_job(model, job, genes, cells, config=None, device="cpu"):
 def loss_of(net, job, tokens, masked, targets):
     import torch
     from torch.nn import functional as F
-
 
     if job == "finetuning step":
         logits = net(tokens)
@@ -213,7 +210,6 @@ def feeding(cells=2048, genes=16_906, batch=32):
 def prepare_simulated(connection, cells, measured, genes, detected):
     """In a process of its own: prepare and tokenise simulated counts; the same by scanpy, and whether they agree."""
     import scanpy
-
 
     rng = np.random.default_rng(0)
     indptr = np.concatenate([[0], np.cumsum(rng.poisson(1.03 * detected, cells))])
