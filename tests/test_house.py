@@ -212,10 +212,10 @@ from lib import prepare, scbert
 from lib.prepare import splits, tokens
 from lib.scbert import finetune, pretrain
 print(scbert.ScBert(scbert.ScBertConfig(genes=5, dim=8, depth=1, heads=1, dim_head=8, features=8)).__class__.__name__,
-      prepare.holdout([0, 1] * 10)[1].shape, prepare.TokenStore.__name__)
+      prepare.holdout([0, 1] * 10)[1].shape, tokens.BINS)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
-    assert done.stdout.split() == ["ScBert", "(4,)", "TokenStore"], done.stderr
+    assert done.stdout.split() == ["ScBert", "(4,)", "5"], done.stderr
 
 
 @pytest.fixture
