@@ -223,7 +223,7 @@ def preparation(cells: int = 68_450, measured: int = 32_738, genes: int = 16_906
     found |= {"sparse": time.perf_counter() - begun, "bytes_sparse": peak("cpu")}
     dense = tokenize(prepared)
     found |= {"dense": time.perf_counter() - begun, "bytes_dense": peak("cpu")}
-    assert np.array_equal(store[:100], dense[:100])
+    assert np.array_equal(store[:100].toarray(), dense[:100])
     return found
 
 
