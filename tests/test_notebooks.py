@@ -125,7 +125,7 @@ def test_only(monkeypatch, tmp_path, given, stems):
     """``--only 01,02`` and ``--only 01 --only 02`` are the same; the order is that of the notebooks."""
     asked = []
     monkeypatch.setenv("SCBERT_FIGURES", str(tmp_path))
-    for name in ("SCBERT_PROGRESS", "SCBERT_RUNS_SINCE", "SCBERT_SCHEDULER"):  # so that what main sets is undone
+    for name in ("SCBERT_PROGRESS", "SCBERT_FORCE", "SCBERT_SCHEDULER"):  # so that what main sets is undone
         monkeypatch.setenv(name, "")
     monkeypatch.setattr(run_notebooks, "execute", lambda path, *_: asked.append(path))
     assert run_notebooks.main([word for one in given for word in ("--only", one)]) == 0

@@ -186,14 +186,16 @@ class ScBert(nn.Module):
 
     @classmethod
     def _sizes(cls, state, path):
+        depth = len({key.split(".")[3] for key in state if key.startswith("performer.net.layers.")})
         try:
             tokens, dim = state["token_emb.weight"].shape
+            if depth == 0:  # the head alone: blocks that are not there have no sizes
+                return cls._head_sizes(ScBertConfig(tokens=tokens, dim=dim, depth=0, heads=1), state, path)
             features, dim_head = state["performer.net.layers.0.0.fn.fast_attention.projection_matrix"].shape
             inner = state["performer.net.layers.0.0.fn.to_q.weight"].shape[0]
             hidden = state["performer.net.layers.0.1.fn.fn.w1.weight"].shape[0]
         except (KeyError, ValueError) as error:
             raise DataError(f"{path} holds no scBERT weights ({error} is missing or has another shape).") from error
-        depth = len({key.split(".")[3] for key in state if key.startswith("performer.net.layers.")})
         config = ScBertConfig(tokens=tokens, dim=dim, depth=depth, heads=inner // dim_head, dim_head=dim_head,
                               features=features, ff_mult=hidden // dim)  # fmt: skip
         return cls._head_sizes(config, state, path)
