@@ -136,14 +136,12 @@ def summary(name: str, table: pd.DataFrame) -> str:
 
 def by_fraction(table: pd.DataFrame, first: str, second: str) -> str:
     """The family of few labels in a sentence: at which fractions, and by which score, the first is what."""
-    rows = {word: table[table["verdict"] == word] for word in SAID}
-    said = [
-        f"{word} with {', '.join(f'{r.fraction:.0%} ({_score(r.metric)})' for r in part.itertuples())}"
-        for word, part in rows.items()
-        if len(part)
-    ]
-    none = f" **At no fraction is {second} shown to be ahead of {first}.**" if rows["behind"].empty else ""
-    return f"By shares of the labels, {first} against {second}: {'; '.join(said)}.{none}"
+    at = {}
+    for row in table.to_dict("records"):
+        at.setdefault(row["verdict"], []).append(f"{row['fraction']:.0%} ({_score(row['metric'])})")
+    said = "; ".join(f"{word} with {', '.join(at[word])}" for word in SAID if word in at)
+    none = "" if "behind" in at else f" **At no fraction is {second} shown to be ahead of {first}.**"
+    return f"By shares of the labels, {first} against {second}: {said}.{none}"
 
 
 def _score(metric):
