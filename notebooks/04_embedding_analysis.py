@@ -84,10 +84,10 @@ lines = []
 for run in done:
     p, row = run.predictions, card.query("arm == @run.spec['arm'] and metric == 'masked_accuracy'").iloc[0]
     answers = np.mean([len(set(p["predicted"][p["cell"] == cell])) for cell in np.unique(p["cell"])])
-    effect, low, high = (100 * row[name] for name in ("effect_ours", "low_ours", "high_ours"))
+    found = {"difference": row["effect_ours"], "low": row["low_ours"], "high": row["high_ours"]}
     lines.append(
-        f"- **{plots.label(run.spec['arm'])}**: {effect:+.1f} points against the rule (95 % interval {low:+.1f} "
-        f"to {high:+.1f}); {answers:.1f} different answers in a cell on average."
+        f"- {words.describe(found, plots.label(run.spec['arm']), 'the rule', 'On hidden genes')} On average "
+        f"{answers:.1f} different answers in a cell."
     )
 Markdown("\n".join(lines))
 
@@ -114,12 +114,12 @@ plots.save(fig, "04_rules", scores, chosen)
 
 # %%
 value = scores.pivot(index="answer", columns="metric", values="value")
-over = scores.query("metric == 'over_additive'").set_index("answer").loc["full"]
+over = scores.query("metric == 'over_additive'").set_index("answer").loc["full"].to_dict()
 gain = value.loc["full", "accuracy"] - value.loc["cell_rule", "accuracy"]
 Markdown(
     f"Over the cell's most common visible bin, scBERT gains {100 * gain:+.1f} points; the additive rule, without any model of a cell, "
-    f"{100 * (value.loc['additive', 'accuracy'] - value.loc['cell_rule', 'accuracy']):+.1f}. **scBERT − additive rule: "
-    f"{100 * over['value']:+.1f} points (95 % interval {100 * over['low']:+.1f} to {100 * over['high']:+.1f}).** Recall by bin, 1 to 5: "
+    f"{100 * (value.loc['additive', 'accuracy'] - value.loc['cell_rule', 'accuracy']):+.1f}. "
+    f"{words.describe(over | {'difference': over['value']}, 'scBERT', 'the additive rule', 'On hidden genes')} Recall by bin, 1 to 5: "
     + "; ".join(
         f"{plots.label(name)} " + ", ".join(f"{value.loc[name, f'recall[{b}]']:.2f}" for b in range(1, 6))
         for name in ("full", "additive", "cell_rule")

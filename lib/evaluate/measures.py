@@ -128,6 +128,5 @@ def choice_worth(choice: pd.DataFrame) -> pd.DataFrame:
             f"Choosing the epoch on the reported cells instead of {words[rule]} adds **{100 * mean:.1f} points** of "
             f"accuracy (95 % Student interval ± {100 * half:.1f}, {len(gain)} runs of protocol {protocol})."
         )
-        row = {"protocol": protocol, "against": rule, "gain": mean, "half_width": half, "n": len(gain)}
-        rows.append(row | {"sentence": text})
+        rows.append({"protocol": protocol, "against": rule, "gain": mean, "half_width": half, "n": len(gain), "sentence": text})
     return pd.DataFrame(rows)

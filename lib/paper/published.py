@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pandas as pd
 
 from lib.evaluate import intervals
@@ -10,8 +12,9 @@ from lib.settings import ROOT
 FOLDER = ROOT / "data" / "published"
 
 
+@cache
 def runs() -> pd.DataFrame:
-    """Every run: experiment, dataset, model, arm, C, fraction, seed, metric, value, source.
+    """Every run: experiment, dataset, model, arm, C, fraction, seed, metric, value, source. Not to be changed in place.
 
     ``arm`` is one of this project's: ``full``, ``no_pretraining``, ``no_gene2vec``, ``logistic_regression``, or
     ``as_reported_by_Yang_2022`` for two numbers of the original scBERT paper.

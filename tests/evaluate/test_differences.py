@@ -208,7 +208,7 @@ def test_arms_over_splits_are_a_family():
 def test_family_and_its_words():
     """Holm over all rows; ahead, behind, equivalent and undecided where they are true by construction."""
     rng = np.random.default_rng(0)
-    labels = rng.integers(0, 4, 1000)
+    labels = rng.integers(0, 4, 500)
     reference = answers(rng, labels, 0.7)
     change = {"good": answers(rng, labels, 0.9), "bad": answers(rng, labels, 0.4), "same": reference.copy()}
     change["same"][:3] = labels[:3]
