@@ -143,12 +143,9 @@ tables = pd.concat(tables, names=["answer"]).reset_index("answer")
 fig, ax = plt.subplots(figsize=(6, 4.6))
 plots.reliability(ax, tables.rename(columns={"answer": "arm"}))
 plots.save(fig, "04_calibration", tables, chosen)
-errors = scores.query("metric == 'calibration_error'").set_index("answer")
-Markdown(
-    "Calibration error: "
-    + "; ".join(f"{plots.label(n)} {errors.loc[n, 'value']:.3f} ({errors.loc[n, 'low']:.3f} to {errors.loc[n, 'high']:.3f})" for n in tables["answer"].unique())
-    + "."
-)
+errors = scores.query("metric == 'calibration_error'").set_index("answer").loc[tables["answer"].unique()]
+said = (f"{plots.label(row.Index)} {row.value:.3f} ({row.low:.3f} to {row.high:.3f})" for row in errors.itertuples())
+Markdown(f"Calibration error: {'; '.join(said)}.")
 
 # %% [markdown]
 # ## Why one answer: an exact property
@@ -248,20 +245,20 @@ for arm in order:
     rows += [{"arm": arm} | row for row in representations.cells(r["cells"], r["labels"], r["train"], r["test"])]
 zero = pd.DataFrame(rows)
 knn = zero.query("metric == 'knn_accuracy'").set_index("arm")
-points = pd.concat(
-    pd.DataFrame(reps[arm]["umap"], columns=["umap_1", "umap_2"]).assign(cell_type=reps[arm]["classes"][reps[arm]["labels"]], arm=arm)
-    for arm in order
-)
-types = list(reps["full"]["classes"])
-look = {"hue": "cell_type", "style": "cell_type", "hue_order": types, "style_order": types, "palette": sns.color_palette("colorblind", len(types))}
+points = pd.concat([pd.DataFrame(reps[arm]["umap"], columns=["umap_1", "umap_2"]).assign(arm=arm) for arm in order])
+types = reps["full"]["classes"]
+points.insert(2, "cell_type", np.concatenate([types[reps[arm]["labels"]] for arm in order]))
+look = {"hue": "cell_type", "style": "cell_type", "hue_order": types, "style_order": types}
+look |= {"palette": sns.color_palette("colorblind", len(types)), "s": 16, "linewidth": 0}
 fig, axes = plt.subplots(2, 2, figsize=(10, 8.8))
 for ax, arm in zip(axes.flat, order):
-    sns.scatterplot(points[points["arm"] == arm], x="umap_1", y="umap_2", s=16, linewidth=0, legend=ax is axes[0, 0], ax=ax, **look)
+    sns.scatterplot(points[points["arm"] == arm], x="umap_1", y="umap_2", ax=ax, **look)
     ax.set(xticks=[], yticks=[], xlabel="", ylabel="")
     ax.set_title("{}\nkNN {value:.2f} ({low:.2f}–{high:.2f})".format(plots.label(arm), **knn.loc[arm]))
     ax.grid(False)
-fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, markerscale=1.6, fontsize=9)
-axes[0, 0].get_legend().remove()
+    named = ax.get_legend_handles_labels()
+    ax.get_legend().remove()
+fig.legend(*named, loc="outside upper center", ncols=4, markerscale=1.6, fontsize=9)
 plots.save(fig, "04_cells", points, chosen)
 
 # %% [markdown]
