@@ -95,8 +95,24 @@ class FrozenBlocks:
         return self.model.blocks(self.model.embed(tokens), self.model.counts(tokens), stop=-1)
 
 
-def finetune(model, tokens, labels, train, test, *, select=None, epochs=10, batch_size=32, schedule=None, seed=0,
-             trained="last_block", checkpoint=None, accelerator="auto", cache_bytes=2**29, name="fine-tuning"):  # fmt: skip
+def finetune(
+    model,
+    tokens,
+    labels,
+    train,
+    test,
+    *,
+    select=None,
+    epochs=10,
+    batch_size=32,
+    schedule=None,
+    seed=0,
+    trained="last_block",
+    checkpoint=None,
+    accelerator="auto",
+    cache_bytes=2**29,
+    name="fine-tuning",
+):
     """Fine-tune a classifier as the paper does, and predict the test cells.
 
     Parameters
@@ -126,9 +142,7 @@ def finetune(model, tokens, labels, train, test, *, select=None, epochs=10, batc
     labels, train, test = np.asarray(labels), np.asarray(train), np.asarray(test)
     select = test if select is None else np.asarray(select)
     if not (len(train) and len(test) and len(select)):
-        raise DataError(
-            f"Fine-tuning needs cells to train on ({len(train)}), select by ({len(select)}), test ({len(test)})."
-        )
+        raise DataError(f"Fine-tuning needs cells to train on ({len(train)}), select by ({len(select)}), test ({len(test)}).")
     if tokens.shape[1] != model.config.genes + 1:
         raise DataError(f"The cells have {tokens.shape[1] - 1} genes, the model was made for {model.config.genes}.")
     classes = model.config.classes
@@ -162,7 +176,19 @@ def finetune(model, tokens, labels, train, test, *, select=None, epochs=10, batc
         accuracy = float((chosen.argmax(1) == labels[select]).mean())
         return {"accuracy": accuracy}, {"probabilities": result}, result.argmax(1).astype(np.int16)
 
-    done = fit(model, tokens, train, loss_of, evaluate, epochs=epochs, batch_size=batch_size, seed=seed,
-               learning_rate=lambda epoch: learning_rate(epoch, **(schedule or {})), score=lambda metrics: metrics["accuracy"],
-               fabric=fabric, checkpoint=checkpoint, name=name)  # fmt: skip
+    done = fit(
+        model,
+        tokens,
+        train,
+        loss_of,
+        evaluate,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        learning_rate=lambda epoch: learning_rate(epoch, **(schedule or {})),
+        score=lambda metrics: metrics["accuracy"],
+        fabric=fabric,
+        checkpoint=checkpoint,
+        name=name,
+    )
     return FineTuned(done.best_outputs["probabilities"], np.stack(done.history), done.log, done.best_epoch)

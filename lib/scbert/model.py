@@ -196,8 +196,15 @@ class ScBert(nn.Module):
             hidden = state["performer.net.layers.0.1.fn.fn.w1.weight"].shape[0]
         except (KeyError, ValueError) as error:
             raise DataError(f"{path} holds no scBERT weights ({error} is missing or has another shape).") from error
-        config = ScBertConfig(tokens=tokens, dim=dim, depth=depth, heads=inner // dim_head, dim_head=dim_head,
-                              features=features, ff_mult=hidden // dim)  # fmt: skip
+        config = ScBertConfig(
+            tokens=tokens,
+            dim=dim,
+            depth=depth,
+            heads=inner // dim_head,
+            dim_head=dim_head,
+            features=features,
+            ff_mult=hidden // dim,
+        )
         return cls._head_sizes(config, state, path)
 
     @classmethod
@@ -237,8 +244,7 @@ class CellTypeClassifier(ScBert):
     def _head_sizes(cls, config, state, path):
         if "to_out.fc3.weight" not in state:
             raise DataError(f"{path} has no classification head. Read a pre-trained checkpoint with ScBert.")
-        return replace(config, genes=state["to_out.fc1.weight"].shape[1] - 1,
-                       classes=state["to_out.fc3.weight"].shape[0])  # fmt: skip
+        return replace(config, genes=state["to_out.fc1.weight"].shape[1] - 1, classes=state["to_out.fc3.weight"].shape[0])
 
 
 class ClassificationHead(nn.Module):
@@ -266,10 +272,16 @@ def _performer(config):
     if config.dim % config.heads:
         raise DataError(f"performer-pytorch wants dim ({config.dim}) to be a multiple of heads ({config.heads}).")
     performer = Performer(
-        dim=config.dim, depth=config.depth, heads=config.heads, dim_head=config.dim_head,
-        nb_features=config.features, ff_mult=config.ff_mult, feature_redraw_interval=config.redraw_interval,
-        qkv_bias=False, attn_out_bias=True,
-    )  # fmt: skip
+        dim=config.dim,
+        depth=config.depth,
+        heads=config.heads,
+        dim_head=config.dim_head,
+        nb_features=config.features,
+        ff_mult=config.ff_mult,
+        feature_redraw_interval=config.redraw_interval,
+        qkv_bias=False,
+        attn_out_bias=True,
+    )
     for attention, _ in performer.net.layers:
         attention.fn.fast_attention = FavorAttention(config.dim_head, config.features, config.stabiliser)
     # The updater holds the net a second time; as a plain attribute it is not saved a second time.

@@ -57,8 +57,19 @@ def target_logits(model, masked, targets):
     return model.to_out(model.norm(model.states(masked)[cell, place]))
 
 
-def pretrain(model, tokens, *, epochs, batch_size=32, max_lr=1e-4, seed=0, validation=0.05, checkpoint=None,
-             accelerator="auto", name="pre-training"):  # fmt: skip
+def pretrain(
+    model,
+    tokens,
+    *,
+    epochs,
+    batch_size=32,
+    max_lr=1e-4,
+    seed=0,
+    validation=0.05,
+    checkpoint=None,
+    accelerator="auto",
+    name="pre-training",
+):
     """Pre-train on the masked task, all weights trained.
 
     Parameters
@@ -97,9 +108,21 @@ def pretrain(model, tokens, *, epochs, batch_size=32, max_lr=1e-4, seed=0, valid
         accuracy = float((result["predicted"] == result["target"]).mean())
         return {"validation_loss": result["loss"], "validation_accuracy": accuracy}, {}, np.zeros(0)
 
-    done = fit(model, tokens, order[held_out:], loss_of, evaluate, epochs=epochs, batch_size=batch_size, seed=seed,
-               learning_rate=lambda epoch: warm_cosine(epoch, epochs, max_lr), score=lambda metrics: -metrics["validation_loss"],
-               fabric=fabric, checkpoint=checkpoint, name=name)  # fmt: skip
+    done = fit(
+        model,
+        tokens,
+        order[held_out:],
+        loss_of,
+        evaluate,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+        learning_rate=lambda epoch: warm_cosine(epoch, epochs, max_lr),
+        score=lambda metrics: -metrics["validation_loss"],
+        fabric=fabric,
+        checkpoint=checkpoint,
+        name=name,
+    )
     return done.log
 
 
@@ -136,6 +159,10 @@ def evaluate_masked(model, tokens, seed=0, batch_size=32):
         logits.append(target_logits(model, masked.to(device), targets.to(device)).float().cpu())
     logits, (cell, gene, target) = torch.cat(logits), torch.cat(found, 1)
     return {
-        "cell": cell.numpy(), "gene": gene.numpy(), "target": target.numpy(), "predicted": logits.argmax(1).numpy(),
-        "probabilities": logits.softmax(1).numpy(), "loss": float(F.cross_entropy(logits, target)),
-    }  # fmt: skip
+        "cell": cell.numpy(),
+        "gene": gene.numpy(),
+        "target": target.numpy(),
+        "predicted": logits.argmax(1).numpy(),
+        "probabilities": logits.softmax(1).numpy(),
+        "loss": float(F.cross_entropy(logits, target)),
+    }

@@ -37,8 +37,22 @@ class Fit:
     history: list = field(default_factory=list)  # arrays to keep of every epoch
 
 
-def fit(model, tokens, cells, loss_of, evaluate, *, epochs, batch_size, learning_rate, seed, score, fabric,
-        checkpoint=None, name="training"):  # fmt: skip
+def fit(
+    model,
+    tokens,
+    cells,
+    loss_of,
+    evaluate,
+    *,
+    epochs,
+    batch_size,
+    learning_rate,
+    seed,
+    score,
+    fabric,
+    checkpoint=None,
+    name="training",
+):
     """Train for some epochs, each cell once an epoch, and keep the weights of the best epoch.
 
     Parameters
@@ -107,12 +121,19 @@ def fit(model, tokens, cells, loss_of, evaluate, *, epochs, batch_size, learning
             shown = next(iter(metrics))
             bar.set_postfix({shown: f"{metrics[shown]:.3f}"}, refresh=False)
             if checkpoint is not None:
-                save(checkpoint, {
-                    "model": model.state_dict(), "optimizer": optimizer.state_dict(), "random_state": _random_state(),
-                    "log": done.log, "best_epoch": done.best_epoch, "best_model": best_state,
-                    "best_outputs": {key: torch.as_tensor(value) for key, value in done.best_outputs.items()},
-                    "history": [torch.as_tensor(value) for value in done.history],
-                })  # fmt: skip
+                save(
+                    checkpoint,
+                    {
+                        "model": model.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "random_state": _random_state(),
+                        "log": done.log,
+                        "best_epoch": done.best_epoch,
+                        "best_model": best_state,
+                        "best_outputs": {key: torch.as_tensor(value) for key, value in done.best_outputs.items()},
+                        "history": [torch.as_tensor(value) for value in done.history],
+                    },
+                )
     model.load_state_dict(best_state)
     model.eval()
     return done
@@ -167,8 +188,17 @@ def progress(name, **kwargs):
     ``SCBERT_PROGRESS=log`` asks for lines, as ``run_all.sh`` does.
     """
     if settings.progress_in_lines():
-        return tqdm_text(desc=name, file=_Lines(), mininterval=10, miniters=1, maxinterval=float("inf"), ncols=90,
-                         delay=10, leave=False, **kwargs)  # fmt: skip
+        return tqdm_text(
+            desc=name,
+            file=_Lines(),
+            mininterval=10,
+            miniters=1,
+            maxinterval=float("inf"),
+            ncols=90,
+            delay=10,
+            leave=False,
+            **kwargs,
+        )
     return tqdm_auto(desc=name, leave=False, **kwargs)
 
 
