@@ -61,8 +61,14 @@ _ROWS = (
 ARMS = {arm.name: arm for arm in _ROWS}
 
 # What brackets every model, from the least informed up.
-CONTROLS = ("stratified_random", "majority", "nearest_neighbours", "logistic_regression_tokens",
-            "logistic_regression_l2", "head_only")  # fmt: skip
+CONTROLS = (
+    "stratified_random",
+    "majority",
+    "nearest_neighbours",
+    "logistic_regression_tokens",
+    "logistic_regression_l2",
+    "head_only",
+)
 FACTORIAL = tuple(arm.name for arm in _ROWS if arm.model == "scBERT" and arm.blocks)  # every combination of factors
 EMBEDDINGS = {"own": "own gene embedding", "random": "random vectors", None: "no gene embedding"}
 

@@ -117,9 +117,10 @@ value = scores.pivot(index="answer", columns="metric", values="value")
 over = scores.query("metric == 'over_additive'").set_index("answer").loc["full"].to_dict()
 gain = value.loc["full", "accuracy"] - value.loc["cell_rule", "accuracy"]
 Markdown(
-    f"Over the cell's most common visible bin, scBERT gains {100 * gain:+.1f} points; the additive rule, without any model of a cell, "
-    f"{100 * (value.loc['additive', 'accuracy'] - value.loc['cell_rule', 'accuracy']):+.1f}. "
-    f"{words.describe(over | {'difference': over['value']}, 'scBERT', 'the additive rule', 'On hidden genes')} Recall by bin, 1 to 5: "
+    f"Over the cell's most common visible bin, scBERT gains {100 * gain:+.1f} points; the additive rule, without a model of the "
+    f"cell, {100 * (value.loc['additive', 'accuracy'] - value.loc['cell_rule', 'accuracy']):+.1f}. "
+    f"{words.describe(over | {'difference': over['value']}, 'scBERT', 'the additive rule', 'On hidden genes')} "
+    "Recall by bin, 1 to 5: "
     + "; ".join(
         f"{plots.label(name)} " + ", ".join(f"{value.loc[name, f'recall[{b}]']:.2f}" for b in range(1, 6))
         for name in ("full", "additive", "cell_rule")
@@ -226,7 +227,11 @@ overlap = {
 }
 display(pd.Series(overlap | {"by chance": 10 / (n_genes - 1)}, name="share of neighbours in common").round(3).to_frame())
 known = ["CD79A", "LYZ", "NKG7", "CD3D", "FCER1A", "PF4"]
-columns = {"going in": ("full", "genes_in"), "coming out": ("full", "genes_out"), "random weights": ("no_pretraining", "genes_out")}
+columns = {
+    "going in": ("full", "genes_in"),
+    "coming out": ("full", "genes_out"),
+    "random weights": ("no_pretraining", "genes_out"),
+}
 pd.DataFrame({name: representations.nearest_genes(reps[arm][key], stored.genes, known) for name, (arm, key) in columns.items()})
 
 # %% [markdown]
@@ -278,8 +283,8 @@ plots.save(fig, "04_zero_shot", zero, chosen)
 closing = representations.knn_accuracy(*(reps["full"][name] for name in ("cells_closing", "labels", "train", "test")))
 Markdown(
     f"**Cell representations**: nearest neighbours name {knn.loc['full', 'value']:.0%} of the test cells right in scBERT's "
-    f"representation, {knn.loc['pca', 'value']:.0%} in principal components, {knn.loc['no_pretraining', 'value']:.0%} behind random weights. "
-    f"By scBERT's closing token instead of the mean over genes: {closing:.0%}."
+    f"representation, {knn.loc['pca', 'value']:.0%} in principal components, {knn.loc['no_pretraining', 'value']:.0%} behind "
+    f"random weights. By scBERT's closing token instead of the mean over genes: {closing:.0%}."
 )
 
 # %% [markdown]

@@ -244,23 +244,35 @@ def test_the_checks_pass_a_house_in_order(made_up):
     assert colours(root) == {"#000000": {"lib.scbert.model"}, "#AAAAAA": {"lib.arms"}}
 
 
-@pytest.mark.parametrize("check, path, text, found", [
-    (wrong_ways, "prepare/cells.py", "from lib.scbert.model import ScBert", ["lib.prepare.cells → lib.scbert.model"]),
-    (wrong_ways, "prepare/cells.py", "from lib import scbert", ["lib.prepare.cells → lib.scbert"]),
-    (wrong_ways, "prepare/cells.py", "import lib.scbert.model", ["lib.prepare.cells → lib.scbert.model"]),
-    (wrong_ways, "prepare/cells.py", "def f():\n    from ..scbert import model", ["lib.prepare.cells → lib.scbert.model"]),
-    (wrong_ways, "errors.py", "from lib import prepare", ["lib.errors → lib.prepare"]),
-    (wrong_ways, "utils.py", "from lib import errors", ["lib.utils → lib.errors"]),
-    (circles, "scbert/model.py", "from lib.scbert.training import fit", ["lib.scbert.model", "lib.scbert.training"]),
-    (circles, "scbert/model.py", "def f():\n    from lib.scbert import training", ["lib.scbert.model", "lib.scbert.training"]),
-    (circles, "prepare/tokens.py", "from lib import prepare", ["lib.prepare", "lib.prepare.tokens"]),
-    (hidden, "scbert/model.py", "def f():\n    import pandas", ["lib.scbert.model: pandas"]),
-    (hidden, "scbert/model.py", "class A:\n    def f(self):\n        from lib.prepare import tokens",
-     ["lib.scbert.model: lib.prepare.tokens"]),
-    (unnamed, "scbert/blocks.py", "", ["lib.scbert.blocks"]),
-    (environment_readers, "scbert/model.py", "import os\nos.environ['A'] = 'b'", ["lib.scbert.model"]),
-    (environment_readers, "scbert/model.py", "import os\nx = os.getenv('A')", ["lib.scbert.model"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "check, path, text, found",
+    [
+        (wrong_ways, "prepare/cells.py", "from lib.scbert.model import ScBert", ["lib.prepare.cells → lib.scbert.model"]),
+        (wrong_ways, "prepare/cells.py", "from lib import scbert", ["lib.prepare.cells → lib.scbert"]),
+        (wrong_ways, "prepare/cells.py", "import lib.scbert.model", ["lib.prepare.cells → lib.scbert.model"]),
+        (wrong_ways, "prepare/cells.py", "def f():\n    from ..scbert import model", ["lib.prepare.cells → lib.scbert.model"]),
+        (wrong_ways, "errors.py", "from lib import prepare", ["lib.errors → lib.prepare"]),
+        (wrong_ways, "utils.py", "from lib import errors", ["lib.utils → lib.errors"]),
+        (circles, "scbert/model.py", "from lib.scbert.training import fit", ["lib.scbert.model", "lib.scbert.training"]),
+        (
+            circles,
+            "scbert/model.py",
+            "def f():\n    from lib.scbert import training",
+            ["lib.scbert.model", "lib.scbert.training"],
+        ),
+        (circles, "prepare/tokens.py", "from lib import prepare", ["lib.prepare", "lib.prepare.tokens"]),
+        (hidden, "scbert/model.py", "def f():\n    import pandas", ["lib.scbert.model: pandas"]),
+        (
+            hidden,
+            "scbert/model.py",
+            "class A:\n    def f(self):\n        from lib.prepare import tokens",
+            ["lib.scbert.model: lib.prepare.tokens"],
+        ),
+        (unnamed, "scbert/blocks.py", "", ["lib.scbert.blocks"]),
+        (environment_readers, "scbert/model.py", "import os\nos.environ['A'] = 'b'", ["lib.scbert.model"]),
+        (environment_readers, "scbert/model.py", "import os\nx = os.getenv('A')", ["lib.scbert.model"]),
+    ],
+)
 def test_the_checks_find_what_is_wrong(made_up, check, path, text, found):
     """In a made-up house, each fault is found, and it alone."""
     assert check(made_up(path, text)) == found

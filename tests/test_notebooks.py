@@ -90,12 +90,15 @@ def test_a_dead_kernel_is_a_failure(tmp_path):
     assert error and "died" in error.lower()
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["-p", "sedes", "3"], "no parameter 'sedes'"),
-    (["--profile", "huge"], "no profile 'huge'"),
-    (["--only", "99"], "No notebook begins with '99'"),
-    (["--colour"], "unrecognized arguments"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["-p", "sedes", "3"], "no parameter 'sedes'"),
+        (["--profile", "huge"], "no profile 'huge'"),
+        (["--only", "99"], "No notebook begins with '99'"),
+        (["--colour"], "unrecognized arguments"),
+    ],
+)
 def test_unknown_names_are_refused(tmp_path, arguments, words):
     """Before anything is run: exit 2, and the names that there are."""
     process = program(*arguments, folder=tmp_path)

@@ -169,7 +169,7 @@ class Features:
 
     def gradient(self, grad, row_sums, x):
         """From gradients of the exponents (g, h, c, m) and their sums over m to the gradient of x (g, h, c, d)."""
-        g, h, c, d = x.shape
+        g, _, c, d = x.shape
         rows = (grad.transpose(1, 2) if g == 1 else grad).reshape(-1, grad.shape[3])
         result = self.empty("grad_x", g, c, d)
         torch.mm(rows, self.rows, out=(result.transpose(1, 2) if g == 1 else result).view(-1, d))

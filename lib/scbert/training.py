@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import sys
 import zipfile
@@ -154,7 +155,7 @@ def load_checkpoint(path):
             if (member := file.testzip()) is not None:
                 raise ValueError(f"{member} fails its checksum")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a truncated zip raises, the remedy is the same
+    except Exception as error:  # noqa: BLE001 - whatever a truncated zip raises, the remedy is the same
         print(f"The checkpoint {path} is damaged ({type(error).__name__}): training starts again.", file=sys.stderr)
         os.replace(path, f"{path}.damaged")
         return None
@@ -219,7 +220,7 @@ class _Batches(Dataset):
         self.tokens, self.order, self.batch_size = tokens, order, batch_size
 
     def __len__(self):
-        return -(-len(self.order) // self.batch_size)
+        return math.ceil(len(self.order) / self.batch_size)
 
     def __getitem__(self, i):
         if i >= len(self):
