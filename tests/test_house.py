@@ -321,6 +321,15 @@ def test_the_picture_shows_each_step_and_no_short_cut(made_up):
     assert picture(made_up("arms.py", "")).splitlines()[2:-1] == ["  prepare --> scbert", "  scbert --> experiments"]
 
 
+@pytest.mark.parametrize("command", ["check", "format --check --diff"])
+def test_ruff_has_nothing_to_say(command):
+    """Lint and format of lib, tests and notebooks, by the version in requirements.txt."""
+    pytest.importorskip("ruff")
+    arguments = [sys.executable, "-m", "ruff", *command.split(), "--no-cache", "lib", "tests", "notebooks"]
+    done = subprocess.run(arguments, cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 if __name__ == "__main__":
     path = ROOT / "lib" / "README.md"
     before, rest = path.read_text(encoding="utf-8").split(MARKS[0])
