@@ -162,7 +162,7 @@ wanted = specs.cell_types(profiles.load("smoke"), ["majority"], seeds=[0, 1])
 
 def complete(spec):
     run = runs.complete([spec])[0]
-    return run.id, sorted(run.predictions["probabilities"][0].round(4).tolist())
+    return run.id, sorted(round(float(share), 4) for share in run.predictions["probabilities"][0])
 
 def edit(new):
     path.write_text(text.replace(share, new))
