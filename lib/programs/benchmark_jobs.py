@@ -203,7 +203,7 @@ def preparation(cells: int = 68_450, measured: int = 32_738, genes: int = 16_906
     Returns
     -------
     dict
-        ``sparse`` (seconds to the token store) and ``bytes_sparse`` (peak of the process, the counts included); ``dense``
+        ``sparse`` (seconds to sparse tokens) and ``bytes_sparse`` (peak of the process, the counts included); ``dense``
         and ``bytes_dense``, with the dense array of tokens too; ``detected``: genes a cell.
     """
     rng = np.random.default_rng(0)
@@ -219,11 +219,11 @@ def preparation(cells: int = 68_450, measured: int = 32_738, genes: int = 16_906
     vocabulary = rng.permutation(names)[:genes]
     begun, found = time.perf_counter(), {"detected": x.nnz / cells}
     prepared = prepare(adata, vocabulary, min_genes=1)
-    store = sparse_tokens(prepared.X)
+    tokens = sparse_tokens(prepared.X)
     found |= {"sparse": time.perf_counter() - begun, "bytes_sparse": peak("cpu")}
     dense = tokenize(prepared)
     found |= {"dense": time.perf_counter() - begun, "bytes_dense": peak("cpu")}
-    assert np.array_equal(store[:100], dense[:100])
+    assert np.array_equal(tokens[:100].toarray(), dense[:100])
     return found
 
 
