@@ -195,7 +195,7 @@ def _scores(runs, weights, metric):
     return np.stack(found, 1)
 
 
-def mean_and_interval(runs: list, metric="accuracy", resamples=2000, seed=0) -> tuple[float, float, float]:
+def mean_and_interval(runs: list, metric="accuracy", resamples=2000) -> tuple[float, float, float]:
     """Mean score of one arm's runs, with the percentile interval of a bootstrap over its test cells (runs kept).
 
     Returns
@@ -203,5 +203,5 @@ def mean_and_interval(runs: list, metric="accuracy", resamples=2000, seed=0) -> 
     mean, low, high : float
         What another draw of as many test cells might have given these trained models.
     """
-    drawn = _scores(runs, resample(len(runs[0].predictions["test"]), resamples, seed), metric).mean(1)
+    drawn = _scores(runs, resample(len(runs[0].predictions["test"]), resamples), metric).mean(1)
     return float(drawn[0]), *percentiles(drawn[1:])
