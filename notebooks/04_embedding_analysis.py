@@ -117,8 +117,8 @@ value = scores.pivot(index="answer", columns="metric", values="value")
 over = scores.query("metric == 'over_additive'").set_index("answer").loc["full"].to_dict()
 gain = value.loc["full", "accuracy"] - value.loc["cell_rule", "accuracy"]
 Markdown(
-    f"Over the cell's most common visible bin, scBERT gains {100 * gain:+.1f} points; the additive rule, without a model of the "
-    f"cell, {100 * (value.loc['additive', 'accuracy'] - value.loc['cell_rule', 'accuracy']):+.1f}. "
+    f"Over the cell's most common visible bin, scBERT gains {100 * gain:+.1f} points; the additive rule, without a model of "
+    f"the cell, {100 * (value.loc['additive', 'accuracy'] - value.loc['cell_rule', 'accuracy']):+.1f}. "
     f"{words.describe(over | {'difference': over['value']}, 'scBERT', 'the additive rule', 'On hidden genes')} "
     "Recall by bin, 1 to 5: "
     + "; ".join(
