@@ -106,7 +106,8 @@ for arm, part in left_out.groupby("arm", sort=False):
     coin = [words.verdict({"low": r.low - 0.5, "high": r.high - 0.5}) for r in part.itertuples()]
     lines.append(
         f"- **{plots.label(arm)}**: mean area {words.show(mean, half, 2)} over {len(part)} types left out (95 % Student "
-        f"interval over types); with {coin.count('ahead')} it is ahead of a coin, with {coin.count('behind')} behind, else undecided."
+        f"interval over types); with {coin.count('ahead')} it is ahead of a coin, with {coin.count('behind')} behind, else "
+        "undecided."
     )
 areas = left_out.pivot(index="left_out", columns="arm", values="auc")
 gap = (areas["full"] - areas["logistic_regression"]).dropna()

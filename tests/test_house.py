@@ -181,12 +181,10 @@ def test_every_folder_says_what_is_in_it():
     assert unnamed(ROOT) == []
 
 
-@pytest.mark.xfail(strict=False, reason="until all parts of the move are in")
 def test_only_settings_read_the_environment():
     assert environment_readers(ROOT) == ["lib.settings"]
 
 
-@pytest.mark.xfail(strict=False, reason="until all parts of the move are in")
 def test_each_colour_is_written_in_one_module():
     assert {colour: names for colour, names in colours(ROOT).items() if len(names) > 1} == {}
 
