@@ -93,18 +93,11 @@ def calibration(runs: list, resamples: int = 1000) -> pd.DataFrame:
 def auc(positive, negative) -> tuple[float, float, float]:
     """Area under the ROC curve, the chance that a positive scores higher than a negative, with DeLong's interval.
 
-    Parameters
-    ----------
-    positive, negative : float arrays
-
-    Returns
-    -------
-    area, low, high : float
-        ``low`` and ``high`` are nan with fewer than two of either.
-
-    References
-    ----------
+    ``positive`` and ``negative`` are their scores; (area, low, high) comes back, the ends nan with fewer than two of either.
     DeLong et al., Biometrics 44, 837–845 (1988), by ranks.
+
+    >>> "{:.2f} ({:.2f} to {:.2f})".format(*auc([1, 3, 4], [0, 1, 2]))
+    '0.83 (0.46 to 1.00)'
     """
     positive, negative = np.asarray(positive, float), np.asarray(negative, float)
     m, n = len(positive), len(negative)
