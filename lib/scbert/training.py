@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm as tqdm_auto
@@ -20,7 +21,7 @@ from lib import settings
 from lib.files import replacing
 
 
-def make_fabric(accelerator="auto"):
+def make_fabric(accelerator: str = "auto"):
     """Lightning Fabric on the best device there is: CUDA (bf16 autocast), Apple, or CPU (fp32)."""
     from lightning_fabric import Fabric  # imported late: it takes seconds, and a rerun from stored runs needs none
 
@@ -140,13 +141,13 @@ def fit(
     return done
 
 
-def save(path, content):
+def save(path: str | Path, content: dict) -> None:
     """``torch.save``, whole or not at all."""
     with replacing(Path(path)) as temporary:
         torch.save(content, temporary)
 
 
-def load_checkpoint(path):
+def load_checkpoint(path: str | Path | None) -> dict | None:
     """The content of a checkpoint, or None if there is none or it is damaged (then it is set aside)."""
     if path is None or not Path(path).exists():
         return None
@@ -183,7 +184,7 @@ class _Lines(io.TextIOBase):
         return len(text)
 
 
-def progress(name, **kwargs):
+def progress(name: str, **kwargs) -> tqdm_text:
     """A tqdm bar: live in a terminal or notebook, one line every ten seconds where output goes to a log.
 
     ``SCBERT_PROGRESS=log`` asks for lines, as ``run_all.sh`` does.
@@ -203,7 +204,7 @@ def progress(name, **kwargs):
     return tqdm_auto(desc=name, leave=False, **kwargs)
 
 
-def feed(tokens, order, batch_size, device):
+def feed(tokens: sp.csr_matrix, order: np.ndarray, batch_size: int, device: torch.device) -> DataLoader:
     """Batches of cells in this order, dense: (indices, tokens as a uint8 tensor).
 
     For CUDA they are assembled by other processes ahead of time, and pinned, so that copying them overlaps computing.
