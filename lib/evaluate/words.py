@@ -9,6 +9,7 @@ import pandas as pd
 
 from lib.evaluate.intervals import MARGIN, confidence_interval
 
+LEAST = 3  # seeds or splits: what varies from run to run cannot be told from fewer
 # The verdicts there are, and how a sentence says them of two arms.
 SAID = {
     "ahead": "{0} is ahead of {1}",
@@ -26,13 +27,13 @@ def verdict(found: dict) -> str:
     found : dict
         A difference, first − second: ``low`` and ``high`` of its 95 % interval (nan where there is none); ``p_holm``, its p
         adjusted within its family, or ``p`` of a family of one, or neither, where the interval decides alone; ``p_equivalence``
-        of two one-sided tests against the margin, if any.
+        of two one-sided tests against the margin, if any; ``n_seeds`` or ``n_splits``, how many pairs of runs it rests on.
 
     Returns
     -------
     str
         *ahead* or *behind* (the first) where the interval excludes zero and p is below 5 %; else *equivalent* where the test of
-        equivalence is; else *undecided*.
+        equivalence is; else, and with fewer than three runs whatever they say, *undecided*.
 
     Examples
     --------
@@ -40,13 +41,21 @@ def verdict(found: dict) -> str:
     'ahead'
     >>> verdict({"difference": 0.04, "low": 0.01, "high": 0.07, "p": 0.01, "p_holm": 0.06})
     'undecided'
+    >>> verdict({"difference": 0.04, "low": 0.01, "high": 0.07, "p": 0.01, "n_seeds": 2})
+    'undecided'
     """
+    if _few(found):
+        return "undecided"
     shown = found.get("p_holm", found.get("p", 0)) < 0.05
     if shown and found["low"] > 0:
         return "ahead"
     if shown and found["high"] < 0:
         return "behind"
     return "equivalent" if found.get("p_equivalence", 1) < 0.05 else "undecided"
+
+
+def _few(found: dict) -> bool:
+    return found.get("n_seeds", found.get("n_splits", LEAST)) < LEAST
 
 
 def points(found: dict, template="{:+.1f} ({:+.1f} to {:+.1f})", who="") -> str:
@@ -81,6 +90,7 @@ def describe(found: dict, first: str, second: str, where: str = "Here") -> str:
         "p_equivalence": f"; of equivalence within {100 * MARGIN:.0f} points p = {{p_equivalence:.2g}}",
     }
     basis = "".join(text for key, text in basis.items() if key in found).format(**found)[2:]
+    basis += f"; no verdict from fewer than {LEAST} runs" if _few(found) else ""
     effect, low, high = points(found, "{:+.1f} {:+.1f} {:+.1f}").split()
     return (
         f"**{where} {said}**: {effect} points of {_score(found.get('metric', 'accuracy'))} for {first} minus {second}, "

@@ -17,8 +17,9 @@ def test_sanity_names_what_is_out_of_order():
         "head_only": 0.75,
         "full": 0.2,
     }
-    runs = [run(arm, labels, answers(rng, labels, s)) for arm, s in share.items()]
-    runs += [run("majority", labels, np.zeros(250, int)), run("stratified_random", labels, rng.permutation(labels))]
+    runs = [run(arm, labels, answers(rng, labels, s), seed) for arm, s in share.items() for seed in range(3)]
+    runs += [run("majority", labels, np.zeros(250, int), seed) for seed in range(3)]
+    runs += [run("stratified_random", labels, rng.permutation(labels), seed) for seed in range(3)]
     table = controls.sanity(runs)
     asked = table[["reference", "arm", "metric", "because"]].itertuples(index=False, name=None)
     assert list(asked) == controls.EXPECTED

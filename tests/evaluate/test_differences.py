@@ -216,8 +216,8 @@ def test_family_and_its_words():
     reference = answers(rng, labels, 0.7)
     change = {"good": answers(rng, labels, 0.9), "bad": answers(rng, labels, 0.4), "same": reference.copy()}
     change["same"][:3] = labels[:3]
-    runs = [run("ref", labels, reference, s) for s in range(2)]
-    runs += [run(arm, labels, predicted, s) for arm, predicted in change.items() for s in range(2)]
+    runs = [run("ref", labels, reference, s) for s in range(3)]
+    runs += [run(arm, labels, predicted, s) for arm, predicted in change.items() for s in range(3)]
     table = differences.family([(arm, "ref", "accuracy", {"fraction": 1.0}) for arm in change], runs).set_index("arm")
     assert table["verdict"].to_dict() == {"good": "ahead", "bad": "behind", "same": "equivalent"}
     assert np.allclose(table["p_holm"], intervals.holm(table["p"])) and set(table["reference"]) == {"ref"}

@@ -56,15 +56,15 @@ def test_points_are_hundredths_with_their_sign():
 
 def test_a_difference_in_a_sentence():
     """Who is ahead, by how much, first minus second, and by what: for a family of one, a family, and the paper's runs."""
-    ours = {"n_cells": 755, "n_seeds": 2}
+    ours = {"n_cells": 755, "n_seeds": 5}
     assert words.describe(AHEAD | ours, "logistic regression", "scBERT") == (
         "**Here logistic regression is ahead of scBERT**: +4.1 points of accuracy for logistic regression minus scBERT, 95 % "
-        "interval +2.2 to +6.1 (bootstrap over 755 test cells and 2 seeds; p = 0.001)."
+        "interval +2.2 to +6.1 (bootstrap over 755 test cells and 5 seeds; p = 0.001)."
     )
     behind = {"difference": -0.041, "low": -0.061, "high": -0.022, "p": 0.002, "p_holm": 0.004, "p_equivalence": 0.98}
     assert words.describe(behind | ours | {"metric": "macro_f1"}, "A", "B", "On your 99 cells") == (
         "**On your 99 cells A is behind B**: -4.1 points of macro-F1 for A minus B, 95 % interval -6.1 to -2.2 (bootstrap "
-        "over 755 test cells and 2 seeds; p = 0.002, by Holm's method 0.004; of equivalence within 2 points p = 0.98)."
+        "over 755 test cells and 5 seeds; p = 0.002, by Holm's method 0.004; of equivalence within 2 points p = 0.98)."
     )
     plain = {"difference": 0.02, "low": 0.01, "high": 0.03}
     assert words.describe(plain, "A", "B") == (
@@ -92,6 +92,18 @@ def test_an_interval_that_holms_p_overrules_is_undecided_and_both_are_shown():
     text = words.describe(AHEAD | {"p_holm": 0.07, "n_cells": 9, "n_seeds": 1}, "A", "B")
     assert text.startswith("**Here it is undecided whether A or B is ahead**") and "+2.2 to +6.1" in text
     assert "p = 0.001, by Holm's method 0.07" in text
+
+
+@pytest.mark.parametrize("kind", ["n_seeds", "n_splits"])
+def test_fewer_than_three_runs_give_no_verdict(kind):
+    """However sure the interval and the tests are; and the sentence says why."""
+    same = {"difference": 0.001, "low": -0.002, "high": 0.003, "p": 0.8, "p_equivalence": 1e-4}
+    for found, said in ((AHEAD, "ahead"), (same, "equivalent")):
+        assert words.verdict(found | {kind: 3}) == said and words.verdict(found | {kind: 2}) == "undecided"
+    text = words.describe(AHEAD | {"n_cells": 755, "n_seeds": 2}, "A", "B")
+    assert text.startswith("**Here it is undecided whether A or B is ahead**: +4.1 points")
+    assert text.endswith("; no verdict from fewer than 3 runs).")
+    assert "no verdict" not in words.describe(AHEAD | {"n_cells": 755, "n_seeds": 3}, "A", "B")
 
 
 def test_a_model_that_learnt_nothing_is_said():

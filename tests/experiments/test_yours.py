@@ -143,7 +143,7 @@ def test_a_model_that_learnt_nothing_is_said():
 def test_the_answer(low, high, said):
     """Who is ahead follows the interval, and the interval is in the sentence."""
     text = words.describe(
-        {"difference": (low + high) / 2, "low": low, "high": high, "p": 0.04, "n_cells": 20, "n_seeds": 2},
+        {"difference": (low + high) / 2, "low": low, "high": high, "p": 0.04, "n_cells": 20, "n_seeds": 3},
         "logistic regression",
         "scBERT",
         "On your 99 cells",

@@ -262,7 +262,7 @@ def runs():
     }
     return [
         run(arm, labels, answers(np.random.default_rng([seed, int(10 * f)]), labels, s), seed, fraction=f)
-        for seed in (0, 1)
+        for seed in (0, 1, 2)
         for (arm, f), s in share.items()
     ]
 
