@@ -188,5 +188,5 @@ class ScBertClassifier:
         tokens, device = TokenStore.of(x), next(self.model.parameters()).device
         with torch.no_grad():
             parts = [self.model(shown.to(device)).float().softmax(1).cpu()
-                     for _, shown in scbert.training.feed(tokens, np.arange(len(tokens)), batch_size, device)]  # fmt: skip
+                     for _, shown in scbert.training.feed(tokens, scbert.training.in_batches(np.arange(len(tokens)), batch_size), device)]  # fmt: skip
         return torch.cat(parts).numpy()

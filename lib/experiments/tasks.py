@@ -79,9 +79,9 @@ def pretraining(spec, checkpoint, weights_of):
     if "corpus" in spec:
         tokens, used = corpus.read(spec["corpus"], cells.genes), {}
     model = _new_model(spec, cells, train, spec["seed"])
-    log = scbert.pretrain.pretrain(model, tokens, seed=spec["seed"], checkpoint=checkpoint,
+    done = scbert.pretrain.pretrain(model, tokens, seed=spec["seed"], checkpoint=checkpoint,
                    name=f"pre-training, {spec['arm'].replace('_', ' ')}", **spec["training"])  # fmt: skip
-    return log, used, _weights(model.cpu(), cells)
+    return done.log, used | {"ended": np.array(done.ended)}, _weights(model.cpu(), cells)
 
 
 def cell_types(spec, checkpoint, weights_of):
@@ -124,8 +124,10 @@ def cell_types(spec, checkpoint, weights_of):
     done = scbert.finetune.finetune(classifier, cells.tokens, cells.labels, train, test, select=select, seed=spec["seed"],
                     checkpoint=checkpoint, name=f"fine-tuning, {spec['arm'].replace('_', ' ')}",
                     **spec["training"])  # fmt: skip
-    arrays = {"probabilities": done.probabilities, "predicted_by_epoch": done.predicted_by_epoch,
-              "best_epoch": np.array(done.best_epoch), "select": select}  # fmt: skip
+    arrays = {"probabilities": done.probabilities, "best_epoch": np.array(done.best_epoch), "select": select,
+              "ended": np.array(done.ended), "redrawn": np.array(done.redrawn)}  # fmt: skip
+    if done.predicted_by_epoch is not None:
+        arrays["predicted_by_epoch"] = done.predicted_by_epoch
     return done.log, about | arrays, _weights(classifier.cpu(), cells)
 
 
@@ -219,7 +221,7 @@ def external(spec, checkpoint, weights_of):
         classifier = fabric.to_device(scbert.CellTypeClassifier.from_checkpoint(path, genes=cells.genes.tolist()))
         probabilities = []
         with torch.no_grad(), fabric.autocast():
-            for _, shown in scbert.training.feed(there.tokens, np.arange(len(there.labels)), 32, fabric.device):
+            for _, shown in scbert.training.feed(there.tokens, scbert.training.in_batches(np.arange(len(there.labels)), 32), fabric.device):
                 probabilities.append(classifier(shown.to(fabric.device)).float().softmax(1).cpu().numpy())
         probabilities = np.concatenate(probabilities)
     else:  # learns in seconds, the same again from the same seed: its weights are not stored

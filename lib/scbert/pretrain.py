@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from lib.errors import DataError
 from lib.prepare.tokens import MASK, TokenStore
-from lib.scbert.training import feed, fit, make_fabric
+from lib.scbert.training import Epochs, Plateau, feed, fit, in_batches, make_fabric
 
 IGNORED = -100  # PyTorch's ignore_index: not a target
 
@@ -56,26 +56,30 @@ def target_logits(model, masked, targets):
     return model.to_out(model.norm(model.states(masked)[cell, place]))
 
 
-def pretrain(model, tokens, *, epochs, batch_size=32, max_lr=1e-4, seed=0, validation=0.05, checkpoint=None,
+def pretrain(model, tokens, *, epochs=None, ends=None, batch_size=32, max_lr=1e-4, seed=0, validation=0.05, checkpoint=None,
              accelerator="auto", name="pre-training"):  # fmt: skip
     """Pre-train on the masked task, all weights trained.
 
     Parameters
     ----------
     model : ScBert
-        Trained in place; ends with the weights of the epoch with the lowest loss on the validation cells.
+        Trained in place; ends with the weights of the round with the lowest loss on the validation cells.
     tokens : TokenStore, or uint8 array, (cells, genes + 1)
+    epochs : int, optional
+        A fixed number of passes: the rate warms up over a tenth of them and falls by a cosine to a hundredth.
+    ends : dict, optional
+        Instead: until the validation loss is flat, with these settings of :class:`lib.scbert.training.Plateau`.
     max_lr : float
-        Adam's rate after a warm-up of a tenth of the epochs; from there by a cosine to a hundredth.
+        Adam's highest rate.
     validation : float
-        Share of the cells set aside to choose the epoch.
+        Share of the cells set aside to judge by.
     checkpoint, accelerator
         See :func:`lib.scbert.training.fit` and :func:`lib.scbert.training.make_fabric`.
 
     Returns
     -------
-    list of dict
-        The log: epoch, learning_rate, loss, validation_loss, validation_accuracy.
+    Fit
+        Its log has ``steps``, ``learning_rate``, ``loss``, ``validation_loss`` and ``validation_accuracy`` of each round.
     """
     if len(tokens) < 2:
         raise DataError(f"{len(tokens)} cells are too few to pre-train on and validate.")
@@ -96,10 +100,12 @@ def pretrain(model, tokens, *, epochs, batch_size=32, max_lr=1e-4, seed=0, valid
         accuracy = float((result["predicted"] == result["target"]).mean())
         return {"validation_loss": result["loss"], "validation_accuracy": accuracy}, {}, np.zeros(0)
 
-    done = fit(model, tokens, order[held_out:], loss_of, evaluate, epochs=epochs, batch_size=batch_size, seed=seed,
-               learning_rate=lambda epoch: warm_cosine(epoch, epochs, max_lr), score=lambda metrics: -metrics["validation_loss"],
+    if ends is None:
+        rule = Epochs(epochs, lambda epoch: warm_cosine(epoch, epochs, max_lr), lambda row: -row["validation_loss"])
+    else:
+        rule = Plateau(max_lr, **ends)
+    return fit(model, tokens, order[held_out:], loss_of, evaluate, rule=rule, batch_size=batch_size, seed=seed,
                fabric=fabric, checkpoint=checkpoint, name=name)  # fmt: skip
-    return done.log
 
 
 def warm_cosine(epoch, epochs, max_lr):
@@ -127,7 +133,7 @@ def evaluate_masked(model, tokens, seed=0, batch_size=32):
     generator = torch.Generator().manual_seed(seed)
     tokens = TokenStore.of(tokens)
     logits, found = [], []
-    for batch, shown in feed(tokens, np.arange(len(tokens)), batch_size, device):
+    for batch, shown in feed(tokens, in_batches(np.arange(len(tokens)), batch_size), device):
         masked, targets = mask_tokens(shown, generator)
         targets[masked != MASK] = IGNORED
         cell, gene = torch.nonzero(targets != IGNORED, as_tuple=True)

@@ -8,7 +8,7 @@ import torch
 from lib.errors import DataError
 from lib.prepare.preprocess import tokenize
 from lib.prepare.tokens import TokenStore
-from lib.scbert.training import feed
+from lib.scbert.training import feed, in_batches
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_feeds_each_cell_once_in_order(expression):
     """Batches in the given order, the last one smaller; the global generator is left alone."""
     store, order = TokenStore.of(expression), np.random.default_rng(0).permutation(40)
     before = torch.get_rng_state()
-    batches = list(feed(store, order, 12, torch.device("cpu")))
+    batches = list(feed(store, in_batches(order, 12), torch.device("cpu")))
     assert torch.equal(before, torch.get_rng_state())
     assert [len(cells) for cells, _ in batches] == [12, 12, 12, 4]
     assert np.array_equal(torch.cat([cells for cells, _ in batches]), order)
