@@ -91,6 +91,25 @@ class ScBert(nn.Module):
         self.count_forward()
         return self.blocks(self.embed(tokens), self.counts(tokens))
 
+    def states_at(self, tokens, cell, gene):
+        """Hidden states before the final norm of some genes of some cells, (targets, dim): the last block computes no others.
+
+        Parameters
+        ----------
+        cell, gene : int tensors, (targets,)
+            ``cell`` ascending.
+        """
+        if self.gene_embedding is None:  # there are but 7 states a cell
+            return self.states(tokens)[cell, tokens[cell, gene].long()]
+        self.count_forward()
+        x = self.blocks(self.embed(tokens), stop=-1)
+        wanted = torch.bincount(cell, minlength=len(tokens))
+        slot = torch.arange(len(cell), device=cell.device) - (wanted.cumsum(0) - wanted)[cell]
+        place = torch.zeros(len(tokens), max(1, int(wanted.max())), dtype=torch.long, device=cell.device)  # filled up with gene 0
+        place[cell, slot] = gene
+        queries = x.gather(1, place[:, :, None].expand(-1, -1, x.shape[2]))
+        return performer_block(x, *self.performer.net.layers[-1], queries=queries)[cell, slot]
+
     def embed(self, tokens):
         """Token embedding plus gene embedding, (cells, places, dim)."""
         if self.gene_embedding is None:

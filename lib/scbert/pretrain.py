@@ -50,10 +50,8 @@ def mask_tokens(tokens, generator=None, mask_prob=0.15, replace_prob=0.9):
 
 
 def target_logits(model, masked, targets):
-    """Logits of the targets only, (targets, 7): the head need not see the other tokens."""
-    cell, gene = torch.nonzero(targets != IGNORED, as_tuple=True)
-    place = gene if model.gene_embedding is not None else masked[cell, gene].long()
-    return model.to_out(model.norm(model.states(masked)[cell, place]))
+    """Logits of the targets only, (targets, 7): neither the head nor the last block's queries need the other tokens."""
+    return model.to_out(model.norm(model.states_at(masked, *torch.nonzero(targets != IGNORED, as_tuple=True))))
 
 
 def pretrain(model, tokens, *, epochs=None, ends=None, batch_size=32, max_lr=1e-4, seed=0, validation=0.05, checkpoint=None,

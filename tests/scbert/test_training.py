@@ -460,7 +460,7 @@ def test_a_dead_head_is_drawn_again_and_counted():
 def test_fine_tuning_until_a_plateau_never_looks_at_the_test_cells():
     """With ``ends``, the end and the weights are chosen on ``select`` alone: other labels of the test cells change nothing."""
     _, labels = made_up()
-    ends = {"max_lr": 3e-3, "every": 4, "patience": 2, "most": 400}
+    ends = {"max_lr": 3e-3, "every": 4, "patience": 2, "least": 0.1, "most": 4000}
     select, others = np.arange(9), np.arange(9, 18)
 
     def run(labels):
