@@ -31,16 +31,16 @@ _OWN, _RANDOM, _NONE = "scBERT", "scBERT, random vectors", "scBERT, no gene embe
 _ROWS = (
     Arm("logistic_regression", "Logistic regression (L1)", "#0072B2", "logistic_regression", penalty="l1"),
     Arm("logistic_regression_l2", "Logistic regression (L2)", "#004C7F", "logistic_regression", penalty="l2"),
-    Arm("logistic_regression_tokens", "Logistic regression (L1) on tokens", "#56B4E9", "logistic_regression", "tokens", "l1"),
+    Arm("logistic_regression_tokens", "Logistic regression (L1) on tokens", "#4A9BC8", "logistic_regression", "tokens", "l1"),
     Arm("nearest_neighbours", "Nearest neighbours in PCA", "#009E73", "nearest_neighbours"),
     Arm("majority", "Majority class", "#767676", "majority"),
-    Arm("stratified_random", "Random, by share", "#999999", "stratified_random"),
+    Arm("stratified_random", "Random, by share", "#949494", "stratified_random"),
     Arm("pca", "PCA", "#009E73", "pca"),
     # scBERT by its factors; the paper's three are full, no_pretraining and no_gene2vec.
     _scbert("full", _OWN, "#D55E00", "own", "pretrained"),
     _scbert("all_trained", f"{_OWN}, all trained", "#D55E00", "own", "pretrained", "all"),
-    _scbert("no_pretraining", f"{_OWN}, not pre-trained", "#E69F00", "own"),
-    _scbert("no_pretraining_all_trained", f"{_OWN}, not pre-trained, all trained", "#E69F00", "own", "all"),
+    _scbert("no_pretraining", f"{_OWN}, not pre-trained", "#8F6300", "own"),
+    _scbert("no_pretraining_all_trained", f"{_OWN}, not pre-trained, all trained", "#8F6300", "own", "all"),
     _scbert("random_vectors", _RANDOM, "#0072B2", "random", "pretrained"),
     _scbert("random_vectors_all_trained", f"{_RANDOM}, all trained", "#0072B2", "random", "pretrained", "all"),
     _scbert("random_vectors_no_pretraining", f"{_RANDOM}, not pre-trained", "#0072B2", "random"),
@@ -53,7 +53,7 @@ _ROWS = (
     # Answers to the masked task that need no transformer.
     Arm("most_common_bin", "Cell's most common bin", "#767676"),
     Arm("cell_rule", "Rule: cell's most common visible bin", "#767676"),
-    Arm("gene_rule", "Rule: gene's most common bin", "#56B4E9"),
+    Arm("gene_rule", "Rule: gene's most common bin", "#4A9BC8"),
     Arm("additive", "Rule: both, additive", "#0072B2"),
 )
 ARMS = {arm.name: arm for arm in _ROWS}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from lib.errors import DataError
 
 
 @contextlib.contextmanager
-def replacing(path, remedy="Point SCBERT_CACHE to a folder that can, with enough space."):
+def replacing(path: Path, remedy: str = "Point SCBERT_CACHE to a folder that can, with enough space.") -> Iterator[Path]:
     """A temporary name beside ``path``, with its ending, that takes its place when all went well.
 
     Parameters
@@ -34,13 +35,13 @@ def replacing(path, remedy="Point SCBERT_CACHE to a folder that can, with enough
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path, text):
+def write_text(path: str | Path, text: str):
     """Write a text file whole or not at all."""
     with replacing(Path(path)) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def digest(path, algorithm="sha256", prefix=b""):
+def digest(path: str | Path, algorithm: str = "sha256", prefix: bytes = b"") -> str:
     """The hash of ``prefix`` and a file's content, in hexadecimal digits; in blocks, whatever the file's size."""
     found = hashlib.new(algorithm, prefix)
     with open(path, "rb") as file:
@@ -49,6 +50,10 @@ def digest(path, algorithm="sha256", prefix=b""):
     return found.hexdigest()
 
 
-def fingerprint_of(*paths):
-    """A hash of the contents of some files, 16 hexadecimal digits."""
-    return hashlib.sha256(" ".join(map(digest, paths)).encode()).hexdigest()[:16]
+def fingerprint(text: str) -> str:
+    """A hash of a text that says all that matters of something, 16 hexadecimal digits.
+
+    >>> fingerprint("abc")
+    'ba7816bf8f01cfea'
+    """
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -1,75 +1,30 @@
-"""One style for all figures: every run a point, the interval named, colours that colour-blind readers can tell."""
+"""One style for all figures: every run a point, the interval named, colours that colour-blind readers can tell.
+
+Ours are filled circles, the paper's hollow diamonds. Seaborn draws what it draws well, but no interval is its own: they are
+Student's of :mod:`lib.evaluate.intervals`, or those that a table brings.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
+import lazy_loader
 import numpy as np
+import pandas as pd
 from sklearn.metrics import confusion_matrix
 
 from lib import settings
-from lib.arms import EMBEDDINGS, by_factors, colour, label
-from lib.evaluate import intervals, measures
+from lib.arms import ARMS, EMBEDDINGS, by_factors, colour, label
+from lib.evaluate import intervals
 
-METRICS = {
-    "accuracy": "Accuracy", "macro_f1": "Macro-F1",
-    "accuracy_hard_pair": "Accuracy, hard pair", "macro_f1_hard_pair": "Macro-F1, hard pair",
-}  # fmt: skip
+mpl, sns = lazy_loader.load("matplotlib"), lazy_loader.load("seaborn")  # a second that programs without a figure need not wait
 
-
-def style():
-    """Set the style of all figures; call once in a notebook."""
-    import matplotlib.pyplot as plt
-
-    plt.rcParams.update({
-        "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
-        "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.grid.axis": "y",
-        "grid.color": "#E6E6E6", "axes.axisbelow": True, "legend.frameon": False, "figure.dpi": 90,
-        "savefig.dpi": 160, "figure.constrained_layout.use": True, "svg.hashsalt": "scbert", "svg.fonttype": "none",
-    })  # fmt: skip
-
-
-def jitter(n, width=0.1):
-    """``n`` offsets, evenly spread: no point hides another, and a rerun draws the same figure."""
-    return np.linspace(-width, width, n) if n > 1 else np.zeros(1)
-
-
-def runs_and_mean(ax, x, values, arm, marker="o", filled=True):
-    """Every run as a point at ``x``, and beside them the mean with its 95 % Student interval."""
-    values = np.asarray(values, float)
-    mean, half_width = intervals.confidence_interval(values)
-    face = colour(arm) if filled else "white"
-    ax.scatter(x + jitter(len(values)) - 0.05, values, s=24, color=face, edgecolor=colour(arm), lw=1, marker=marker,
-               alpha=0.8, zorder=3)  # fmt: skip
-    ax.errorbar(x + 0.13, mean, half_width if np.isfinite(half_width) else None, color=colour(arm), marker="_", ms=9,
-                mew=2, lw=1.6, capsize=3, zorder=4)  # fmt: skip
-    return mean, half_width
-
-
-def compare(axes, ours, published, metrics, arms):
-    """Ours (filled) beside the paper's (hollow), one panel a metric, one group an arm; every run a point."""
-    for ax, metric in zip(np.ravel(axes), metrics):
-        for i, arm in enumerate(arms):
-            for offset, table, filled in ((-0.22, ours, True), (0.2, published, False)):
-                values = table.query("metric == @metric and arm == @arm")["value"].to_numpy()
-                if len(values):
-                    runs_and_mean(ax, i + offset, values, arm, "o" if filled else "D", filled)
-        ax.set_xticks(range(len(arms)), [label(arm).replace(", ", ",\n").replace(" regr", "\nregr") for arm in arms])
-        ax.set_title(METRICS[metric])
-        ax.set_ylim(0, 1)
-        ax.set_xlim(-0.6, len(arms) - 0.35)
-
-
-def ours_and_paper_legend(fig, paper="the paper (Zheng68K)"):
-    """A legend above the panels of :func:`compare`."""
-    from matplotlib.lines import Line2D
-
-    handles = [
-        Line2D([], [], marker="o", ls="", color="#444444", label="ours, each run"),
-        Line2D([], [], marker="D", ls="", markerfacecolor="white", color="#444444", label=f"{paper}, each run"),
-        Line2D([], [], marker="_", ls="-", color="#444444", ms=10, mew=2, label="mean, 95 % Student interval"),
-    ]
-    fig.legend(handles=handles, loc="outside upper center", ncols=3)
-
-
+PALETTE = {name: arm.colour for name, arm in ARMS.items()}
+INK = "#222222"
+SHADES = ["#D55E00", "#E69F00", "#0072B2", "#BBBBBB"]  # of areas with INK on them
+METRICS = {"accuracy": "Accuracy", "macro_f1": "Macro-F1"}
+METRICS |= {f"{metric}_hard_pair": f"{title}, hard pair" for metric, title in METRICS.items()}
 EPOCH_RULES = {
     ("paper", "reported"): "chosen on the\nreported cells\n(the paper)",
     ("paper", "halves"): "chosen on one half,\nscored on the other",
@@ -77,222 +32,256 @@ EPOCH_RULES = {
     ("clean", "reported"): "trained on 4/5,\nchosen on the\nreported cells",
     ("clean", "third"): "trained on 4/5,\nchosen on the\nlast fifth (clean)",
 }
+MASKED = {
+    "masked_accuracy": "Accuracy on\nhidden genes",
+    "accuracy_of_most_common_bin": "Accuracy of saying the\ncell's most common bin",
+    "fraction_predicting_most_common_bin": "Share of answers that are\nthe most common bin",
+}
+MARKS = {
+    "ours": {"marker": "o", "ls": ""},
+    "paper": {"marker": "D", "ls": "", "mfc": "white"},
+    "mean": {"marker": "_", "ls": "-", "ms": 10, "mew": 2},
+    "dotted": {"ls": ":", "lw": 1},
+}
 
 
-def epoch_rules(ax, table):
-    """Accuracy of scBERT's runs by how the epoch is chosen: each run a line of points, means as bars."""
-    for x, (protocol, rule) in enumerate(EPOCH_RULES):
-        part = table[(table["protocol"] == protocol) & (table["rule"] == rule)]
-        if part.empty:
-            continue
-        ax.scatter(x + jitter(len(part)), part["value"], s=24, color=colour("full"), alpha=0.8, zorder=3)
-        ax.plot([x - 0.28, x + 0.28], [part["value"].mean()] * 2, color="#222222", lw=2, zorder=4)
-        ax.annotate(f"{part['value'].mean():.3f}", (x + 0.3, part["value"].mean()), fontsize=9, va="center")
-    ax.axvline(2.5, color="#BBBBBB", lw=1, ls=":")
-    ax.set_xticks(range(len(EPOCH_RULES)), EPOCH_RULES.values(), fontsize=8)
-    ax.set_xlim(-0.5, len(EPOCH_RULES) - 0.15)
-    ax.set_title("scBERT's accuracy, by how its epoch is chosen")
+def style() -> None:
+    """Set the style of all figures; call once in a notebook."""
+    mpl.rc("axes", axisbelow=True, grid=True, titlelocation="left", titlesize=11, titleweight="bold")
+    mpl.rc("axes.grid", axis="y")
+    mpl.rc("axes.spines", right=False, top=False)
+    mpl.rc("figure", dpi=90)
+    mpl.rc("figure.constrained_layout", use=True)
+    mpl.rc("grid", color="#E6E6E6")
+    mpl.rc("legend", frameon=False)
+    mpl.rc("savefig", dpi=160)
+    mpl.rc("svg", fonttype="none", hashsalt="scbert")
 
 
-def bracket(axes, table, metrics):
-    """Models in rows, best on top: mean over runs with the interval over test cells, each run a faint point."""
-    order = table[table["metric"] == metrics[0]].sort_values("mean")["arm"].tolist()
-    for ax, metric in zip(axes, metrics):
-        rows = table[table["metric"] == metric].set_index("arm")
-        for y, arm in enumerate(order):
-            row = rows.loc[arm]
-            error = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
-            ax.errorbar(row["mean"], y, xerr=error, marker="o", ms=7, lw=1.6, capsize=3, color=colour(arm), zorder=3)
-            ax.annotate(f"{row['mean']:.3f}", (row["mean"], y + 0.2), fontsize=8, ha="center", color="#444444")
-        ax.set_yticks(range(len(order)), [label(arm) for arm in order])
-        ax.set_xlim(0, 1)
-        ax.set_ylim(-0.6, len(order) - 0.3)
-        ax.grid(True, axis="x")
-        ax.set_title(METRICS[metric])
+def legend(on: mpl.axes.Axes | mpl.figure.Figure, arms: Sequence[str] = (), ncols: int = 5, **marks: str) -> None:
+    """Above the panels: the colour of each arm, then what each of ``MARKS`` stands for (``paper="the paper"``)."""
+    handles = [mpl.lines.Line2D([], [], color=colour(arm), lw=2.5, label=label(arm)) for arm in arms]
+    handles += [mpl.lines.Line2D([], [], color=INK, label=text, **MARKS[mark]) for mark, text in marks.items()]
+    on.figure.legend(handles=handles, loc="outside upper center", ncols=ncols)
 
 
-def factorial(axes, table, marked=()):
-    """Accuracy of every combination of factors: a panel for what is trained, a column for pre-training.
+def student(values: pd.Series) -> tuple[float, float]:
+    """The ends of the 95 % Student interval of the mean, as seaborn's ``errorbar`` asks for them."""
+    mean, half_width = intervals.confidence_interval(values)
+    return mean - half_width, mean + half_width
 
-    Parameters
-    ----------
-    axes : two axes
-        The last block trained, all trained.
-    table : DataFrame
-        ``arm``, ``value``: every run a row.
-    marked : sequence of str
-        Arms to ring: the paper's.
+
+def points(ax: mpl.axes.Axes, x, y, shades, source: str = "ours", **look) -> None:
+    """Filled circles for ``ours``, hollow diamonds for the ``paper``; the style's one place that says so is ``MARKS``."""
+    look = {"s": 24, "alpha": 0.85, "linewidths": 1, "zorder": 3, "clip_on": False, "marker": MARKS[source]["marker"]} | look
+    ax.scatter(x, y, color=MARKS[source].get("mfc", shades), edgecolors=shades, **look)
+
+
+def runs(ax: mpl.axes.Axes, table: pd.DataFrame, at, source="ours", spread=0.1, beside=0.18, orient="x", **mean) -> None:
+    """Every run of ``table`` (``arm``, ``value``) a point at ``at``, and their mean with Student's interval ``beside`` them.
+
+    Runs at one place are spread evenly, so that no point hides another and a rerun draws the same figure. ``orient="y"``:
+    places are rows. ``mean`` goes to :func:`seaborn.pointplot`.
     """
-    for ax, trained, title in zip(axes, ("last_block", "all"), ("Last block fine-tuned (the paper)", "All blocks fine-tuned")):
-        for k, (embedding, name) in enumerate(EMBEDDINGS.items()):
-            shade = colour(by_factors(True, "last_block", embedding))
-            means = []
-            for x, pretrained in enumerate((True, False)):
-                arm = by_factors(pretrained, trained, embedding)
-                values = table.loc[table["arm"] == arm, "value"].to_numpy()
-                at = x + 0.2 * (k - 1)
-                ax.scatter(at + jitter(len(values), 0.05), values, s=24, color=shade if pretrained else "white", edgecolor=shade,
-                           lw=1, alpha=0.85, zorder=3)  # fmt: skip
-                means.append((at, values.mean()))
-                if arm in marked:
-                    ax.scatter(*means[-1], s=330, facecolor="none", edgecolor="#222222", lw=1.2, zorder=4)
-            ax.plot(*zip(*means), color=shade, lw=1.8, marker="_", ms=11, mew=2.2, label=name, zorder=2)
-        ax.set_xticks([0, 1], ["pre-trained", "random weights"])
-        ax.set_xlim(-0.45, 1.45)
-        ax.set_title(title)
+    at, value = np.asarray(at, float), table["value"].to_numpy()
+    group = table.groupby(at)["value"]
+    n, k = group.transform("size").to_numpy(), group.cumcount().to_numpy()
+    place = at + spread * (2 * k - n + 1) / np.maximum(n - 1, 1)
+    points(ax, *((place, value) if orient == "x" else (value, place)), table["arm"].map(PALETTE), source)
+    look = {"palette": PALETTE, "errorbar": student, "marker": "_" if orient == "x" else "|", "linestyle": "none", "lw": 1.6}
+    look |= {"ms": 9, "mew": 2.2, "zorder": 4, "native_scale": True, "legend": False} | mean
+    x, y = (at + beside, value) if orient == "x" else (value, at + beside)
+    sns.pointplot(x=x, y=y, hue=table["arm"].to_numpy(), orient=orient, ax=ax, **look)
 
 
-def curves(ax, table, metric, arms, marker="o", filled=True):
-    """A metric against the fraction of labelled cells: every run a point, the mean with its interval a line."""
-    for k, arm in enumerate(arms):
-        part = table.query("metric == @metric and arm == @arm")
-        if part.empty:
-            continue
-        shift = 0.012 * (k - (len(arms) - 1) / 2)
-        ax.scatter(part["fraction"] + shift, part["value"], s=20, marker=marker, edgecolor=colour(arm), lw=1,
-                   color=colour(arm) if filled else "white", alpha=0.7, zorder=3)  # fmt: skip
-        mean = measures.summarise(part, ["fraction"]).sort_values("fraction")
-        ax.errorbar(mean["fraction"] + shift, mean["mean"], mean["half_width"].where(mean["n"] > 1), color=colour(arm),
-                    lw=1.6, capsize=3, label=label(arm), zorder=4)  # fmt: skip
-    ax.set_xlabel("Fraction of the training cells with labels")
-    ax.set_title(METRICS[metric])
+def estimates(ax: mpl.axes.Axes, table: pd.DataFrame, at, columns="value low high", source="ours", orient="y", **look) -> None:
+    """A point and its interval for each row of ``table`` (``arm`` and three ``columns``) at ``at``; without ends, the point."""
+    value, low, high = table[columns.split()].to_numpy(float).T
+    shades = table["arm"].map(PALETTE)
+    (ax.hlines if orient == "y" else ax.vlines)(at, low, high, colors=shades, lw=1.6)
+    points(ax, *((value, at) if orient == "y" else (at, value)), shades, source, **{"s": 40, "alpha": 1} | look)
 
 
-def reliability(ax, tables):
-    """Accuracy against confidence; the area of a point says how many answers it stands for.
-
-    ``tables``: of each arm, what :func:`lib.evaluate.calibration.reliability` gives.
-    """
-    ax.plot([0, 1], [0, 1], color="#444444", lw=1, ls=":", label="calibrated")
-    for arm, table in tables.items():
-        ax.plot(table["confidence"], table["accuracy"], color=colour(arm), lw=1.4, label=label(arm))
-        ax.scatter(table["confidence"], table["accuracy"], s=15 + 300 * table["answers"] / table["answers"].sum(),
-                   color=colour(arm), alpha=0.6)  # fmt: skip
-    ax.set(xlim=(0, 1.03), ylim=(0, 1.03), xlabel="Confidence: probability of the answer given", ylabel="Share of right answers")
-
-
-def unknown(ax, table):
-    """How well low confidence gives away each type left out of training: a row a type, with DeLong's interval."""
-    names = table.drop_duplicates("left_out")["left_out"].tolist()[::-1]
-    arms = list(dict.fromkeys(table["arm"]))
-    for k, arm in enumerate(arms):
-        part = table[table["arm"] == arm]
-        y = np.array([names.index(name) for name in part["left_out"]]) + 0.17 * ((len(arms) - 1) / 2 - k)
-        area, low, high = part[["auc", "low", "high"]].to_numpy().T
-        ax.errorbar(area, y, xerr=[area - low, high - area], ls="", marker="o", ms=5, lw=1.2,
-                    color=colour(arm), label=label(arm))  # fmt: skip
-    ax.axvline(0.5, color="#444444", lw=1, ls=":")
-    cells = table.drop_duplicates("left_out").set_index("left_out")["cells"]
-    ax.set_yticks(range(len(names)), [f"{name} ({cells[name]})" for name in names])
-    ax.set(xlim=(0, 1.02), xlabel="Area under the ROC curve (0.5: a coin)", ylim=(-0.6, len(names) - 0.4))
+def rows(ax: mpl.axes.Axes, names: Sequence[str], **look) -> None:
+    """Name the rows 0, 1, … of a panel, the first on top."""
+    ax.set_yticks(range(len(names)), names, **look)
+    ax.set_ylim(len(names) - 0.4, -0.6)
     ax.grid(True, axis="x")
 
 
-def confusion(ax, labels, predicted, classes, arm):
+def compare(axes, ours: pd.DataFrame, published: pd.DataFrame, metrics: Sequence[str], arms: list[str]) -> None:
+    """Ours beside the paper's, one panel a metric, one group an arm; tables: ``arm``, ``metric``, ``value``, a row a run."""
+    for ax, metric in zip(np.ravel(axes), metrics):
+        for source, table, shift in (("ours", ours, -0.27), ("paper", published, 0.15)):
+            part = table[(table["metric"] == metric) & table["arm"].isin(arms)]
+            runs(ax, part, part["arm"].map(arms.index) + shift, source)
+        ax.set_xticks(range(len(arms)), [label(arm).replace(", ", ",\n").replace(" regr", "\nregr") for arm in arms])
+        ax.set(title=METRICS[metric], xlim=(-0.6, len(arms) - 0.4), ylim=(0, 1))
+    legend(ax, ours="ours, each run", paper="the paper, each run", mean="mean, 95 % Student interval")
+
+
+def epoch_rules(ax: mpl.axes.Axes, table: pd.DataFrame) -> None:
+    """Accuracy of scBERT's runs by how the epoch is chosen; ``table``: :func:`lib.evaluate.measures.epoch_choice`."""
+    places = pd.DataFrame(list(EPOCH_RULES), columns=["protocol", "rule"]).rename_axis("at").reset_index()
+    table = table.merge(places).assign(arm="full")
+    runs(ax, table, table["at"], beside=0, errorbar=None, palette={"full": INK}, ms=36)
+    for x, mean in table.groupby("at")["value"].mean().items():
+        ax.annotate(f"{mean:.3f}", (x + 0.24, mean), fontsize=9, va="center")
+    ax.axvline(2.5, color="#BBBBBB", **MARKS["dotted"])
+    ax.set_xticks(range(len(EPOCH_RULES)), EPOCH_RULES.values(), fontsize=8)
+    ax.set(xlim=(-0.5, len(EPOCH_RULES) - 0.15), title="scBERT's accuracy, by how its epoch is chosen (bars: means)")
+
+
+def recall(ax: mpl.axes.Axes, ours: pd.DataFrame, published: pd.DataFrame, cells: pd.Series, arms: Sequence[str]) -> None:
+    """Recall type by type: each run a point, the bar their mean; ``cells``: test cells of each type, in the order of rows."""
+    row = {f"recall[{name}]": k for k, name in enumerate(cells.index)}
+    for source, table in (("ours", ours), ("paper", published)):
+        part = table[table["metric"].isin(row) & table["arm"].isin(arms)]
+        at = part["metric"].map(row) + part["arm"].map({arm: 0.34 * k - 0.17 for k, arm in enumerate(arms)})
+        if source == "ours":
+            runs(ax, part, at, beside=0, orient="y", errorbar=None, ms=14)
+        else:
+            points(ax, part["value"], at, part["arm"].map(PALETTE), source)
+    rows(ax, [f"{name} ({count})" for name, count in cells.items()])
+    ax.set(xlabel="Recall", xlim=(-0.03, 1.03))
+    legend(ax, arms, ours="ours, each run", mean="their mean", paper="the paper", ncols=3)
+
+
+def dots(axes, table: pd.DataFrame, titles: dict[str, str]) -> None:
+    """Arms in rows, best by the first metric on top, a panel a metric; ``table``: arm, metric, value, low, high."""
+    order = table[table["metric"] == next(iter(titles))].sort_values("value", ascending=False, kind="stable")["arm"]
+    for ax, (metric, title) in zip(axes, titles.items()):
+        part = table[table["metric"] == metric].set_index("arm", drop=False).loc[order]
+        estimates(ax, part, range(len(order)))
+        for y, value in enumerate(part["value"]):
+            ax.annotate(f"{value:.3f}", (value, y), (0, 6), textcoords="offset points", fontsize=8, ha="center", color=INK)
+        rows(ax, [label(arm) for arm in order])
+        ax.margins(x=0.12)
+        ax.set_title(title)
+
+
+def factorial(axes, table: pd.DataFrame, marked: Sequence[str] = ()) -> None:
+    """Accuracy of every combination of factors: a panel for what is trained, a column for pre-training, a line an embedding.
+
+    ``axes``: the last block trained, all trained. ``table``: a row a run. ``marked``: arms to ring, the paper's.
+    """
+    shown = [by_factors(True, "last_block", embedding) for embedding in EMBEDDINGS]
+    for ax, trained, title in zip(axes, ("last_block", "all"), ("Last block fine-tuned (the paper)", "All blocks fine-tuned")):
+        for k, (embedding, shade) in enumerate(zip(EMBEDDINGS, shown)):
+            column = {by_factors(pretrained, trained, embedding): x for x, pretrained in enumerate((True, False))}
+            part = table[table["arm"].isin(column)]
+            at = part["arm"].map(column) + 0.2 * (k - 1)
+            runs(ax, part.assign(arm=shade), at, spread=0.05, beside=0, errorbar=None, linestyle="-", ms=11)
+            for x, mean in part[part["arm"].isin(marked)].groupby(at)["value"].mean().items():
+                ax.scatter(x, mean, s=330, color="none", edgecolor=INK, zorder=4)
+        ax.set_xticks([0, 1], ["pre-trained", "random weights"])
+        ax.set(xlim=(-0.45, 1.45), title=title)
+    legend(ax, shown)
+
+
+def curves(ax: mpl.axes.Axes, table: pd.DataFrame, metric: str, arms: Sequence[str], source: str = "ours") -> None:
+    """A metric against the fraction of labelled cells: every run a point, the mean with its interval a line."""
+    for k, arm in enumerate(arms):
+        part = table[(table["metric"] == metric) & (table["arm"] == arm)]
+        at = part["fraction"] + 0.012 * (k - (len(arms) - 1) / 2)
+        runs(ax, part, at, source, spread=0, beside=0, linestyle="-", marker="")
+    fractions = sorted(set(table["fraction"]))
+    ax.set_xticks(fractions, [f"{fraction:.0%}" for fraction in fractions])
+    ax.set(xlabel="Share of the training cells with labels", title=METRICS[metric], ylim=(0, 1))
+
+
+def reliability(ax: mpl.axes.Axes, table: pd.DataFrame) -> None:
+    """Accuracy against confidence; the area of a point says how many answers it stands for.
+
+    ``table``: of each ``arm``, what :func:`lib.evaluate.calibration.reliability` gives.
+    """
+    look = {"x": "confidence", "y": "accuracy", "hue": "arm", "palette": PALETTE, "legend": False, "ax": ax}
+    share = table["answers"] / table.groupby("arm")["answers"].transform("sum")
+    ax.plot([0, 1], [0, 1], color=INK, **MARKS["dotted"])
+    sns.lineplot(table, estimator=None, lw=1.4, **look)
+    sns.scatterplot(table, size=share, sizes=(15, 315), size_norm=(0, 1), alpha=0.6, **look)
+    ax.set(xlabel="Confidence: probability of the answer given", ylabel="Share of right answers")
+    ax.set(xlim=(0, 1.03), ylim=(0, 1.03))
+    legend(ax, dict.fromkeys(table["arm"]), ncols=2, dotted="calibrated")
+
+
+def unknown(ax: mpl.axes.Axes, table: pd.DataFrame) -> None:
+    """How well low confidence gives away each type left out of training: a row a type, with DeLong's interval."""
+    arms, types = list(dict.fromkeys(table["arm"])), table.drop_duplicates("left_out").set_index("left_out")["cells"]
+    at = table["left_out"].map(types.index.get_loc) + 0.17 * (table["arm"].map(arms.index) - (len(arms) - 1) / 2)
+    estimates(ax, table, at, "auc low high", s=24)
+    ax.axvline(0.5, color=INK, **MARKS["dotted"])
+    rows(ax, [f"{name} ({cells})" for name, cells in types.items()])
+    ax.set(xlim=(0, 1.02), xlabel="Area under the ROC curve (0.5: a coin), 95 % DeLong interval")
+    legend(ax, arms, ncols=2)
+
+
+def confusion(ax: mpl.axes.Axes, labels, predicted, classes, arm: str) -> np.ndarray:
     """Row-normalised confusion matrix: the share of each true type (row) that is given each name (column)."""
     counts = confusion_matrix(labels, predicted, labels=np.arange(len(classes)))
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    ax.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for i, j in zip(*np.nonzero(counts)):
-        ax.text(j, i, f"{share[i, j]:.2f}".lstrip("0") if share[i, j] < 1 else "1", ha="center", va="center",
-                fontsize=7.5, color="white" if share[i, j] > 0.55 else "#222222")  # fmt: skip
-    ax.set_xticks(range(len(classes)), classes, rotation=90)
-    ax.set_yticks(range(len(classes)), classes)
-    ax.set_xlabel("predicted")
-    ax.grid(False)
-    ax.set_title(label(arm))
+    text = np.where(counts == 0, "", np.vectorize(lambda x: f"{x:.2f}".removeprefix("0") if x < 1 else "1")(share))
+    look = {"xticklabels": classes, "yticklabels": classes, "annot_kws": {"fontsize": 7.5}, "square": True, "cbar": False}
+    sns.heatmap(share, annot=text, fmt="", cmap="Blues", vmin=0, vmax=1, ax=ax, **look)
+    ax.set(xlabel="predicted", ylabel="true", title=label(arm))
     return share
 
 
-def differences(ax, claims):
-    """Differences of arms to their references, in points: the paper's (hollow) above ours (filled), a row a claim."""
-    rows = claims.iloc[::-1].to_dict("records")
-    for y, row in enumerate(rows):
-        for shift, who, marker in ((0.16, "paper", "D"), (-0.16, "ours", "o")):
-            effect, low, high = (100 * row[f"{name}_{who}"] for name in ("effect", "low", "high"))
-            error = [[max(0, effect - low)], [max(0, high - effect)]] if np.isfinite(low) else None
-            name = {"paper": "the paper", "ours": "ours"}[who] if y == 0 else None
-            ax.errorbar(effect, y + shift, label=name, xerr=error, marker=marker, ms=6, color=colour(row["arm"]), capsize=2, lw=1.4,
-                        mfc="white" if who == "paper" else colour(row["arm"]))  # fmt: skip
-    ax.axvline(0, color="#444444", lw=1)
-    names = [f"{label(r['arm'])} − {label(r['reference'])}, {r['fraction']:.0%}, {METRICS[r['metric']]}" for r in rows]
-    ax.set_yticks(range(len(rows)), names, fontsize=9)
-    ax.set_xlabel("points, 95 % intervals\n(the paper: Welch over runs; ours: bootstrap over test cells and runs)")
-    ax.legend(loc="upper right", fontsize=9)
-    ax.grid(True, axis="x")
+def differences(ax: mpl.axes.Axes, claims: pd.DataFrame) -> None:
+    """Differences of arms to their references, in points: the paper's above ours, a row a claim."""
+    for source, shift in (("paper", -0.16), ("ours", 0.16)):
+        columns = f"effect_{source} low_{source} high_{source}"
+        table = claims[columns.split()].mul(100).assign(arm=claims["arm"])
+        estimates(ax, table, np.arange(len(claims)) + shift, columns, source)
+    ax.axvline(0, color=INK, lw=1)
+    claimed = claims.to_dict("records")
+    names = [f"{label(c['arm'])} − {label(c['reference'])}, {c['fraction']:.0%}, {METRICS[c['metric']]}" for c in claimed]
+    rows(ax, names, fontsize=9)
+    ax.set(xlabel="points, 95 % intervals\n(the paper: Welch over runs; ours: bootstrap over test cells and runs)")
+    legend(ax, paper="the paper", ours="ours")
 
 
-def masked_task(ax, card):
+def masked_task(ax: mpl.axes.Axes, card: pd.DataFrame) -> None:
     """The masked task with and without gene embedding: bars of ours with intervals over cells, the paper as diamonds."""
-    names = {
-        "masked_accuracy": "Accuracy on\nhidden genes",
-        "accuracy_of_most_common_bin": "Accuracy of saying the\ncell's most common bin",
-        "fraction_predicting_most_common_bin": "Share of answers that are\nthe most common bin",
-    }
-    for shift, arm in ((-0.2, "full"), (0.2, "no_gene2vec")):
-        rows = card[card["arm"] == arm].set_index("metric").loc[list(names)]
-        x = np.arange(len(names)) + shift
-        ax.bar(x, rows["ours"], 0.36, color=colour(arm), alpha=0.85, yerr=rows["half_width_ours"], capsize=3,
-               label=label(arm))  # fmt: skip
-        ax.scatter(x, rows["paper"], marker="D", s=40, facecolor="white", edgecolor="#222222", zorder=3)
-    ax.scatter([], [], marker="D", s=40, facecolor="white", edgecolor="#222222", label="the paper")
-    ax.set_xticks(range(len(names)), names.values())
-    ax.set_ylim(0, 1.12)
-    ax.legend(fontsize=9, ncols=3, loc="upper left")
+    arms = ["full", "no_gene2vec"]
+    card = card[card["metric"].isin(MASKED) & card["arm"].isin(arms)]
+    look = {"palette": PALETTE, "saturation": 1, "alpha": 0.85, "errorbar": None, "legend": False, "ax": ax}
+    sns.barplot(card, x="metric", y="ours", hue="arm", order=MASKED, hue_order=arms, **look)
+    at = card["metric"].map(list(MASKED).index) + card["arm"].map({"full": -0.2, "no_gene2vec": 0.2})
+    ax.errorbar(at, card["ours"], card["half_width_ours"], color=INK, ls="", capsize=3)
+    points(ax, at, card["paper"], INK, "paper", s=40)
+    ax.set_xticks(range(len(MASKED)), MASKED.values())
+    ax.set(ylim=(0, 1.02), xlabel="", ylabel="Share")
+    legend(ax, arms, paper="the paper")
 
 
-def dots(axes, table, by, metrics, titles):
-    """Rows with a value and an interval, a panel a metric: ``table`` has ``by`` (arms), metric, value, low, high."""
-    order = list(dict.fromkeys(table[by]))[::-1]
-    for ax, metric, title in zip(axes, metrics, titles):
-        rows = table[table["metric"] == metric].set_index(by)
-        for y, name in enumerate(order):
-            row = rows.loc[name]
-            error = [[max(0, row["value"] - row["low"])], [max(0, row["high"] - row["value"])]]
-            ax.errorbar(row["value"], y, xerr=error, marker="o", ms=7, lw=1.6, capsize=3, color=colour(name), zorder=3)
-            ax.annotate(f"{row['value']:.3f}", (row["value"], y + 0.2), fontsize=8, ha="center", color="#444444")
-        ax.set_yticks(range(len(order)), [label(name) for name in order])
-        ax.set_ylim(-0.6, len(order) - 0.3)
-        ax.margins(x=0.12)
-        ax.locator_params(axis="x", nbins=5)
-        ax.grid(True, axis="x")
-        ax.set_title(title)
-
-
-def shares(ax, table):
+def shares(ax: mpl.axes.Axes, table: pd.DataFrame) -> None:
     """Stacked bars: a row an arm, a part a column, each named where it is wide enough."""
-    left = np.zeros(len(table))
-    for part, shade in zip(table.columns, ("#D55E00", "#E69F00", "#0072B2", "#BBBBBB")):
-        values = table[part].to_numpy()
-        ax.barh(range(len(table)), values, left=left, color=shade, label=part, height=0.62)
-        for y, (start, value) in enumerate(zip(left, values)):
-            if value > 0.04:
-                ax.text(start + value / 2, y, f"{value:.0%}", ha="center", va="center", fontsize=9,
-                        color="#222222" if shade in ("#E69F00", "#BBBBBB") else "white")  # fmt: skip
-        left = left + values
-    ax.set_yticks(range(len(table)), [label(arm) for arm in table.index])
-    ax.set(xlim=(0, 1), xlabel="Share of the variance of the genes' hidden states")
-    ax.invert_yaxis()
+    table.rename(index=label).plot.barh(stacked=True, ax=ax, color=SHADES, width=0.62, legend=False)
+    for bars in ax.containers:
+        names = [f"{share:.0%}" if share > 0.04 else "" for share in bars.datavalues]
+        ax.bar_label(bars, names, label_type="center", fontsize=9, color=INK)
+    rows(ax, [label(arm) for arm in table.index])
+    ax.set(xlim=(0, 1), xlabel="Share of the variance of the genes' hidden states", ylabel="")
     ax.grid(False)
+    ax.figure.legend(loc="outside upper center", ncols=4)
 
 
-def profile_note(fig, profile):
-    """Say in the figure which profile and how many cells it shows."""
-    cells, genes = profile["adata"].shape
-    fig.supxlabel(f"profile {profile['name']}: {profile['data']['dataset']}, {cells:,} cells × {genes:,} genes",
-                  fontsize=8, color="#666666", x=0.99, ha="right")  # fmt: skip
-
-
-def folder(profile):
+def folder(profile: dict) -> Path:
     """``figures/<profile>``, or below ``SCBERT_FIGURES``."""
     path = settings.figures() / profile["name"]
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
-def save(fig, name, table, profile):
-    """Write a figure as png and svg, and the tidy table behind it as CSV; the same bytes at every rerun."""
-    profile_note(fig, profile)
+def save(fig: mpl.figure.Figure, name: str, table: pd.DataFrame, profile: dict) -> None:
+    """Write a figure, with the profile and its cells in it, as png and svg, and the tidy table behind it as CSV.
+
+    The same bytes at every rerun.
+    """
+    cells, genes = profile["adata"].shape
+    note = f"profile {profile['name']}: {profile['data']['dataset']}, {cells:,} cells × {genes:,} genes"
+    fig.supxlabel(note, fontsize=8, color="#666666", x=0.99, ha="right")
     target = folder(profile)
     fig.savefig(target / f"{name}.png", metadata={"Software": None})
     fig.savefig(target / f"{name}.svg", metadata={"Date": None, "Creator": None})

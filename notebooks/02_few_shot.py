@@ -1,13 +1,5 @@
 # ---
 # jupyter:
-#   jupytext:
-#     cell_metadata_filter: tags
-#     notebook_metadata_filter: kernelspec,jupytext
-#     text_representation:
-#       extension: .py
-#       format_name: percent
-#       format_version: '1.3'
-#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -44,9 +36,9 @@ import pandas as pd
 from IPython.display import Markdown, display
 
 from lib import plots
-from lib.evaluate import differences, intervals, measures, words
+from lib.evaluate import measures, words
 from lib.experiments import profiles, runs, specs
-from lib.paper import published
+from lib.paper import published, scorecard
 
 plots.style()
 
@@ -98,16 +90,13 @@ pd.concat(rows, names=["labels"])
 # ours. Lower panels: the paper's.
 
 # %%
-fig, axes = plt.subplots(2, 2, figsize=(10, 7.4), sharex=True)
+fig, axes = plt.subplots(2, 2, figsize=(10, 7.8))
 for ax, metric in zip(axes[0], ["accuracy", "macro_f1"]):
     plots.curves(ax, ours, metric, arms)
 for ax, metric in zip(axes[1], ["accuracy", "macro_f1"]):
-    plots.curves(ax, paper, metric, arms, marker="D", filled=False)
+    plots.curves(ax, paper, metric, arms[:2], "paper")
     ax.set_title(f"{plots.METRICS[metric]}, the paper ({chosen['reproduces']})")
-for ax in axes.flat:
-    ax.set_ylim(0, 1)
-    ax.tick_params(labelbottom=True)
-axes[0, 0].legend(loc="center right")
+plots.legend(fig, arms, 3, ours="ours, each run", paper="the paper, each run", mean="mean, 95 % Student interval")
 columns = ["arm", "fraction", "seed", "metric", "value"]
 drawn = pd.concat(
     [ours.assign(source="ours")[[*columns, "run", "source"]], paper.assign(source="paper")[[*columns, "source"]]]
@@ -119,40 +108,30 @@ plots.save(fig, "02_few_shot", drawn.query("metric in ['accuracy', 'macro_f1']")
 #
 # Logistic regression minus scBERT in points of accuracy, from the same subsets and test cells, with a 95 % interval by
 # bootstrap over cells and seeds; beside it the paper's, with Welch's interval over its runs. An interval that covers
-# zero does not show that there is no difference: look at how wide it is.
+# zero does not show that there is no difference: look at how wide it is. With all labels the question is that of notebook 01,
+# and answered there.
 
 # %%
-questions = [(arms[0], arms[1], {"fraction": fraction}) for fraction in chosen["fractions"]]
-family = differences.family(questions, done, ("accuracy", "macro_f1"))
+family = scorecard.family("few_shot", done)
 family.to_csv(plots.folder(chosen) / "02_family.csv", index=False, float_format="%.6g")
 rows = []
 for found in family.query("metric == 'accuracy'").to_dict("records"):
-    fraction = found["fraction"]
-    theirs = [
-        paper.query("metric == 'accuracy' and arm == @arm and fraction == @fraction")["value"] for arm in arms[:2]
-    ]
-    row = {"fraction": fraction, "ours": found["difference"], "ours_low": found["low"], "ours_high": found["high"]}
-    if all(len(values) for values in theirs):
-        row |= dict(zip(("paper", "paper_low", "paper_high"), intervals.effect(*theirs)))
-    rows.append(row)
+    theirs = published.difference("few_shot", chosen["reproduces"], *arms[:2], fraction=found["fraction"]) or {}
+    row = {"fraction": found["fraction"], "ours": found["difference"], "ours_low": found["low"], "ours_high": found["high"]}
+    names = {"paper": "difference", "paper_low": "low", "paper_high": "high"}
+    rows.append(row | {name: theirs[key] for name, key in names.items() if theirs})
 answer = pd.DataFrame(rows)
 answer.to_csv(plots.folder(chosen) / "02_difference.csv", index=False, float_format="%.6g")
 answer.set_index("fraction").mul(100).round(1).rename_axis("fraction (differences in points)")
 
 # %% [markdown]
-# All fractions and both scores are one family of questions: the more are asked, the likelier one of them has p < 0.05
-# by chance. Holm's adjusted p allows for that and decides on *ahead* and *behind*; *equivalent* means within 2 points
-# either way by two one-sided tests at 5 %; *undecided*, that neither is shown.
+# These fractions and both scores are one family of questions: the more are asked, the likelier one of them has p < 0.05
+# by chance. Holm's adjusted p allows for that, and with the interval decides on *ahead* and *behind*; *equivalent* means within 2
+# points either way by two one-sided tests at 5 %; *undecided*, that neither is shown. The verdicts are those of notebook 05.
 
 # %%
 display(words.show_family(family, plots.label))
-behind = family.query("says == 'behind'")
-ahead = [f"{row.fraction:.0%} ({row.metric.replace('_', '-')})" for row in behind.itertuples()]
-Markdown(
-    f"**scBERT is ahead of logistic regression with these shares of the labels: {', '.join(ahead)}.**"
-    if ahead
-    else "**At no fraction is scBERT shown to be ahead of logistic regression.**"
-)
+Markdown(words.by_fraction(family, "logistic regression", "scBERT"))
 
 # %% [markdown]
 # ## Where these numbers come from

@@ -1,13 +1,5 @@
 # ---
 # jupyter:
-#   jupytext:
-#     cell_metadata_filter: tags
-#     notebook_metadata_filter: kernelspec,jupytext
-#     text_representation:
-#       extension: .py
-#       format_name: percent
-#       format_version: '1.3'
-#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -43,6 +35,7 @@ sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p /
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from IPython.display import Markdown, display
 
 from lib import plots
@@ -50,7 +43,7 @@ from lib.evaluate import calibration, masked, representations, words
 from lib.experiments import profiles, runs, specs, store
 from lib.paper import scorecard
 from lib.prepare import cells, splits
-from lib.prepare.preprocess import tokenize
+from lib.prepare.tokens import tokenize
 
 plots.style()
 
@@ -115,7 +108,8 @@ answers = masked.rules(stored.tokens, train, by_arm["full"])
 answers |= {arm: by_arm[arm].predictions["probabilities"] for arm in ("no_gene2vec", "full")}
 scores = masked.scores(answers, by_arm["full"])
 fig, axes = plt.subplots(1, 2, figsize=(10.5, 3.8), sharey=True)
-plots.dots(axes, scores, "answer", ["accuracy", "macro"], ["Accuracy on hidden genes", "Macro: mean recall of the bins"])
+titles = {"accuracy": "Accuracy on hidden genes", "macro": "Macro: mean recall of the bins"}
+plots.dots(axes, scores.rename(columns={"answer": "arm"}), titles)
 plots.save(fig, "04_rules", scores, chosen)
 
 # %%
@@ -145,14 +139,14 @@ tables = {
     name: calibration.reliability(answers[name].max(1), answers[name].argmax(1) == target)
     for name in ("additive", "no_gene2vec", "full")
 }
+tables = pd.concat(tables, names=["answer"]).reset_index("answer")
 fig, ax = plt.subplots(figsize=(6, 4.6))
-plots.reliability(ax, tables)
-ax.legend(loc="upper left", fontsize=9)
-plots.save(fig, "04_calibration", pd.concat(tables, names=["answer"]).reset_index("answer"), chosen)
+plots.reliability(ax, tables.rename(columns={"answer": "arm"}))
+plots.save(fig, "04_calibration", tables, chosen)
 errors = scores.query("metric == 'calibration_error'").set_index("answer")
 Markdown(
     "Calibration error: "
-    + "; ".join(f"{plots.label(n)} {errors.loc[n, 'value']:.3f} ({errors.loc[n, 'low']:.3f} to {errors.loc[n, 'high']:.3f})" for n in tables)
+    + "; ".join(f"{plots.label(n)} {errors.loc[n, 'value']:.3f} ({errors.loc[n, 'low']:.3f} to {errors.loc[n, 'high']:.3f})" for n in tables["answer"].unique())
     + "."
 )
 
@@ -217,7 +211,6 @@ parts = pd.DataFrame(
 ).T
 fig, ax = plt.subplots(figsize=(9, 2.7))
 plots.shares(ax, parts)
-fig.legend(loc="outside upper center", ncols=4)
 plots.save(fig, "04_variance", parts.rename_axis("arm").reset_index(), chosen)
 
 # %% [markdown]
@@ -255,24 +248,20 @@ for arm in order:
     rows += [{"arm": arm} | row for row in representations.cells(r["cells"], r["labels"], r["train"], r["test"])]
 zero = pd.DataFrame(rows)
 knn = zero.query("metric == 'knn_accuracy'").set_index("arm")
-fig, axes = plt.subplots(1, 4, figsize=(15, 4.6))
-palette = plt.get_cmap("tab20").colors
-for ax, arm in zip(axes, order):
-    r = reps[arm]
-    for k, name in enumerate(r["classes"]):
-        ax.scatter(*r["umap"][r["labels"] == k].T, s=7, color=palette[2 * k % 20 + (k >= 10)], label=name)
-    ax.set_title("{}\nkNN {value:.2f} ({low:.2f}–{high:.2f})".format(plots.label(arm), **knn.loc[arm]))
-    ax.set(xticks=[], yticks=[])
-    ax.grid(False)
-fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, markerscale=2.5, fontsize=9)
 points = pd.concat(
-    [
-        pd.DataFrame(reps[arm]["umap"], columns=["umap_1", "umap_2"]).assign(
-            cell_type=reps[arm]["classes"][reps[arm]["labels"]], arm=arm
-        )
-        for arm in order
-    ]
+    pd.DataFrame(reps[arm]["umap"], columns=["umap_1", "umap_2"]).assign(cell_type=reps[arm]["classes"][reps[arm]["labels"]], arm=arm)
+    for arm in order
 )
+types = list(reps["full"]["classes"])
+look = {"hue": "cell_type", "style": "cell_type", "hue_order": types, "style_order": types, "palette": sns.color_palette("colorblind", len(types))}
+fig, axes = plt.subplots(2, 2, figsize=(10, 8.8))
+for ax, arm in zip(axes.flat, order):
+    sns.scatterplot(points[points["arm"] == arm], x="umap_1", y="umap_2", s=16, linewidth=0, legend=ax is axes[0, 0], ax=ax, **look)
+    ax.set(xticks=[], yticks=[], xlabel="", ylabel="")
+    ax.set_title("{}\nkNN {value:.2f} ({low:.2f}–{high:.2f})".format(plots.label(arm), **knn.loc[arm]))
+    ax.grid(False)
+fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, markerscale=1.6, fontsize=9)
+axes[0, 0].get_legend().remove()
 plots.save(fig, "04_cells", points, chosen)
 
 # %% [markdown]
@@ -284,9 +273,10 @@ plots.save(fig, "04_cells", points, chosen)
 # from its own random weights.
 
 # %%
-fig, axes = plt.subplots(1, 4, figsize=(13, 3.2), sharey=True)
-titles = ["Nearest neighbours,\naccuracy", "Silhouette\nof the true types", "k-means,\nARI", "k-means,\nNMI"]
-plots.dots(axes, zero, "arm", ["knn_accuracy", "silhouette", "ari", "nmi"], titles)
+fig, axes = plt.subplots(2, 2, figsize=(10, 5.8), sharey=True)
+titles = {"knn_accuracy": "Nearest neighbours, accuracy", "silhouette": "Silhouette of the true types"}
+titles |= {"ari": "k-means, ARI", "nmi": "k-means, NMI"}
+plots.dots(axes.flat, zero, titles)
 plots.save(fig, "04_zero_shot", zero, chosen)
 closing = representations.knn_accuracy(*(reps["full"][name] for name in ("cells_closing", "labels", "train", "test")))
 Markdown(

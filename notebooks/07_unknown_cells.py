@@ -1,13 +1,5 @@
 # ---
 # jupyter:
-#   jupytext:
-#     cell_metadata_filter: tags
-#     notebook_metadata_filter: kernelspec,jupytext
-#     text_representation:
-#       extension: .py
-#       format_name: percent
-#       format_version: '1.3'
-#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -72,10 +64,10 @@ for arm in arms:
     sure = np.concatenate([p["probabilities"].max(1) for p in own])
     right = np.concatenate([p["probabilities"].argmax(1) == p["labels"] for p in own])
     tables[arm] = calibration.reliability(sure, right)
-fig, ax = plt.subplots(figsize=(6, 5))
+tables = pd.concat(tables, names=["arm"]).reset_index("arm")
+fig, ax = plt.subplots(figsize=(6, 5.4))
 plots.reliability(ax, tables)
-ax.legend(loc="upper left")
-plots.save(fig, "07_calibration", pd.concat(tables, names=["arm"]).reset_index("arm"), chosen)
+plots.save(fig, "07_calibration", tables, chosen)
 
 # %% [markdown]
 # The same in numbers, with 95 % intervals by bootstrap over test cells. *Calibration error*: mean distance of confidence
@@ -102,7 +94,6 @@ shown.pivot(index="arm", columns="metric", values="text").rename_axis(index=None
 left_out = calibration.unknown(runs.complete(specs.unknown(chosen)))
 fig, ax = plt.subplots(figsize=(8.5, 0.55 * left_out["left_out"].nunique() + 1.4))
 plots.unknown(ax, left_out)
-fig.legend(loc="outside upper center", ncols=2)
 plots.save(fig, "07_unknown", left_out, chosen)
 left_out.pivot(index="left_out", columns="arm", values="taken_for").rename(columns=plots.label).rename_axis(
     index="left out", columns="most of its cells are taken for"

@@ -46,3 +46,20 @@ def shared():
     if not folder.is_dir():
         pytest.skip(f"the real data files are not at {folder}")
     return folder
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder of downloads and a registry whose entries the test changes; nothing is asked of any server."""
+    from lib.datasets import downloads
+
+    published = ("sha256", "blob", "bytes", "drive")
+    entries = {
+        name: {key: value for key, value in entry.items() if key not in published} | {"holds": dict(entry.get("holds", {}))}
+        for name, entry in downloads.registry().items()
+    }
+    monkeypatch.setattr(downloads, "registry", lambda: entries)
+    monkeypatch.setenv("SCBERT_DATA_DIR", str(tmp_path / "downloads"))
+    monkeypatch.setenv("SCBERT_CACHE", str(tmp_path))
+    (tmp_path / "downloads").mkdir()
+    return tmp_path / "downloads", entries

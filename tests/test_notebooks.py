@@ -7,22 +7,19 @@ import sys
 
 import jupytext
 import nbformat
+import pandas as pd
 import pytest
 
-from lib.programs import run_notebooks
+from lib.programs import committed, run_notebooks
 from lib.settings import ROOT
 
 BOOKS = run_notebooks.notebooks()
 
 
-def program(*arguments, folder, **extra):
-    environment = os.environ | {
-        "SCBERT_CACHE": str(folder / "cache"),
-        "SCBERT_FIGURES": str(folder / "figures"),
-        **extra,
-    }
-    return subprocess.run([sys.executable, "-m", "lib.run_notebooks", *arguments], cwd=ROOT, env=environment, text=True,
-                          capture_output=True, timeout=1200)  # fmt: skip
+def program(*arguments, folder):
+    environment = os.environ | {"SCBERT_CACHE": str(folder / "cache"), "SCBERT_FIGURES": str(folder / "figures")}
+    command = [sys.executable, "-m", "lib.run_notebooks", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=1200)
 
 
 @pytest.fixture(scope="session")
@@ -108,10 +105,66 @@ def test_unknown_names_are_refused(tmp_path, arguments, words):
 
 @pytest.mark.parametrize("book", BOOKS, ids=lambda path: path.stem)
 def test_notebook_and_script_are_in_step(book):
-    """The .ipynb and its .py hold the same cells; the .ipynb holds no outputs."""
+    """The .ipynb and its .py hold the same cells, not many, one of them the parameters."""
     notebook, script = jupytext.read(book), jupytext.read(book.with_suffix(".py"))
     assert [(c.cell_type, c.source) for c in notebook.cells] == [(c.cell_type, c.source) for c in script.cells]
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert not any(cell.outputs or cell.execution_count for cell in code)
     assert len(code) <= 15
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
+
+
+@pytest.mark.parametrize("book", BOOKS, ids=lambda path: path.stem)
+def test_no_outputs_are_committed(book):
+    """A reader's own copy may hold some."""
+    cells = jupytext.reads(committed.content(f"notebooks/{book.name}").decode(), "ipynb").cells
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+
+
+@pytest.mark.parametrize("given, stems", [(["01"], "01"), (["01,02"], "01 02"), (["02", "01"], "01 02"), ([], "all")])
+def test_only(monkeypatch, tmp_path, given, stems):
+    """``--only 01,02`` and ``--only 01 --only 02`` are the same; the order is that of the notebooks."""
+    asked = []
+    monkeypatch.setenv("SCBERT_FIGURES", str(tmp_path))
+    for name in ("SCBERT_PROGRESS", "SCBERT_RUNS_SINCE", "SCBERT_SCHEDULER"):  # so that what main sets is undone
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(run_notebooks, "execute", lambda path, *_: asked.append(path))
+    assert run_notebooks.main([word for one in given for word in ("--only", one)]) == 0
+    assert asked == [book for book in BOOKS if stems == "all" or book.stem[:2] in stems.split()]
+
+
+def test_the_end_says_how_the_tables_differ(monkeypatch, tmp_path, capsys):
+    """Of the notebooks that went well: tables as published, but for one number."""
+    published = {"01_a.csv": pd.DataFrame({"value": [0.5]}), "02_b.csv": pd.DataFrame({"value": [0.5]})}
+    monkeypatch.setenv("SCBERT_FIGURES", str(tmp_path))
+    monkeypatch.setenv("SCBERT_PROGRESS", "")
+    monkeypatch.setattr(committed, "content", lambda path: b"sums" if path == "figures/quick/SHA256SUMS" else None)
+    monkeypatch.setattr(committed, "tables", lambda profile: published)
+
+    def execute(path, output, parameters):
+        (output.parents[1] / "01_a.csv").write_text("value\n0.5\n")
+        (output.parents[1] / "02_b.csv").write_text("value\n0.25\n")
+        return "cell 3: it failed" if path.stem.startswith("01") else None
+
+    monkeypatch.setattr(run_notebooks, "execute", execute)
+    assert run_notebooks.main(["--only", "02"]) == 0
+    said = "0 of 1 tables identical; largest difference in 02_b.csv, value: 0.5 → 0.25; no verdict changed."
+    assert f"Compared with the published figures/quick: {said}" in capsys.readouterr().out
+    assert run_notebooks.main([]) == 1
+    assert said in capsys.readouterr().out
+
+
+def test_an_executed_notebook_is_whole_or_not_there(tmp_path, monkeypatch):
+    """While it runs, the last one stays in its place; what is written meanwhile has another name."""
+    book, output = tmp_path / "a.ipynb", tmp_path / "out" / "a.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1", id="a")]), book)
+    output.parent.mkdir()
+    output.write_text("the last one")
+
+    def execute_notebook(path, partial, parameters, **others):
+        assert output.read_text() == "the last one" and partial != str(output)
+        raise RuntimeError("Kernel died")
+
+    monkeypatch.setattr(run_notebooks.papermill, "execute_notebook", execute_notebook)
+    assert run_notebooks.execute(book, output, {}) == "RuntimeError: Kernel died"
+    assert nbformat.read(output, as_version=4).cells[0].source == "1"
+    assert sorted(path.name for path in output.parent.iterdir()) == ["a.html", "a.ipynb"]

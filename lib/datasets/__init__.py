@@ -8,7 +8,5 @@ from the values), checks (what is refused, and why).
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    ["catalogue", "checks", "downloads", "formats", "h5ad", "scale"],
-    {"catalogue": ["load"]},
+    __name__, ["catalogue", "checks", "downloads", "formats", "h5ad", "scale"], {"catalogue": ["load"]}
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import anndata
@@ -16,9 +17,7 @@ from lib.errors import DataError
 LABEL_COLUMNS = ("cell_type", "celltype")
 CARDS = {
     "pbmc68k_reduced": {
-        "name": "pbmc68k_reduced",
         "title": "700 peripheral blood cells × 765 genes of Zheng68K, shipped inside scanpy",
-        "organism": "human",
         "label_column": "bulk_labels",
         "source": "scanpy.datasets.pbmc68k_reduced(), inside the scanpy wheel",
         "citation": "Zheng et al., Nat. Commun. 8, 14049 (2017), doi 10.1038/ncomms14049",
@@ -29,22 +28,22 @@ CARDS = {
     # These are downloaded: data/sources.yaml has address, licence and citation. ``normalised``: the values are used as
     # they are published, as the paper does.
     "zheng_sorted": {"title": "3,774 bead-sorted blood cells × 16,791 genes", "label_column": "celltype"},
-    "zheng68k": {
-        "title": "Zheng68K: 68,450 blood cells × 16,906 genes", "label_column": "celltype", "normalised": "log2",
-    },
+    "zheng68k": {"title": "Zheng68K: 68,450 blood cells × 16,906 genes", "label_column": "celltype", "normalised": "log2"},
     "macparland": {
-        "title": "MacParland: 8,444 liver cells × 20,007 genes, hepatocytes merged", "label_column": "CellType",
+        "title": "MacParland: 8,444 liver cells × 20,007 genes, hepatocytes merged",
+        "label_column": "CellType",
         "normalised": "log-normalised, as published",
     },
     "macparland_unmerged": {
-        "title": "MacParland: 8,444 liver cells × 20,007 genes, 20 clusters", "label_column": "CellType",
+        "title": "MacParland: 8,444 liver cells × 20,007 genes, 20 clusters",
+        "label_column": "CellType",
         "normalised": "log-normalised, as published",
     },
     "panglao": {"title": "Panglao, scBERT's pre-training corpus, unlabelled"},
-}  # fmt: skip
+}
 
 
-def load(name_or_path, label=None):
+def load(name_or_path: str | Path, label: str | None = None) -> anndata.AnnData:
     """Load a data set by its name or an .h5ad file by its path.
 
     Parameters
@@ -64,35 +63,35 @@ def load(name_or_path, label=None):
     Raises
     ------
     DataError
-        Whatever makes the file unusable: see each check below.
+        Whatever makes the file unusable: what the readers refuse, gene names that are no symbols, labels that are none.
     """
     name = str(name_or_path)
-    if name == "pbmc68k_reduced":
-        adata, card = _pbmc68k_reduced(), dict(CARDS[name])
-        label = label or card["label_column"]
-    elif name in CARDS:
-        adata = formats.load(name)
-        entry = downloads.registry()[name.removesuffix("_unmerged")]
-        card = {"name": name, "organism": "human", "source": entry["address"], "citation": entry["citation"],
-                "licence": entry["licence"], **CARDS[name]}  # fmt: skip
+    if name in CARDS:
+        card = {"name": name, "organism": "human"} | CARDS[name]
+        if name == "pbmc68k_reduced":
+            adata = _pbmc68k_reduced()
+        else:
+            adata, entry = formats.load(name), downloads.registry()[name.removesuffix("_unmerged")]
+            card |= {"source": entry["address"], "citation": entry["citation"], "licence": entry["licence"]}
         label = label or card.get("label_column")
     else:
-        adata, found = h5ad.read(_existing(Path(name_or_path).expanduser()))
+        path = Path(name_or_path).expanduser()
+        if not os.path.exists(path):  # unlike its method, also of a name that no disk takes
+            raise DataError(
+                f"There is no data set named {name[:80]!r} and no file at that path. "
+                f"Names known: {', '.join(CARDS)}. Give one of them or the path of an .h5ad file."
+            )
+        adata, found = h5ad.read(path)
         card = {"name": Path(name).stem, "title": f"the file {Path(name).name}", "source": name, **found}
-    return _checked(adata, card, label)
-
-
-def _existing(path):
-    try:
-        there = path.exists()
-    except OSError as error:  # a name that is too long, say
-        raise DataError(f"{str(path)[:80]!r} cannot be a path ({error}). Give the path of an .h5ad file.") from error
-    if not there:
-        raise DataError(
-            f"There is no data set named {str(path)!r} and no file at that path. "
-            f"Names known: {', '.join(CARDS)}. Give one of them or the path of an .h5ad file."
-        )
-    return path
+    where = card["source"]
+    checks.gene_names(adata.var, where)
+    if "values" not in card:
+        card["values"] = card.get("normalised") or value_scale(adata.X, where, adata.obs_names, adata.var_names)
+    label = label or next((column for column in LABEL_COLUMNS if column in adata.obs), None)
+    if label is not None:
+        adata.obs["cell_type"] = checks.labels(adata.obs, label, where, adata.var.columns)
+    adata.uns["dataset"] = card | {"cells": adata.n_obs, "genes": adata.n_vars}
+    return adata
 
 
 def _pbmc68k_reduced():
@@ -108,27 +107,5 @@ def _pbmc68k_reduced():
     per_cell = shipped.obs["n_counts"].to_numpy(dtype=np.float64)
     x.data = np.round(np.expm1(x.data) * np.repeat(per_cell / 1e4, np.diff(x.indptr)))
     x.eliminate_zeros()
-    return anndata.AnnData(
-        x.astype(np.float32), obs=shipped.obs[["bulk_labels", "n_counts"]].copy(), var=shipped.raw.var[[]].copy()
-    )
-
-
-def _checked(adata, card, label):
-    """Refuse what cannot be used; return cells × genes, CSR float32, with labels and card."""
-    where = card["source"]
-    if adata.X is None or 0 in adata.shape:
-        raise DataError(f"{where} holds an empty matrix ({adata.n_obs} cells × {adata.n_vars} genes): nothing to use.")
-    try:
-        x = sp.csr_matrix(adata.X, dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"X of {where} is not a matrix of numbers ({error}). Store numeric counts in X.") from error
-    checks.gene_names(adata.var, where)
-    values = card.get("normalised") or value_scale(x, where, adata.obs_names, adata.var_names)
-    obs = adata.obs.copy()
-    if label is None:
-        label = next((column for column in LABEL_COLUMNS if column in obs), None)
-    if label is not None:
-        obs["cell_type"] = checks.labels(obs, label, where, adata.var.columns)
-    clean = anndata.AnnData(x, obs=obs, var=adata.var.copy())
-    clean.uns["dataset"] = card | {"values": values, "cells": int(x.shape[0]), "genes": int(x.shape[1])}
-    return clean
+    obs, var = shipped.obs[["bulk_labels", "n_counts"]].copy(), shipped.raw.var[[]].copy()
+    return anndata.AnnData(x.astype(np.float32), obs=obs, var=var)

@@ -10,12 +10,13 @@ import pandas as pd
 from lib.errors import DataError
 
 # Columns of var that hold gene symbols, in scverse, 10x, CELLxGENE, Seurat, monocle and Ensembl's words.
-SYMBOL_COLUMNS = ("gene_symbols", "gene_symbol", "feature_name", "gene_names", "gene_name", "gene_short_name", "symbol",
-                  "symbols", "hgnc_symbol", "external_gene_name", "genes", "gene", "names", "name")  # fmt: skip
+SYMBOL_COLUMNS = (
+    "gene_symbols gene_symbol feature_name gene_names gene_name gene_short_name symbol symbols hgnc_symbol external_gene_name "
+    "genes gene names name"
+).split()
 ENSEMBL = re.compile(r"ENS[A-Z]*G\d{6,}")
 BARCODE = re.compile(r"(^|[^A-Za-z])[ACGT]{10,}([^A-Za-z]|$)")
-MONTH = ("(jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?|oct(ober)?|nov(ember)?"
-         "|dec(ember)?)")  # fmt: skip
+MONTH = "(jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?|oct(ober)?|nov(ember)?|dec(ember)?)"
 DATE = re.compile(  # as spreadsheets write them: 1-Mar, Mar-01, 2001-03-01 00:00:00, 3/1/2001
     rf"(?:\d{{1,2}}-{MONTH}(-\d+)?|{MONTH}-\d{{1,4}}"
     r"|\d{4}-\d\d-\d\d([ T]\d\d:\d\d(:\d\d)?)?|\d{1,2}/\d{1,2}/\d{2,4})$",
@@ -26,8 +27,9 @@ UBIQUITOUS = ("ACTB", "B2M", "CD74", "EEF1A1", "FTL", "GAPDH", "MALAT1", "PTPRC"
 MISSING = ("", "nan", "none", "na", "n/a", "<na>", "null")  # as text, in small letters
 
 
-def orientation(cells, genes, where):
+def orientation(cells: pd.Index, genes: pd.Index, where):
     """Refuse a matrix of genes × cells, as its names (two indexes of str) tell."""
+
     def share(names, pattern):
         return np.mean([bool(pattern.search(name)) for name in names]) if len(names) else 0
 
@@ -37,15 +39,14 @@ def orientation(cells, genes, where):
         "obs_names are Ensembl identifiers of genes": share(cells, ENSEMBL) > 0.5,
         "obs_names are gene symbols": len(known[0] & set(UBIQUITOUS)) >= 3 and not known[1] & set(UBIQUITOUS),
     }
-    if any(signs.values()):
-        sign = next(sign for sign, found in signs.items() if found)
+    if sign := next((sign for sign, found in signs.items() if found), None):
         raise DataError(
             f"{where} looks transposed, genes × cells: {sign} (first: obs {cells[0]!r}, var {genes[0]!r}). "
             "Save adata.T instead, which is cells × genes, with the labels in its obs."
         )
 
 
-def gene_names(var, where):
+def gene_names(var: pd.DataFrame, where):
     """Refuse gene names (the index of ``var``) that occur twice or are no symbols."""
     names = var.index.astype(str)
     if not names.is_unique:
@@ -62,7 +63,7 @@ def gene_names(var, where):
         )
 
 
-def not_symbols(names):
+def not_symbols(names) -> tuple[np.ndarray, str | None]:
     """Which names are Ensembl identifiers, and, where more than half of them are none, what they are instead."""
     ensembl = np.array([bool(ENSEMBL.match(name)) for name in names], bool)
     numbers = np.array([name.strip().replace(".", "", 1).isdigit() or not name.strip() for name in names], bool)
@@ -70,12 +71,12 @@ def not_symbols(names):
     return ensembl, kind
 
 
-def like_mouse(names):
+def like_mouse(names) -> bool:
     """Whether most names are written as Cd3e is: a capital, then small letters."""
     return bool(np.mean([name[:1].isupper() and name[1:].lower() == name[1:] != name[1:].upper() for name in names]) > 0.5)
 
 
-def vocabulary(names, genes, cells, where):
+def vocabulary(names: pd.Index, genes, cells, where):
     """Refuse names (index of str) that miss the vocabulary for a reason that has a remedy.
 
     Those are: genes in the place of cells (``cells``: their names), another case, mouse genes. Otherwise a poor match is
@@ -107,14 +108,14 @@ def vocabulary(names, genes, cells, where):
     )
 
 
-def labels(obs, label, where, var_columns=()):
+def labels(obs: pd.DataFrame, label: str, where, var_columns=()) -> pd.Series:
     """The cell types of a column of ``obs`` (categorical of text, categories sorted)."""
     if label not in obs:
-        raise DataError(
-            f"{where} has no label column {label!r}. Columns of obs: {', '.join(map(str, obs.columns)) or 'none'}. "
-            + ("It is a column of var: is the matrix transposed, genes × cells? Then save adata.T."
-               if label in var_columns else "Name the one that holds the cell types.")
-        )  # fmt: skip
+        remedy = "Name the one that holds the cell types."
+        if label in var_columns:
+            remedy = "It is a column of var: is the matrix transposed, genes × cells? Then save adata.T."
+        columns = ", ".join(map(str, obs.columns)) or "none"
+        raise DataError(f"{where} has no label column {label!r}. Columns of obs: {columns}. {remedy}")
     column = obs[label]
     text = column.astype(str).str.strip()
     missing = (column.isna() | text.str.lower().isin(MISSING)).to_numpy()
@@ -125,10 +126,8 @@ def labels(obs, label, where, var_columns=()):
             f"{obs.index[first]!r}, {text.iloc[first]!r}). Drop them or give them a label."
         )
     different = text.nunique()
-    numeric = pd.api.types.is_numeric_dtype(column.dtype) or (
-        isinstance(column.dtype, pd.CategoricalDtype) and pd.api.types.is_numeric_dtype(column.cat.categories.dtype)
-    )
-    numeric = numeric and not pd.api.types.is_bool_dtype(column.dtype)
+    kind = column.cat.categories.dtype if isinstance(column.dtype, pd.CategoricalDtype) else column.dtype
+    numeric = pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind)
     fractions = False
     if numeric and column.astype(float).max() < 2**53:
         values = column.astype(float)

@@ -1,12 +1,10 @@
-"""What the paper's data sets are downloaded from: ``data/sources.yaml``, fetched with pooch, verified before use.
-
-``python -m lib.datasets NAME…`` downloads by hand; without a name it lists what there is.
-"""
+"""What the paper's data sets are downloaded from: ``data/sources.yaml``, fetched with pooch, verified before use."""
 
 from __future__ import annotations
 
 import functools
 import sys
+from pathlib import Path
 
 import gdown
 import pooch
@@ -16,24 +14,24 @@ from tqdm.auto import tqdm
 
 from lib import settings
 from lib.errors import DataError
-from lib.files import digest, replacing
+from lib.files import digest, replacing, write_text
 from lib.settings import ROOT, downloads
 
 TRIES = 3
 
 
 @functools.cache
-def registry():
+def registry() -> dict:
     """The entries of ``data/sources.yaml`` by name (dict of dicts)."""
     return yaml.safe_load((ROOT / "data" / "sources.yaml").read_text(encoding="utf-8"))
 
 
-def have(name):
+def have(name: str) -> bool:
     """Whether a source's file is there already."""
     return name in registry() and (downloads() / registry()[name]["file"]).exists()
 
 
-def fetch(name):
+def fetch(name: str) -> Path:
     """The path of a source's file, downloaded if it is not there yet.
 
     A file that is there, by an earlier download or put there by hand, is used if it verifies. A download is moved into
@@ -74,18 +72,14 @@ def fetch(name):
     return path
 
 
-def _address(entry):
-    """The address, on ``SCBERT_MIRROR`` (a folder of files by their names, as http://…/) where that is set."""
-    mirror = settings.mirror()
-    return f"{mirror.rstrip('/')}/{entry['file']}" if mirror else entry["address"]
-
-
 def _download(entry, path):
-    address = _address(entry)
+    mirror = settings.mirror()
+    address = f"{mirror.rstrip('/')}/{entry['file']}" if mirror else entry["address"]
     size = f" ({entry['bytes'] / 2**20:.1f} MB)" if entry.get("bytes") else ""
     if settings.offline():
         raise DataError(
-            f"{path} is not there and SCBERT_OFFLINE is set. Put {entry['title']} there by hand from {address}{size} (data/README.md)."
+            f"{path} is not there and SCBERT_OFFLINE is set. Put {entry['title']} there by hand from {address}{size} "
+            "(data/README.md)."
         )
     print(f"Downloading {entry['title']}{size} from {address}", flush=True)
     for attempt in range(1, TRIES + 1):
@@ -94,7 +88,6 @@ def _download(entry, path):
                 _get(entry, address, temporary)
                 if wrong := differs(entry, temporary):
                     raise DataError(f"what came is not the file that was published: {wrong}")
-            _remember(path)
             return
         except Exception as error:  # requests, urllib3, gdown, the disk: the remedy is one
             reason = f"{type(error).__name__}: {error}" if not isinstance(error, DataError) else str(error)
@@ -122,13 +115,15 @@ def _get(entry, address, temporary):
     progress = tqdm(total=entry.get("bytes") or 1, unit="B", unit_scale=True, desc=entry["file"], mininterval=1)
     try:
         # Unencoded, so that a .gz arrives as it is.
-        download = pooch.HTTPDownloader(progress, timeout=settings.timeout(), chunk_size=2**20, headers={"Accept-Encoding": "identity"})
+        download = pooch.HTTPDownloader(
+            progress, timeout=settings.timeout(), chunk_size=2**20, headers={"Accept-Encoding": "identity"}
+        )
         download(address, str(temporary), None)
     finally:
         progress.close()
 
 
-def differs(entry, path):
+def differs(entry: dict, path: Path) -> str | None:
     """What is wrong with a file, in words, or None: size, and SHA-256 or git's blob id, whichever is published."""
     size = path.stat().st_size
     if entry.get("bytes") and size != entry["bytes"]:
@@ -142,30 +137,13 @@ def differs(entry, path):
     return None if found == wanted else f"its {'sha256' if entry.get('sha256') else 'git blob id'} is {found}, not {wanted}"
 
 
-def _mark(path):
-    stat = path.stat()
-    return f"{stat.st_size} {stat.st_mtime_ns}"
-
-
-def _remember(path):
-    """Note beside a verified file what it looked like, so that gigabytes are not hashed at every start."""
-    path.with_name(f".{path.name}.verified").write_text(_mark(path))
-
-
 def _differs_known(entry, path):
-    note = path.with_name(f".{path.name}.verified")
-    if note.is_file() and note.read_text() == _mark(path):
+    """The same; a note beside a verified file says how it looked, so that gigabytes are not hashed at every start."""
+    stat, note = path.stat(), path.with_name(f".{path.name}.verified")
+    mark = f"{stat.st_size} {stat.st_mtime_ns}"
+    if note.is_file() and note.read_text() == mark:
         return None
     wrong = differs(entry, path)
     if wrong is None:
-        _remember(path)
+        write_text(note, mark)
     return wrong
-
-
-def main(names):
-    for name in names:
-        print(fetch(name))
-    if not names:
-        for name, entry in registry().items():
-            there = "there" if (downloads() / entry["file"]).exists() else "not downloaded"
-            print(f"{name:22s} {there:15s} {entry['title']}")

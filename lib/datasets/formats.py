@@ -17,14 +17,12 @@ import rdata
 import scipy.sparse as sp
 from tqdm.auto import tqdm
 
-from lib.datasets import downloads
+from lib.datasets import downloads, h5ad
 from lib.errors import DataError
 from lib.files import replacing
 
-BLOCK = 4096  # cells that are read at a time
 
-
-def load(name):
+def load(name: str) -> anndata.AnnData:
     """The cells of a data set of the registry (AnnData, cells × genes), checked but not prepared."""
     return LOADERS[name]()
 
@@ -84,12 +82,15 @@ def _panglao():
 
 
 LOADERS = {
-    "zheng_sorted": _zheng_sorted, "zheng68k": _zheng68k, "macparland": _macparland,
-    "macparland_unmerged": functools.partial(_macparland, merge=False), "panglao": _panglao,
-}  # fmt: skip
+    "zheng_sorted": _zheng_sorted,
+    "zheng68k": _zheng68k,
+    "macparland": _macparland,
+    "macparland_unmerged": functools.partial(_macparland, merge=False),
+    "panglao": _panglao,
+}
 
 
-def vocabulary():
+def vocabulary() -> list[str]:
     """scBERT's gene vocabulary: 16,906 symbols in the order of its checkpoint and gene embedding (list of str)."""
     path = downloads.fetch("vocabulary")
     genes = path.read_text(encoding="utf-8").split()
@@ -115,49 +116,22 @@ def _unpacked(path):
     return plain
 
 
-def open_backed(path):
-    """Open an .h5ad without reading its matrix."""
-    if not path.is_file():
-        raise DataError(f"There is no file {path}.")
-    try:
-        return anndata.read_h5ad(path, backed="r")
-    except Exception as error:  # anndata and h5py raise half a dozen kinds for a damaged or foreign file
-        raise DataError(f"{path} cannot be read as .h5ad ({type(error).__name__}: {error}). It is truncated or damaged.") from error
-
-
-def blocks(backed, name):
-    """Yield (first cell, CSR float32) of the matrix of an opened .h5ad, stored sparse or dense; never whole, never dense."""
-    x = backed.X
-    if getattr(x, "format", "csr") == "csc":
-        raise DataError(f"The matrix of {backed.filename} is stored by genes (csc). Store it by cells: adata.X.tocsr().")
-    silent = backed.n_obs <= 4 * BLOCK
-    for first in tqdm(range(0, backed.n_obs, BLOCK), desc=name, unit=f"×{BLOCK} cells", mininterval=2, disable=silent):
-        yield first, sp.csr_matrix(x[first : first + BLOCK], dtype=np.float32)
-
-
 def _read_in_blocks(path):
-    backed = open_backed(path)
-    data, indices, lengths = [], [], []
-    for _, block in blocks(backed, f"reading {path.name}"):
-        block.eliminate_zeros()
-        data.append(block.data)
-        indices.append(block.indices.astype(np.int32))
-        lengths.append(np.diff(block.indptr))
-    indptr = np.concatenate([[0], np.cumsum(np.concatenate(lengths), dtype=np.int64)])
-    x = sp.csr_matrix((_joined(data), _joined(indices), indptr), shape=backed.shape)
-    adata = anndata.AnnData(x, obs=backed.obs.copy(), var=pd.DataFrame(index=backed.var_names))
-    backed.file.close()
-    return adata
+    with h5ad.opened(path) as backed:
+        parts = [(x.data, x.indices, np.diff(x.indptr)) for _, x in h5ad.blocks(backed, f"reading {path.name}")]
+        x = _stacked(parts, backed.n_vars)
+        return anndata.AnnData(x, obs=backed.obs.copy(), var=pd.DataFrame(index=backed.var_names))
 
 
-def _joined(parts):
-    """One array of many, each given up as soon as it is copied, so that the peak is hardly more than the result."""
-    out, at = np.empty(sum(map(len, parts)), parts[0].dtype), 0
-    for i, part in enumerate(parts):
-        out[at : at + len(part)] = part
-        at += len(part)
+def _stacked(parts, width):
+    """CSR float32 of (values, columns, lengths of rows) of its parts, each given up once copied: the peak is little more."""
+    indptr = np.concatenate([[0], *(lengths for *_, lengths in parts)]).cumsum(dtype=np.int64)
+    data, indices, end = np.empty(indptr[-1], np.float32), np.empty(indptr[-1], np.int32), 0
+    for i, (values, columns, _) in enumerate(parts):
+        start, end = end, end + len(values)
+        data[start:end], indices[start:end] = values, columns
         parts[i] = None
-    return out
+    return sp.csr_matrix((data, indices, indptr), (len(indptr) - 1, width))
 
 
 def _read_csv(path, expected):
@@ -165,7 +139,7 @@ def _read_csv(path, expected):
 
     Pandas takes minutes for thousands of columns; here only what is not "0", one value in ten, is read as a number.
     """
-    data, indices, lengths, genes = [], [], [0], []
+    parts, genes = [], []
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             cells = next(csv.reader(file))[1:]
@@ -175,16 +149,15 @@ def _read_csv(path, expected):
                     raise ValueError(f"line {len(genes) + 2} has {len(values)} numbers for {len(cells)} cells")
                 found = [cell for cell, value in enumerate(values) if value != "0"]
                 genes.append(gene.strip('"'))
-                data.append(np.array([values[cell] for cell in found], np.float32))
-                indices.append(np.array(found, np.int32))
-                lengths.append(len(found))
+                numbers = np.array([values[cell] for cell in found], np.float32)
+                parts.append((numbers, np.array(found, np.int32), [len(found)]))
     except (ValueError, OSError, EOFError, StopIteration, zlib.error) as error:
         raise DataError(
             f"{path} cannot be read as a gzipped CSV of genes × cells ({error}). Delete it, so that it is downloaded again."
         ) from error
     if not genes:
         raise DataError(f"{path} holds no gene.")
-    x = sp.csr_matrix((_joined(data), _joined(indices), np.cumsum(lengths)), shape=(len(genes), len(cells)))
+    x = _stacked(parts, len(cells))
     x.eliminate_zeros()  # written as 0.0
     return anndata.AnnData(x.T.tocsr(), obs=pd.DataFrame(index=cells), var=pd.DataFrame(index=genes))
 
@@ -192,7 +165,7 @@ def _read_csv(path, expected):
 def _checked(adata, name, label, path, n_types="n_types"):
     """Refuse cells that are not what the registry says the file holds."""
     holds = downloads.registry()[name]["holds"]
-    x, problems = adata.X, []
+    x, problems, most = adata.X, [], adata.X.data.max(initial=0)
     for axis, found in (("cells", adata.n_obs), ("genes", adata.n_vars)):
         if axis in holds and found != holds[axis]:
             problems.append(f"{found:,} {axis}, not {holds[axis]:,}")
@@ -200,8 +173,8 @@ def _checked(adata, name, label, path, n_types="n_types"):
         problems.append("values that are missing, infinite or negative")
     elif holds.get("scale") == "counts" and (x.data != np.round(x.data)).any():
         problems.append("values with fractions, not counts")
-    elif "most" in holds and not (len(x.data) and 1 < x.data.max() <= holds["most"]):
-        problems.append(f"a largest value of {x.data.max() if len(x.data) else 0:.4g}, not one between 1 and {holds['most']}")
+    elif "most" in holds and not 1 < most <= holds["most"]:
+        problems.append(f"a largest value of {most:.4g}, not one between 1 and {holds['most']}")
     elif holds.get("scale") == "log2" and (x.data == np.round(x.data)).all():
         problems.append("whole numbers only, where logarithms are expected")
     if label is not None:

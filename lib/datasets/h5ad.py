@@ -1,10 +1,13 @@
-"""Reading a user's .h5ad: the file, the matrix of it that serves best, and symbols in place of gene identifiers."""
+"""Reading .h5ad files: a user's, of which the matrix that serves best is taken, with symbols of genes; large ones in blocks."""
 
 from __future__ import annotations
 
+import contextlib
 import re
 import warnings
+from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 
 import anndata
 import h5py
@@ -12,47 +15,73 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from anndata.io import read_elem
+from tqdm.auto import tqdm
 
 from lib.datasets import checks
 from lib.datasets.scale import BASE, LINEAR, say, value_scale
 from lib.errors import DataError
 
 COUNT_LAYERS = ("counts", "raw_counts", "raw", "umi_counts", "count")  # in small letters, the first first
+BLOCK = 4096  # cells that are read at a time
 LARGEST = 2**24  # above, float32 leaves out whole numbers
 
 
-def read(path):
-    """A user's file: the matrix that serves best, with its genes; and what the card says of the choice."""
-    _check_file(path)
+def read(path: Path) -> tuple[anndata.AnnData, dict]:
+    """A user's file: the matrix that serves best (CSR float32), with its genes; and what the card says of the choice."""
+    check_file(path)
+    with _refusing(path), h5py.File(path, "r") as file:
+        _check_content(file, path)
+        obs, matrices = _held(file, path)
+        obs.index = obs.index.astype(str)
+        checks.orientation(obs.index, matrices[0][2]().index.astype(str), path)
+        x, var, scale, choice = _best(matrices, obs, path)
+    x, var, names = gene_symbols(x, var, scale)
+    card = {"values": scale, "matrix": choice} | ({"gene_names": names} if names else {})
+    return anndata.AnnData(x, obs=obs, var=var), card
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[anndata.AnnData]:
+    """An .h5ad whose matrix stays on the disk, for :func:`blocks`; closed in the end."""
+    check_file(path)
+    with _refusing(path):
+        adata = anndata.read_h5ad(path, backed="r")
+    with contextlib.closing(adata.file):
+        yield adata
+
+
+def blocks(backed: anndata.AnnData, name: str) -> Iterator[tuple[int, sp.csr_matrix]]:
+    """The matrix of an opened .h5ad, stored sparse or dense, as (first cell, CSR float32); never whole, never dense."""
+    x, path = backed.X, backed.filename
+    if getattr(x, "format", "csr") == "csc":
+        raise DataError(f"The matrix of {path} is stored by genes (csc). Store it by cells: adata.X.tocsr().")
+    silent = backed.n_obs <= 4 * BLOCK
+    for first in tqdm(range(0, backed.n_obs, BLOCK), desc=name, unit=f"×{BLOCK} cells", mininterval=2, disable=silent):
+        with _refusing(path):
+            block = sp.csr_matrix(x[first : first + BLOCK], dtype=np.float32)
+        block.eliminate_zeros()
+        yield first, block
+
+
+@contextlib.contextmanager
+def _refusing(path):
+    """Whatever anndata and h5py raise for a damaged or foreign file, half a dozen kinds, is one refusal."""
     try:
-        with h5py.File(path, "r") as file:
-            _check_content(file, path)
-            if "raw.X" in file or not isinstance(file["obs"], h5py.Group):  # before AnnData 0.7: its own reader knows how
-                with warnings.catch_warnings():  # that the file is old is no news, and no fault
-                    warnings.simplefilter("ignore")
-                    obs, matrices = _parts(anndata.read_h5ad(path))
-            else:
-                obs, matrices = _elements(file)
-            obs.index = obs.index.astype(str)
-            checks.orientation(obs.index, matrices[0][2]().index.astype(str), path)
-            x, var, scale, choice = _best(matrices, obs, path)
+        yield
     except DataError:
         raise
-    except Exception as error:  # anndata and h5py raise half a dozen kinds for a damaged or foreign file
+    except Exception as error:
         raise DataError(
             f"{path} cannot be read as .h5ad ({type(error).__name__}: {error}). The file is truncated, damaged or "
             f"of an AnnData version that anndata {metadata.version('anndata')} cannot read: copy it again or write it anew."
         ) from error
-    x, var, names = gene_symbols(x, var, scale)
-    return anndata.AnnData(x, obs=obs, var=var), {"matrix": choice} | ({"gene_names": names} if names else {})
 
 
-def _check_file(path):
+def check_file(path: Path):
     """Refuse what is no HDF5 file, by its first bytes: whatever is packed stays packed."""
-    if path.is_dir():
-        raise DataError(f"{path} is a folder. Give the path of an .h5ad file inside it.")
     if not path.is_file():  # a pipe would be waited for
-        raise DataError(f"{path} is not a regular file. Give the path of an .h5ad file.")
+        kind = "a folder" if path.is_dir() else "not there, or not a regular file"
+        raise DataError(f"{path} is {kind}. Give the path of an .h5ad file.")
     try:
         with path.open("rb") as file:
             start = file.read(8)
@@ -94,44 +123,41 @@ def _check_content(file, path):
         )
 
 
-def _elements(file):
+def _held(file, path):
     """``obs`` and, as (name, matrix, how to read its genes), what the file holds; the matrices are not read yet."""
+    if "raw.X" in file or not isinstance(file["obs"], h5py.Group):  # before AnnData 0.7: its own reader knows how
+        with warnings.catch_warnings():  # that the file is old is no news, and no fault
+            warnings.simplefilter("ignore")
+            adata = anndata.read_h5ad(path)
+        file = {"obs": adata.obs, "var": adata.var, "X": adata.X, "layers": adata.layers}
+        file |= {"raw/X": adata.raw.X, "raw/var": adata.raw.var} if adata.raw is not None else {}
+
+    def table(name):
+        return file[name] if isinstance(file[name], pd.DataFrame) else read_elem(file[name])
+
     def var():
-        return read_elem(file["var"])
+        return table("var")
 
     def raw_var():  # symbols may be noted for the genes of X alone
-        own, others = read_elem(file["raw/var"]), var()
+        own, others = table("raw/var"), var()
         others = others[[column for column in others if column not in own]]
         return own.join(others) if own.index.is_unique and others.index.is_unique else own
 
-    matrices = [("X", file.get("X"), var)]
     layers = file.get("layers", {})
-    matrices += [(f"layers[{name!r}]", layers[name], var) for name in _count_layers(layers)]
+    named = {name.lower(): name for name in layers}
+    matrices = [("X", file.get("X"), var)]
+    matrices += [(f"layers[{named[name]!r}]", layers[named[name]], var) for name in COUNT_LAYERS if name in named]
     if "raw/X" in file:
         matrices.append(("raw.X", file["raw/X"], raw_var if "raw/var" in file else var))
-    return read_elem(file["obs"]), matrices
-
-
-def _parts(adata):
-    """The same of an AnnData that was read whole."""
-    matrices = [("X", adata.X, lambda: adata.var)]
-    matrices += [(f"layers[{name!r}]", adata.layers[name], lambda: adata.var) for name in _count_layers(adata.layers)]
-    if adata.raw is not None:
-        matrices.append(("raw.X", adata.raw.X, lambda: adata.raw.var))
-    return adata.obs, matrices
-
-
-def _count_layers(layers):
-    found = [name for name in layers if name.lower() in COUNT_LAYERS]
-    return sorted(found, key=lambda name: COUNT_LAYERS.index(name.lower()))
+    return table("obs"), matrices
 
 
 def _sparse(held, where):
-    """A matrix as CSR float32; a dense one of a file is never whole in memory. None where there is none."""
+    """A matrix as CSR float32; a dense one of a file is never whole in memory."""
     if isinstance(held, h5py.Group):
         held = read_elem(held)
     if held is None or held.shape is None:
-        return None
+        raise DataError(f"{where} is empty: there is no matrix. Put raw counts in X.")
     if held.dtype.kind not in "biuf" or len(held.shape) != 2:
         raise DataError(f"{where} is not a matrix of numbers ({held.dtype}, {held.ndim} axes). Store numeric counts in X.")
     if sp.issparse(held):
@@ -170,17 +196,13 @@ def _best(matrices, obs, path):
         where = f"{name} of {path}"
         try:
             x, var = _sparse(held, where), genes()
-            if x is None:
-                raise DataError(f"{where} is empty: there is no matrix. Put raw counts in X.")
             if x.shape != (len(obs), len(var)):
-                raise DataError(
-                    f"{where} has shape {x.shape}, for {len(obs)} cells × {len(var)} genes. Write the file anew."
-                )
+                raise DataError(f"{where} has shape {x.shape}, for {len(obs)} cells × {len(var)} genes. Write the file anew.")
             if 0 in x.shape:
                 raise DataError(f"{where} is an empty matrix ({len(obs)} cells × {len(var)} genes): nothing to use.")
             scale = value_scale(x, where, obs.index, var.index)
         except DataError as error:
-            refused[name], x = str(error), None
+            refused[name] = str(error)
             continue
         words = passed[name] = say(x, scale)
         rank = 2 if scale != "counts" else 0 if words == "raw counts" else 1
@@ -200,7 +222,7 @@ def _best(matrices, obs, path):
     return x, var, scale, f"{name}: {passed[name]}" + (f" ({'; '.join(why)})" if why else "")
 
 
-def gene_symbols(x, var, scale):
+def gene_symbols(x: sp.csr_matrix, var: pd.DataFrame, scale: str) -> tuple[sp.csr_matrix, pd.DataFrame, str | None]:
     """Gene symbols in place of identifiers, where a column of ``var`` has them.
 
     Parameters

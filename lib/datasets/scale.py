@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.sparse as sp
 
 from lib.errors import DataError
 
 # From each scale back to values linear in counts.
-LINEAR = {
-    "counts": lambda x: x,
-    "ln": np.expm1,
-    "log2": lambda x: np.exp2(x) - 1,
-    "log10": lambda x: np.power(10.0, x) - 1,
-}
+LINEAR = {"counts": lambda x: x, "ln": np.expm1, "log2": lambda x: np.exp2(x) - 1, "log10": lambda x: np.power(10.0, x) - 1}
 BASE = {"ln": np.e, "log2": 2, "log10": 10}
 SCALES = ("ln", "log2", "log10", "counts")  # where several fit equally many cells, the first is meant
 LARGEST_LOG = 40  # e⁴⁰: no logarithm of a count comes near
 
 
-def value_scale(x, where="X", cells=None, genes=None):
+def value_scale(x: sp.csr_matrix, where="X", cells=None, genes=None) -> str:
     """Tell counts from log-normalised values.
 
     The smallest value of most cells comes from one molecule, so on the scale that is linear in counts all values
@@ -111,7 +107,7 @@ def _multiples(values, tolerance=0.05):
     return bool(np.all(np.abs(ratio - np.round(ratio)) < tolerance))
 
 
-def say(x, scale):
+def say(x: sp.csr_matrix, scale: str) -> str:
     """A scale in words."""
     if scale != "counts":
         return {"ln": "logarithms of base e", "log2": "logarithms of base 2", "log10": "logarithms of base 10"}[scale]

@@ -6,10 +6,15 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm, rankdata
 
-from lib.evaluate.intervals import wilson
+from lib.evaluate import measures
+from lib.evaluate.intervals import LEVEL, percentiles, resample, wilson
 
 
-def reliability(confidence, right, bins=10):
+def _bins(confidence, bins):
+    return np.minimum((np.asarray(confidence) * bins).astype(int), bins - 1)
+
+
+def reliability(confidence, right, bins: int = 10) -> pd.DataFrame:
     """Confidence against accuracy in bins of equal width.
 
     Parameters
@@ -17,19 +22,18 @@ def reliability(confidence, right, bins=10):
     confidence : float array, (answers,)
         Probability of the answer that was given, in 0 … 1.
     right : bool array, (answers,)
-    bins : int
 
     Returns
     -------
     DataFrame
         ``confidence`` and ``accuracy`` (means) and ``answers`` of each bin that has any.
     """
-    bin_ = np.minimum((np.asarray(confidence) * bins).astype(int), bins - 1)
-    table = pd.DataFrame({"bin": bin_, "confidence": confidence, "accuracy": np.asarray(right, float), "answers": 1})
+    right = np.asarray(right, float)
+    table = pd.DataFrame({"bin": _bins(confidence, bins), "confidence": confidence, "accuracy": right, "answers": 1})
     return table.groupby("bin").agg({"confidence": "mean", "accuracy": "mean", "answers": "sum"}).reset_index(drop=True)
 
 
-def calibration_error(confidence, right, weights=None, bins=10):
+def calibration_error(confidence, right, cell=None, weights=None, bins: int = 10) -> np.ndarray:
     """Expected calibration error: mean distance of confidence and accuracy over bins, weighted by their answers.
 
     It cannot be negative, so that few answers show an error where there is none: compare it between models on the same
@@ -39,53 +43,54 @@ def calibration_error(confidence, right, weights=None, bins=10):
     ----------
     confidence, right
         As for :func:`reliability`.
-    weights : array, (resamples, answers), optional
-        How often each answer counts, for a bootstrap.
+    cell : int array, (answers,), optional
+        Which cell each answer is of, from 0; otherwise each is of a cell of its own.
+    weights : array, (resamples, cells), optional
+        How often each cell counts, of :func:`lib.evaluate.intervals.resample`; otherwise each counts once.
 
     Returns
     -------
-    float, or array (resamples,)
+    float64 array, (resamples,)
+        Of length 1 without ``weights``.
 
     References
     ----------
     Guo et al., ICML 2017.
     """
     confidence = np.asarray(confidence, float)
-    bin_ = np.minimum((confidence * bins).astype(int), bins - 1)
-    gap = np.eye(bins)[bin_] * (confidence - right)[:, None]  # (answers, bins)
-    if weights is None:
-        return float(np.abs(gap.sum(0)).sum() / len(confidence))
-    return np.abs(weights @ gap).sum(1) / weights.sum(1)
+    cell = np.arange(len(confidence)) if cell is None else cell
+    answers = np.bincount(cell)
+    weights = np.ones((1, len(answers))) if weights is None else weights
+    gap = np.zeros((len(answers), bins))
+    np.add.at(gap, (cell, _bins(confidence, bins)), confidence - right)
+    return np.abs(weights @ gap).sum(1) / (weights @ answers)
 
 
-def calibration(runs, level=0.95, resamples=1000, seed=0):
-    """How well each arm's probabilities are calibrated on its test cells, mean over its runs (DataFrame).
+def calibration(runs: list, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """How well each arm's probabilities are calibrated on its test cells, mean over its runs.
 
     ``calibration_error`` (see :func:`calibration_error`), ``brier`` (mean squared distance of the probabilities to the
     truth, 0 … 2), ``confidence`` and ``accuracy`` (means), each with the percentile interval of a bootstrap over test
     cells.
     """
     rows = []
-    for arm in dict.fromkeys(run.spec["arm"] for run in runs):
-        own = [run.predictions for run in runs if run.spec["arm"] == arm]
-        n_cells = len(own[0]["labels"])
-        weights = np.random.default_rng(seed).multinomial(n_cells, np.full(n_cells, 1 / n_cells), resamples)
-        weights = np.concatenate([np.ones((1, n_cells), int), weights])  # first the cells as they are
+    for arm, own in measures.by_arm(runs).items():
+        weights = resample(len(own[0].predictions["labels"]), resamples, seed)
         found = {}
-        for p in own:
+        for p in (run.predictions for run in own):
             confidence, right = p["probabilities"].max(1), p["probabilities"].argmax(1) == p["labels"]
             truth = np.eye(p["probabilities"].shape[1])[p["labels"]]
             each = {"brier": ((p["probabilities"] - truth) ** 2).sum(1), "confidence": confidence, "accuracy": right}
-            values = {name: weights @ value / n_cells for name, value in each.items()}
-            values["calibration_error"] = calibration_error(confidence, right, weights)
+            values = {name: weights @ value / len(right) for name, value in each.items()}
+            values["calibration_error"] = calibration_error(confidence, right, weights=weights)
             found = {name: found.get(name, 0) + value / len(own) for name, value in values.items()}
         for name, values in found.items():
-            low, high = np.quantile(values[1:], [0.5 - level / 2, 0.5 + level / 2])
+            low, high = percentiles(values[1:])
             rows.append({"arm": arm, "metric": name, "value": values[0], "low": low, "high": high, "runs": len(own)})
     return pd.DataFrame(rows)
 
 
-def auc(positive, negative, level=0.95):
+def auc(positive, negative) -> tuple[float, float, float]:
     """Area under the ROC curve, the chance that a positive scores higher than a negative, with DeLong's interval.
 
     Parameters
@@ -109,12 +114,12 @@ def auc(positive, negative, level=0.95):
     area = float(of_positive.mean())
     if min(m, n) < 2:
         return area, float("nan"), float("nan")
-    half = norm.ppf(0.5 + level / 2) * np.sqrt(of_positive.var(ddof=1) / m + of_negative.var(ddof=1) / n)
+    half = norm.ppf(0.5 + LEVEL / 2) * np.sqrt(of_positive.var(ddof=1) / m + of_negative.var(ddof=1) / n)
     return area, float(max(0, area - half)), float(min(1, area + half))
 
 
-def unknown(runs):
-    """How well low confidence gives away the type that was left out of training, a row a run (DataFrame).
+def unknown(runs: list) -> pd.DataFrame:
+    """How well low confidence gives away the type that was left out of training, a row a run.
 
     ``auc`` with ``low`` and ``high`` (see :func:`auc`): the chance that a cell of the unknown type has a lower maximum
     probability than a test cell of a known type; 0.5 is a coin. ``cells`` of the unknown type; ``taken_for``: the type
@@ -126,14 +131,14 @@ def unknown(runs):
         new, predicted = p["classes"][p["labels"]] == run.spec["left_out"], p["probabilities"].argmax(1)
         doubt = 1 - p["probabilities"].max(1)
         area, low, high = auc(doubt[new], doubt[~new])
-        rows.append({"arm": run.spec["arm"], "left_out": run.spec["left_out"], "cells": int(new.sum()), "auc": area,
-                     "low": low, "high": high, "taken_for": p["classes"][np.bincount(predicted[new]).argmax()],
-                     "accuracy": float(np.mean(predicted[~new] == p["labels"][~new])), "run": run.id})  # fmt: skip
+        row = {"arm": run.spec["arm"], "left_out": run.spec["left_out"], "cells": int(new.sum())}
+        row |= {"auc": area, "low": low, "high": high, "taken_for": p["classes"][np.bincount(predicted[new]).argmax()]}
+        rows.append(row | {"accuracy": float(np.mean(predicted[~new] == p["labels"][~new])), "run": run.id})
     return pd.DataFrame(rows)
 
 
-def elsewhere(runs):
-    """What trained classifiers say of another data set's cells, a row a run (DataFrame).
+def elsewhere(runs: list) -> pd.DataFrame:
+    """What trained classifiers say of another data set's cells, a row a run.
 
     ``accuracy`` on the cells whose type the classifier knows (by name), with Wilson's interval; ``recall`` of each such
     type; ``auc`` as in :func:`unknown` where the other cells have types that it does not know.
@@ -144,8 +149,8 @@ def elsewhere(runs):
         known = np.isin(p["label_names"], p["classes"])[p["labels"]]
         right = p["classes"][p["probabilities"].argmax(1)] == p["label_names"][p["labels"]]
         share, low, high = wilson(int(right[known].sum()), int(known.sum()))
-        row = {"arm": run.spec["arm"], "seed": run.spec["seed"], "cells": int(known.sum()), "accuracy": share, "low": low,
-               "high": high, "unknown_cells": int((~known).sum())}  # fmt: skip
+        row = {"arm": run.spec["arm"], "seed": run.spec["seed"], "cells": int(known.sum())}
+        row |= {"accuracy": share, "low": low, "high": high, "unknown_cells": int((~known).sum())}
         doubt = 1 - p["probabilities"].max(1)
         row["auc"] = auc(doubt[~known], doubt[known])[0] if 0 < known.sum() < len(known) else float("nan")
         for k, name in enumerate(p["label_names"]):

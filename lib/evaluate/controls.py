@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lib.evaluate import differences
-from lib.evaluate.differences import pair
+from lib.evaluate import differences, measures
 
 # What must hold whatever the data, before any difference between models is looked at: (lower, upper, metric, why).
 EXPECTED = [
@@ -21,26 +20,19 @@ EXPECTED = [
 ]
 
 
-def sanity(runs):
-    """Whether the controls stand in the order that they must (DataFrame).
+def sanity(runs: list) -> pd.DataFrame:
+    """Whether the controls stand in the order that they must, as one family (of :func:`lib.evaluate.differences.family`).
 
-    ``holds``: *yes* where the upper is ahead by the paired bootstrap's 95 % interval, *not contradicted* where that
-    covers zero, *no* where the upper is behind.
+    ``because`` says why ``arm`` must be ahead of ``reference``; *behind* is a fault, or something to explain.
     """
-    rows = []
-    for lower, upper, metric, why in EXPECTED:
-        found = differences.paired_difference(*pair(runs, upper, lower), metric=metric)
-        holds = "yes" if found["low"] > 0 else "no" if found["high"] < 0 else "not contradicted"
-        effect = {key: found[key] for key in ("difference", "low", "high")}
-        rows.append({"lower": lower, "upper": upper, "metric": metric, "because": why, **effect, "holds": holds})
-    return pd.DataFrame(rows)
+    table = differences.family([(upper, lower, metric, {}) for lower, upper, metric, _ in EXPECTED], runs)
+    return table.assign(because=[why for *_, why in EXPECTED])
 
 
-def bracket(runs, metrics=("accuracy", "macro_f1")):
-    """Each arm's mean score with the interval over its test cells (DataFrame: arm, metric, mean, low, high, n_runs)."""
+def bracket(runs: list, metrics=differences.METRICS) -> pd.DataFrame:
+    """Each arm's mean score with the interval over its test cells: arm, metric, mean, low, high, n_runs."""
     rows = []
-    for arm in dict.fromkeys(run.spec["arm"] for run in runs):
-        own = list({run.id: run for run in runs if run.spec["arm"] == arm}.values())
+    for arm, own in measures.by_arm(runs).items():
         for metric in metrics:
             mean, low, high = differences.mean_and_interval(own, metric)
             rows.append({"arm": arm, "metric": metric, "mean": mean, "low": low, "high": high, "n_runs": len(own)})

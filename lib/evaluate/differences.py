@@ -8,10 +8,13 @@ from statsmodels.stats.contingency_tables import mcnemar as test
 
 from lib.errors import DataError
 from lib.evaluate import measures
-from lib.evaluate.intervals import MARGIN, corrected_t, holm
+from lib.evaluate.intervals import MARGIN, corrected_t, holm, percentiles, resample
+from lib.evaluate.words import verdict
+
+METRICS = ("accuracy", "macro_f1")
 
 
-def pair(runs, first, second, **where):
+def pair(runs: list, first: str, second: str, **where) -> tuple[list, list]:
     """Runs of two arms with the same seeds, in the same order.
 
     Parameters
@@ -21,23 +24,16 @@ def pair(runs, first, second, **where):
         Arms.
     **where
         Entries of the specification that the runs must have, such as ``fraction=0.1``.
-
-    Returns
-    -------
-    list of Run, list of Run
     """
-    found = []
-    for arm in (first, second):
-        chosen = [run for run in runs if run.spec["arm"] == arm]
-        chosen = [run for run in chosen if all(run.spec.get(key) == value for key, value in where.items())]
-        found.append({run.spec["seed"]: run for run in chosen})
+    asked = [run for run in runs if all(run.spec.get(key) == value for key, value in where.items())]
+    found = [{run.spec["seed"]: run for run in asked if run.spec["arm"] == arm} for arm in (first, second)]
     seeds = [seed for seed in found[0] if seed in found[1]]
     if not seeds:
         raise DataError(f"No run of {first} has the seed of a run of {second}{f' with {where}' if where else ''}.")
     return [found[0][seed] for seed in seeds], [found[1][seed] for seed in seeds]
 
 
-def mcnemar(first, second):
+def mcnemar(first: list, second: list) -> dict:
     """McNemar's test on the cells that only one of two arms names right.
 
     Parameters
@@ -61,7 +57,7 @@ def mcnemar(first, second):
     return {"only_first": only[0], "only_second": only[1], "odds": odds, "p": float(min(1, p))}
 
 
-def over_splits(runs, first, second, metric="accuracy"):
+def over_splits(runs: list, first: str, second: str, metric: str = "accuracy") -> dict:
     """:func:`corrected_t` of first − second over the splits on which both arms have a run."""
     values, sizes = {first: {}, second: {}}, {}
     for run in runs:
@@ -75,56 +71,57 @@ def over_splits(runs, first, second, metric="accuracy"):
     return corrected_t([values[first][k] - values[second][k] for k in splits], *sizes[splits[0]])
 
 
-def family(questions, runs, metrics=("accuracy",), margin=MARGIN, seed=0):
-    """One family of questions, each the difference of two arms on the same test cells (DataFrame).
+def family(questions: list, runs: list) -> pd.DataFrame:
+    """One family of questions, each the difference of two arms on the same test cells.
 
     Parameters
     ----------
-    questions : list of (first, second, dict)
-        Two arms, and what else the runs must have (``fraction`` and the like).
+    questions : list of (first, second, metric, where)
+        Two arms, *accuracy* or *macro_f1*, and what else the runs must have (dict, such as ``{"fraction": 0.1}``).
     runs : list of Run
-    metrics : sequence of {"accuracy", "macro_f1"}
 
     Returns
     -------
     DataFrame
-        What :func:`lib.evaluate.differences.paired_difference` finds, ``p_holm`` over all rows, and ``says``: *ahead* or *behind*
-        by Holm's p, else *equivalent* (within ``margin``, by two one-sided tests), else *undecided*.
+        ``arm``, ``reference``, ``metric``, what is asked of the runs, what :func:`paired_difference` finds, and what
+        :func:`judged` adds.
     """
     rows = []
-    for first, second, where in questions:
-        arms = pair(runs, first, second, **where)
-        for metric in metrics:
-            found = paired_difference(*arms, metric=metric, margin=margin, seed=seed)
-            rows.append({"arm": first, "reference": second, **where, "metric": metric, **found})
+    for first, second, metric, where in questions:
+        found = paired_difference(*pair(runs, first, second, **where), metric)
+        rows.append({"arm": first, "reference": second, **where, "metric": metric, **found})
+    return judged(rows)
+
+
+def judged(rows: list[dict]) -> pd.DataFrame:
+    """Differences of one family, with ``p_holm``, adjusted over all of them, and :func:`lib.evaluate.words.verdict`."""
+    if not rows:
+        raise DataError("A family needs a question, and none is left that these runs can answer.")
     table = pd.DataFrame(rows)
     table["p_holm"] = holm(table["p"])
-    table["says"] = [says(row) for row in table.to_dict("records")]
-    return table
+    return table.assign(verdict=[verdict(row) for row in table.to_dict("records")])
 
 
-def says(found):
-    """A difference in a word: by Holm's p within its family, else by the test of equivalence, both at 5 %."""
-    if found["p_holm"] < 0.05:
-        return "ahead" if found["difference"] > 0 else "behind"
-    return "equivalent" if found.get("p_equivalence", 1) < 0.05 else "undecided"
+def unasked(questions: list, *families: pd.DataFrame) -> list:
+    """Those questions that none of ``families`` has answered, whichever arm comes first: a pair is judged once."""
+
+    def key(first, second, metric, where):
+        return frozenset([first, second]), metric, where.get("fraction", 1.0)
+
+    rows = [row for table in families for row in table.to_dict("records")]
+    asked = {key(row["arm"], row["reference"], row["metric"], row) for row in rows}
+    return [question for question in questions if key(*question) not in asked]
 
 
-def splits_family(runs, reference="logistic_regression", metrics=("accuracy", "macro_f1")):
-    """Every arm that has learnt against ``reference`` over the splits they share, one family (as :func:`family`)."""
-    rows = []
-    for arm in dict.fromkeys(run.spec["arm"] for run in runs):
-        if arm not in (reference, "majority"):  # that anything beats the majority is no question, and would cost power
-            for metric in metrics:
-                found = over_splits(runs, arm, reference, metric)
-                rows.append({"arm": arm, "reference": reference, "metric": metric, **found})
-    table = pd.DataFrame(rows)
-    table["p_holm"] = holm(table["p"])
-    table["says"] = [says(row) for row in table.to_dict("records")]
-    return table
+def splits_family(runs: list, reference: str = "logistic_regression") -> pd.DataFrame:
+    """Every arm that has learnt against ``reference``, in both scores, over the splits they share, as one family."""
+    # That anything beats the majority is no question, and would cost power.
+    arms = [arm for arm in measures.by_arm(runs) if arm not in (reference, "majority")]
+    asked = [{"arm": arm, "reference": reference, "metric": metric} for arm in arms for metric in METRICS]
+    return judged([row | over_splits(runs, row["arm"], reference, row["metric"]) for row in asked])
 
 
-def paired_difference(first, second, level=0.95, resamples=2000, seed=0, metric="accuracy", margin=None):
+def paired_difference(first: list, second: list, metric="accuracy", resamples=2000, seed=0, margin=MARGIN) -> dict:
     """Difference of two arms on the same test cells, by a bootstrap over seeds and cells.
 
     Parameters
@@ -132,14 +129,14 @@ def paired_difference(first, second, level=0.95, resamples=2000, seed=0, metric=
     first, second : list of Run
         Runs of two arms with the same seeds, in the same order, on the same test cells.
     metric : {"accuracy", "macro_f1"}
-    margin : float, optional
+    margin : float
         Differences smaller than this are taken as meaningless.
 
     Returns
     -------
     dict
         ``difference`` (first − second), ``low`` and ``high`` of the percentile interval, ``p`` (two-sided, from
-        the same resamples), ``n_cells``, ``n_seeds``; with ``margin``, ``p_equivalence``: the larger p of the two
+        the same resamples), ``n_cells``, ``n_seeds``, and ``p_equivalence``, the larger p of the two
         one-sided tests against ± margin. Cells and seeds are both drawn with replacement, so the interval covers
         the sampling of test cells and the randomness of training; how often it does is simulated in the tests.
     """
@@ -148,22 +145,18 @@ def paired_difference(first, second, level=0.95, resamples=2000, seed=0, metric=
             raise ValueError(f"Runs {a.id} and {b.id} are not paired: they differ in seed or test cells.")
     n_seeds, n_cells = len(first), len(first[0].predictions["test"])
     rng = np.random.default_rng(seed)
-    seeds = rng.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), resamples) / n_seeds
-    cells = rng.multinomial(n_cells, np.full(n_cells, 1 / n_cells), resamples)
-    delta = (_scores(first, np.ones((1, n_cells)), metric) - _scores(second, np.ones((1, n_cells)), metric))[0]
-    by_cells = _scores(first, cells, metric) - _scores(second, cells, metric)  # (resamples, seeds)
+    seeds = resample(n_seeds, resamples, rng)[1:] / n_seeds
+    cells = resample(n_cells, resamples, rng)
+    each = _scores(first, cells, metric) - _scores(second, cells, metric)  # (1 + resamples, seeds)
+    delta, by_cells = each[0], each[1:]
     drawn = by_cells.mean(1) + _luck_of_seeds(delta, by_cells) * (seeds @ (delta - delta.mean()))
-    low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
-    found = {
-        # rounded, so that a difference of nothing is not one of 1e-17
-        "difference": round(float(delta.mean()), 12), "low": round(float(low), 12), "high": round(float(high), 12),
-        "p": _tail(min(np.mean(drawn <= 0), np.mean(drawn >= 0)), resamples, sides=2), "n_cells": n_cells,
+    interval = zip(("difference", "low", "high"), (delta.mean(), *percentiles(drawn)))
+    return {name: round(float(value), 12) for name, value in interval} | {  # a difference of nothing is not one of 1e-17
+        "p": _tail(min(np.mean(drawn <= 0), np.mean(drawn >= 0)), resamples, sides=2),
+        "n_cells": n_cells,
         "n_seeds": n_seeds,
-    }  # fmt: skip
-    if margin is not None:
-        outside = max(np.mean(drawn <= -margin), np.mean(drawn >= margin))
-        found["p_equivalence"] = _tail(outside, resamples, sides=1)
-    return found
+        "p_equivalence": _tail(max(np.mean(drawn <= -margin), np.mean(drawn >= margin)), resamples, sides=1),
+    }
 
 
 def _luck_of_seeds(delta, by_cells):
@@ -202,7 +195,7 @@ def _scores(runs, weights, metric):
     return np.stack(found, 1)
 
 
-def mean_and_interval(runs, metric="accuracy", level=0.95, resamples=2000, seed=0):
+def mean_and_interval(runs: list, metric="accuracy", resamples=2000, seed=0) -> tuple[float, float, float]:
     """Mean score of one arm's runs, with the percentile interval of a bootstrap over its test cells (runs kept).
 
     Returns
@@ -210,8 +203,5 @@ def mean_and_interval(runs, metric="accuracy", level=0.95, resamples=2000, seed=
     mean, low, high : float
         What another draw of as many test cells might have given these trained models.
     """
-    n_cells = len(runs[0].predictions["test"])
-    cells = np.random.default_rng(seed).multinomial(n_cells, np.full(n_cells, 1 / n_cells), resamples)
-    drawn = _scores(runs, cells, metric).mean(1)
-    low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
-    return float(_scores(runs, np.ones((1, n_cells)), metric).mean()), float(low), float(high)
+    drawn = _scores(runs, resample(len(runs[0].predictions["test"]), resamples, seed), metric).mean(1)
+    return float(drawn[0]), *percentiles(drawn[1:])

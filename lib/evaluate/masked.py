@@ -13,18 +13,20 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from lib.evaluate.calibration import calibration_error
+from lib.evaluate.intervals import percentiles, resample
 from lib.prepare.tokens import BINS
 
 BIN = np.arange(1, BINS + 1)
 
 
-def rules(tokens, train, run, entries=50_000, seed=0):
+def rules(tokens, train, run, entries: int = 50_000, seed: int = 0) -> dict[str, np.ndarray]:
     """What three rules say of a run's hidden targets.
 
     Parameters
     ----------
-    tokens : TokenStore
-        All cells.
+    tokens : CSR matrix of uint8, (cells, genes + 1)
+        Of all cells.
     train : int array
         Training cells: the rules learn from these alone.
     run : Run
@@ -39,9 +41,9 @@ def rules(tokens, train, run, entries=50_000, seed=0):
         ``gene_rule``, their shares among the training cells that express the gene; ``additive``, a multinomial logistic
         regression on the logarithms of both, fitted on training cells with the value itself taken out of both counts.
     """
-    p, known = run.predictions, tokens.take(train).matrix()
+    p, known = run.predictions, tokens[train][:, :-1]
     by_gene, every = _counts(known.indices, known.data, known.shape[1]), known.tocoo()
-    seen = tokens.take(p["test"]).matrix()
+    seen = tokens[p["test"]][:, :-1]
     by_cell = _counts(np.repeat(np.arange(seen.shape[0]), np.diff(seen.indptr)), seen.data, seen.shape[0])
     np.subtract.at(by_cell, (p["cell"], p["target"] - 1), 1)  # hidden: a rule cannot know them
     drawn = np.random.default_rng(seed).permutation(every.nnz)[:entries]
@@ -73,8 +75,8 @@ def _log_shares(counts):
     return np.log((counts + 0.5) / (counts + 0.5).sum(1, keepdims=True))
 
 
-def scores(answers, run, level=0.95, resamples=1000, seed=0):
-    """Scores of several answers to one run's hidden targets, and what each adds to the additive model (DataFrame).
+def scores(answers: dict[str, np.ndarray], run, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Scores of several answers to one run's hidden targets, and what each adds to the additive model.
 
     Parameters
     ----------
@@ -91,35 +93,23 @@ def scores(answers, run, level=0.95, resamples=1000, seed=0):
         (accuracy less that of the additive model). Percentile intervals of a bootstrap over test cells.
     """
     p = run.predictions
-    cells = p["cell"].max() + 1
-    weights = np.random.default_rng(seed).multinomial(cells, np.full(cells, 1 / cells), resamples)
-    weights = np.concatenate([np.ones((1, cells), int), weights])  # first the cells as they are
-    hidden = np.bincount(p["cell"], minlength=cells)
-    counts = np.stack([np.bincount(p["cell"], p["target"] == bin_, cells) for bin_ in BIN], 1)  # (cells, bins)
-    with_any = hidden > 0
+    cell, target = p["cell"], p["target"]
+    hidden, weights = np.bincount(cell), resample(cell.max() + 1, resamples, seed)
+    counts = np.stack([np.bincount(cell, target == bin_) for bin_ in BIN], 1)  # (cells, bins)
     drawn = {}
     for name, probabilities in answers.items():
-        predicted = probabilities.argmax(1)
-        hit = predicted == p["target"]
-        per_cell = np.bincount(p["cell"], hit, cells) / np.maximum(hidden, 1)
-        hits = np.stack([np.bincount(p["cell"], hit & (p["target"] == bin_), cells) for bin_ in BIN], 1)
+        hit = probabilities.argmax(1) == target
+        per_cell = np.bincount(cell, hit) / np.maximum(hidden, 1)
+        hits = np.stack([np.bincount(cell, hit & (target == bin_)) for bin_ in BIN], 1)
         with np.errstate(invalid="ignore"):
             recall = (weights @ hits) / (weights @ counts)
-        drawn[name] = {"accuracy": weights @ per_cell / (weights @ with_any), "macro": np.nanmean(recall, 1)}
+        drawn[name] = {"accuracy": weights @ per_cell / (weights @ (hidden > 0)), "macro": np.nanmean(recall, 1)}
         drawn[name] |= {f"recall[{bin_}]": recall[:, i] for i, bin_ in enumerate(BIN)}
-        drawn[name]["calibration_error"] = _pooled_calibration(probabilities.max(1), hit, p["cell"], weights)
+        drawn[name]["calibration_error"] = calibration_error(probabilities.max(1), hit, cell, weights)
     rows = []
     for name, found in drawn.items():
         found["over_additive"] = found["accuracy"] - drawn["additive"]["accuracy"]
         for metric, values in found.items():
-            low, high = np.nanquantile(values[1:], [0.5 - level / 2, 0.5 + level / 2])
+            low, high = percentiles(values[1:])
             rows.append({"answer": name, "metric": metric, "value": values[0], "low": low, "high": high})
     return pd.DataFrame(rows)
-
-
-def _pooled_calibration(confidence, hit, cell, weights, bins=10):
-    """The calibration error of all answers where their cells count ``weights`` (resamples, cells) times."""
-    bin_ = np.minimum((confidence * bins).astype(int), bins - 1)
-    gap = np.zeros((weights.shape[1], bins))
-    np.add.at(gap, (cell, bin_), confidence - hit)
-    return np.abs(weights @ gap).sum(1) / (weights @ np.bincount(cell, minlength=weights.shape[1]))

@@ -6,13 +6,12 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import f1_score
 
-from lib.evaluate import intervals
 from lib.evaluate.intervals import confidence_interval
 
 HARD_PAIR = ("CD8+ Cytotoxic T", "CD8+/CD45RA+ Naive Cytotoxic")
 
 
-def scores(labels, predicted, classes):
+def scores(labels, predicted, classes) -> dict[str, float]:
     """Accuracy, macro-F1, the recall of each type, and both scores on the hard pair.
 
     Parameters
@@ -38,14 +37,20 @@ def scores(labels, predicted, classes):
     if len(pair) == 2:
         hard = np.isin(labels, pair)
         result["accuracy_hard_pair"] = float(np.mean(labels[hard] == predicted[hard]))
-        result["macro_f1_hard_pair"] = float(
-            f1_score(labels, predicted, labels=pair, average="macro", zero_division=0)
-        )
+        result["macro_f1_hard_pair"] = float(f1_score(labels, predicted, labels=pair, average="macro", zero_division=0))
     return result
 
 
-def table(runs):
-    """One row for each run and metric: arm, fraction, seed, metric, value, run (DataFrame).
+def by_arm(runs: list) -> dict[str, list]:
+    """The runs of each arm, every run once, in the order in which they are given."""
+    found = {}
+    for run in {run.id: run for run in runs}.values():
+        found.setdefault(run.spec["arm"], []).append(run)
+    return found
+
+
+def table(runs: list) -> pd.DataFrame:
+    """One row for each run and metric: arm, fraction, seed, metric, value, run.
 
     ``accuracy_last_epoch`` stands beside ``accuracy`` for scBERT: what is left when the epoch is not chosen on
     the reported cells.
@@ -63,17 +68,17 @@ def table(runs):
     return pd.DataFrame(rows)
 
 
-def summarise(table, by, level=0.95):
-    """Mean, half width of the interval, and number of values for each group of a tidy table (DataFrame)."""
+def summarise(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Mean, half width of the interval, and number of values for each group of a tidy table."""
     rows = []
     for key, part in table.groupby(by, sort=False):
-        mean, half_width = confidence_interval(part["value"], level)
+        mean, half_width = confidence_interval(part["value"])
         rows.append(dict(zip(by, key)) | {"mean": mean, "half_width": half_width, "n": len(part)})
     return pd.DataFrame(rows)
 
 
-def epoch_choice(runs, halves=200, seed=0):
-    """Accuracy of scBERT's runs by how the epoch is chosen (DataFrame: protocol, seed, rule, value).
+def epoch_choice(runs: list, halves: int = 200, seed: int = 0) -> pd.DataFrame:
+    """Accuracy of scBERT's runs by how the epoch is chosen: protocol, seed, run, rule, value.
 
     Rules: ``reported``, the best epoch on the very cells that are reported (the authors'); ``third``, the best on
     cells that are not reported (runs of the protocol ``clean``); ``last``, the last epoch; ``halves``, chosen on a
@@ -102,8 +107,8 @@ def _halves(right, repeats, seed):
     return np.mean(scores)
 
 
-def choice_worth(choice):
-    """What the authors' choice of the epoch adds to accuracy, against each honest rule (DataFrame with a sentence).
+def choice_worth(choice: pd.DataFrame) -> pd.DataFrame:
+    """What the authors' choice of the epoch adds to accuracy, against each honest rule, with a sentence.
 
     Paired within the same training; Student's interval over the runs.
     """
@@ -118,7 +123,7 @@ def choice_worth(choice):
         if protocol not in values.index:
             continue
         gain = (values["reported"] - values[rule]).loc[protocol]
-        mean, half = intervals.confidence_interval(gain)
+        mean, half = confidence_interval(gain)
         text = (
             f"Choosing the epoch on the reported cells instead of {words[rule]} adds **{100 * mean:.1f} points** of "
             f"accuracy (95 % Student interval ± {100 * half:.1f}, {len(gain)} runs of protocol {protocol})."

@@ -10,11 +10,11 @@ from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lib.evaluate import intervals
+from lib.evaluate.intervals import percentiles, wilson
 
 
-def cells(representation, labels, train, test, level=0.95, resamples=1000, clusterings=10, most=5000, seed=0):
-    """How well a representation of cells separates their types, four ways (list of dict).
+def cells(representation, labels, train, test, resamples=1000, clusterings=10, most=5000, seed=0) -> list[dict]:
+    """How well a representation of cells separates their types, four ways.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def cells(representation, labels, train, test, level=0.95, resamples=1000, clust
         the draws of ``ari`` and ``nmi``, which repeated cells raise, are centred on the value.
     """
     share = knn_accuracy(representation, labels, train, test)
-    _, low, high = intervals.wilson(round(share * len(test)), len(test))
+    _, low, high = wilson(round(share * len(test)), len(test))
     found = [{"metric": "knn_accuracy", "value": share, "low": low, "high": high}]
     rng = np.random.default_rng(seed)
     some = np.sort(rng.permutation(len(labels))[:most])
@@ -50,12 +50,12 @@ def cells(representation, labels, train, test, level=0.95, resamples=1000, clust
     values |= {"ari": agreements[:, 0], "nmi": agreements[:, 1]}
     for name, value in values.items():
         shift = 0 if name == "silhouette" else value[0] - np.mean(value[1:])  # cells drawn twice agree with themselves
-        low, high = shift + np.quantile(value[1:], [0.5 - level / 2, 0.5 + level / 2])
-        found.append({"metric": name, "value": float(value[0]), "low": float(low), "high": float(high)})
+        low, high = percentiles(value[1:])
+        found.append({"metric": name, "value": float(value[0]), "low": float(shift + low), "high": float(shift + high)})
     return found
 
 
-def agreement(labels, clusters, weights):
+def agreement(labels, clusters, weights) -> np.ndarray:
     """Adjusted Rand index and normalised mutual information of two groupings, for each weighting of the cells.
 
     What scikit-learn's two functions give for cells repeated ``weights`` times, from one table for each weighting: they take
@@ -77,9 +77,8 @@ def agreement(labels, clusters, weights):
     place = labels * shape[1] + clusters
     tables = np.stack([np.bincount(place, weights=w, minlength=shape[0] * shape[1]).reshape(shape) for w in weights])
     n, rows, columns = tables.sum((1, 2)), tables.sum(2), tables.sum(1)
-    pairs, row_pairs, column_pairs = (
-        (x * (x - 1)).reshape(len(n), -1).sum(1) for x in (tables, rows, columns)
-    )  # ordered pairs of cells that are together in both, in labels, in clusters
+    # Ordered pairs of cells that are together in both, in labels, in clusters.
+    pairs, row_pairs, column_pairs = ((x * (x - 1)).reshape(len(n), -1).sum(1) for x in (tables, rows, columns))
     chance, most = row_pairs * column_pairs / (n * (n - 1)), (row_pairs + column_pairs) / 2
     both, one, other = (np.log(n) - xlogy(x, x).reshape(len(n), -1).sum(1) / n for x in (tables, rows, columns))
     # Where both have a single group, they agree.
@@ -89,9 +88,13 @@ def agreement(labels, clusters, weights):
     return np.stack([ari, nmi], 1)
 
 
-def nearest_genes(embedding, genes, asked, neighbours=5):
-    """The nearest genes (cosine) of some genes, as text by gene (dict); genes that the vocabulary lacks are left out."""
-    unit = embedding / np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12)
+def _unit(embedding):
+    return embedding / np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12)
+
+
+def nearest_genes(embedding, genes, asked: list[str], neighbours: int = 5) -> dict[str, str]:
+    """The nearest genes (cosine) of some genes, as text by gene; genes that the vocabulary lacks are left out."""
+    unit = _unit(embedding)
     place = {gene: i for i, gene in enumerate(genes)}
     found = {}
     for gene in asked:
@@ -101,7 +104,7 @@ def nearest_genes(embedding, genes, asked, neighbours=5):
     return found
 
 
-def knn_accuracy(representation, labels, train, test, neighbours=10):
+def knn_accuracy(representation, labels, train, test, neighbours: int = 10) -> float:
     """Share of test cells whose type the majority of their nearest training cells has.
 
     Parameters
@@ -109,23 +112,19 @@ def knn_accuracy(representation, labels, train, test, neighbours=10):
     representation : float array, (cells, dim)
     labels : int array, (cells,)
     train, test : int arrays
-
-    Returns
-    -------
-    float
     """
     model = make_pipeline(StandardScaler(), KNeighborsClassifier(min(neighbours, len(train))))
     return float(model.fit(representation[train], labels[train]).score(representation[test], labels[test]))
 
 
-def neighbour_overlap(first, second, neighbours=10):
+def neighbour_overlap(first, second, neighbours: int = 10) -> float:
     """Mean share of each row's nearest rows (cosine) that two embeddings of the same genes have in common.
 
     By chance it is ``neighbours / (genes − 1)``.
     """
     found = []
     for embedding in (first, second):
-        unit = embedding / np.maximum(np.linalg.norm(embedding, axis=1, keepdims=True), 1e-12)
+        unit = _unit(embedding)
         index = NearestNeighbors(n_neighbors=neighbours + 1).fit(unit)
         found.append(index.kneighbors(unit, return_distance=False))
     shared = [len((set(a) - {i}) & (set(b) - {i})) / neighbours for i, (a, b) in enumerate(zip(found[0], found[1]))]

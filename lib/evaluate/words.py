@@ -1,29 +1,93 @@
-"""Numbers in words and tables of text."""
+"""The verdict on a difference, in one word; and numbers in sentences and tables of text."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
-from lib.evaluate.intervals import confidence_interval
+from lib.evaluate.intervals import MARGIN, confidence_interval
+
+# The verdicts there are, and how a sentence says them of two arms.
+SAID = {
+    "ahead": "{0} is ahead of {1}",
+    "behind": "{0} is behind {1}",
+    "equivalent": f"{{0}} and {{1}} are equivalent, within {100 * MARGIN:.0f} points either way",
+    "undecided": "it is undecided whether {0} or {1} is ahead",
+}
 
 
-def answer(found, cells, first="logistic regression", second="scBERT"):
-    """The answer in a sentence, from what :func:`lib.evaluate.differences.paired_difference` found; ``cells``: which, in words."""
-    points, low, high = (100 * found[key] for key in ("difference", "low", "high"))
-    interval = f"(95 % interval {low:.1f} to {high:.1f} for {first} minus {second})"
-    if low <= 0 <= high:
-        return (
-            f"On {cells} {first} and {second} cannot be told apart: {points:+.1f} points of accuracy "
-            f"{interval}."
-        )
-    ahead, behind = (first, second) if low > 0 else (second, first)
-    return f"On {cells} {ahead} is ahead of {behind} by {abs(points):.1f} points of accuracy {interval}."
+def verdict(found: dict) -> str:
+    """The one place that says which of two arms is ahead.
+
+    Parameters
+    ----------
+    found : dict
+        A difference, first − second: ``low`` and ``high`` of its 95 % interval (nan where there is none); ``p_holm``, its p
+        adjusted within its family, or ``p`` of a family of one, or neither, where the interval decides alone; ``p_equivalence``
+        of two one-sided tests against the margin, if any.
+
+    Returns
+    -------
+    str
+        *ahead* or *behind* (the first) where the interval excludes zero and p is below 5 %; else *equivalent* where the test of
+        equivalence is; else *undecided*.
+
+    Examples
+    --------
+    >>> verdict({"difference": 0.04, "low": 0.01, "high": 0.07, "p": 0.01})
+    'ahead'
+    >>> verdict({"difference": 0.04, "low": 0.01, "high": 0.07, "p": 0.01, "p_holm": 0.06})
+    'undecided'
+    """
+    shown = found.get("p_holm", found.get("p", 0)) < 0.05
+    if shown and found["low"] > 0:
+        return "ahead"
+    if shown and found["high"] < 0:
+        return "behind"
+    return "equivalent" if found.get("p_equivalence", 1) < 0.05 else "undecided"
 
 
-def caveat(found):
-    """What to add where scBERT learnt nothing; ``found``: its :func:`lib.evaluate.differences.paired_difference` to the majority class."""
-    if found["low"] > 0:
+def points(found: dict, template="{:+.1f} ({:+.1f} to {:+.1f})", who="") -> str:
+    """A difference with its interval in points; ``who``: ``paper`` or ``ours``, for a row of the scorecard.
+
+    >>> points({"difference": 0.045, "low": 0.032, "high": 0.058})
+    '+4.5 (+3.2 to +5.8)'
+    """
+    names = [f"{name}_{who}" for name in ("effect", "low", "high")] if who else ["difference", "low", "high"]
+    return template.format(*(100 * found[name] for name in names))
+
+
+def describe(found: dict, first: str, second: str, where: str = "Here") -> str:
+    """A difference in a sentence: the verdict, its size in points, and what the interval covers.
+
+    Parameters
+    ----------
+    found : dict
+        Of :func:`lib.evaluate.differences.paired_difference`, a row of :func:`lib.evaluate.differences.family`, or of
+        :func:`lib.paper.published.difference`.
+    first, second : str
+        The arms' names, as in the middle of a sentence.
+    where : str
+        What the sentence begins with, such as *On your 99 cells* or *In the paper*.
+    """
+    said = SAID[verdict(found)].format(first, second)
+    if "n_cells" in found:
+        basis = f"bootstrap over {found['n_cells']} test cells and {found['n_seeds']} seeds; p = {found['p']:.2g}"
+    else:
+        basis = f"Welch's, {found['n_first']} against {found['n_second']} runs"
+    if "p_holm" in found:
+        basis += f", by Holm's method {found['p_holm']:.2g}"
+    if "p_equivalence" in found:
+        basis += f"; of equivalence within {100 * MARGIN:.0f} points p = {found['p_equivalence']:.2g}"
+    what = f"points of {_score(found.get('metric', 'accuracy'))} for {first} minus {second}"
+    return f"**{where} {said}**: {points(found, f'{{:+.1f}} {what}, 95 % interval {{:+.1f}} to {{:+.1f}}')} ({basis})."
+
+
+def caveat(found: dict) -> str:
+    """What to add where scBERT learnt nothing; ``found``: its difference to the majority class."""
+    if verdict(found) == "ahead":
         return ""
     return (
         "scBERT is not ahead of the majority class here: in this size and training it has learnt nothing from these cells, "
@@ -31,24 +95,14 @@ def caveat(found):
     )
 
 
-def describe_difference(found, first, second):
-    """A sentence for what :func:`paired_difference` found."""
-    points, low, high = (100 * found[key] for key in ("difference", "low", "high"))
-    verdict = "ahead of" if low > 0 else "behind" if high < 0 else "not distinguishable from"
-    return (
-        f"**{first} is {verdict} {second}**: {points:+.1f} points of accuracy, 95 % interval {low:+.1f} to "
-        f"{high:+.1f} (bootstrap over {found['n_cells']} test cells and {found['n_seeds']} seeds; p = {found['p']:.2g})."
-    )
-
-
-def show(mean, half_width, digits=3):
+def show(mean: float, half_width: float, digits: int = 3) -> str:
     """``0.767 ± 0.013``; without the interval where there is a single run."""
     if not np.isfinite(mean):
         return "–"
     return f"{mean:.{digits}f}" + (f" ± {half_width:.{digits}f}" if np.isfinite(half_width) else "")
 
 
-def beside_paper(ours, paper, metrics, arms, names=None):
+def beside_paper(ours, paper, metrics: list[str], arms: list[str], names: Callable[[str], str] = str) -> pd.DataFrame:
     """Mean ± half width of ours and of the paper's runs, arm by arm (DataFrame of text).
 
     Parameters
@@ -56,40 +110,58 @@ def beside_paper(ours, paper, metrics, arms, names=None):
     ours, paper : DataFrame
         Tidy tables with ``arm``, ``metric``, ``value``.
     metrics, arms : list of str
-    names : callable, optional
+    names : callable
         From an arm to its label.
     """
     rows = {}
     for arm in arms:
         for who, table in (("ours", ours), ("paper", paper)):
             groups = dict(iter(table[table["arm"] == arm].groupby("metric")["value"]))
-            rows[(names(arm) if names else arm, who)] = [
+            rows[(names(arm), who)] = [
                 f"{show(*confidence_interval(groups[m]))} (n={len(groups[m])})" if m in groups else "–" for m in metrics
             ]
     return pd.DataFrame(rows, index=metrics).T
 
 
-def summary(name, table):
+def summary(name: str, table: pd.DataFrame) -> str:
     """A family of differences in a sentence: how many are said to be what, and their range in points."""
-    counts = table["says"].value_counts()
-    said = ", ".join(f"{counts[word]} {word}" for word in ("ahead", "behind", "equivalent", "undecided") if word in counts)
+    counts = table["verdict"].value_counts()
+    said = ", ".join(f"{counts[word]} {word}" for word in SAID if word in counts)
     low, high = 100 * table["difference"].min(), 100 * table["difference"].max()
     return f"- {name}: differences from {low:+.1f} to {high:+.1f} points; of {len(table)} questions {said}."
 
 
-def show_family(table, names):
+def by_fraction(table: pd.DataFrame, first: str, second: str) -> str:
+    """The family of few labels in a sentence: at which fractions, and by which score, the first is what."""
+    rows = {word: table[table["verdict"] == word] for word in SAID}
+    said = [
+        f"{word} with {', '.join(f'{r.fraction:.0%} ({_score(r.metric)})' for r in part.itertuples())}"
+        for word, part in rows.items()
+        if len(part)
+    ]
+    none = f" **At no fraction is {second} shown to be ahead of {first}.**" if rows["behind"].empty else ""
+    return f"By shares of the labels, {first} against {second}: {'; '.join(said)}.{none}"
+
+
+def _score(metric):
+    """A metric's name in a text."""
+    return metric.replace("_f1", "-F1").replace("_", " ")
+
+
+def show_family(table: pd.DataFrame, names: Callable[[str], str]):
     """A family of differences as text: points with intervals, p, Holm's p, and the verdict (styled DataFrame)."""
     rows = []
     for row in table.to_dict("records"):
-        points = [100 * row[key] for key in ("difference", "low", "high")]
         shown = {"": names(row["arm"]), "minus": names(row["reference"])}
         if "fraction" in row:
             shown["labels"] = f"{row['fraction']:.0%}"
-        shown |= {"metric": row["metric"].replace("_", "-"), "points": "{:+.1f} ({:+.1f} to {:+.1f})".format(*points),
-                  "p": f"{row['p']:.2g}", "p, Holm": f"{row['p_holm']:.2g}"}  # fmt: skip
+        if "because" in row:
+            shown["because"] = row["because"]
+        shown |= {"metric": _score(row["metric"]), "points": points(row), "p": f"{row['p']:.2g}"}
+        shown["p, Holm"] = f"{row['p_holm']:.2g}"
         if "p_equivalence" in row:
             shown["p, equivalence"] = f"{row['p_equivalence']:.2g}"
-        shown["first is"] = row["says"]
+        shown["first is"] = row["verdict"]
         splits = f"{row['n_splits']} splits" if "n_splits" in row else None
         shown["n"] = splits or f"{row['n_cells']} cells, {row['n_seeds']} seeds"
         rows.append(shown)

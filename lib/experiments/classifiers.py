@@ -20,7 +20,7 @@ from sklearn.pipeline import make_pipeline
 from lib import scbert
 from lib.errors import DataError
 from lib.prepare import embeddings, splits
-from lib.prepare.tokens import TokenStore
+from lib.prepare.tokens import sparse_tokens
 
 
 class LogisticRegression:
@@ -161,13 +161,13 @@ class ScBertClassifier:
         import torch
 
 
-        tokens = TokenStore.of(x)
+        tokens = sparse_tokens(x)
         self.classes_, codes = np.unique(labels, return_inverse=True)
         embedding = self.gene_embedding
         if isinstance(embedding, str):
             if embedding != "coexpression":
                 raise DataError(f"gene_embedding is {embedding!r}; give 'coexpression', an array (genes, dim), or None.")
-            embedding = embeddings.coexpression(tokens[:], self.size["dim"])
+            embedding = embeddings.coexpression(tokens, self.size["dim"])
         torch.manual_seed(seed)
         trunk = scbert.ScBert(scbert.ScBertConfig(genes=x.shape[1], **self.size), embedding)
         if self.pretraining:
@@ -185,8 +185,8 @@ class ScBertClassifier:
 
         if x.shape[1] != self.model.config.genes:
             raise DataError(f"The cells have {x.shape[1]} genes, the model learnt from {self.model.config.genes}.")
-        tokens, device = TokenStore.of(x), next(self.model.parameters()).device
+        tokens, device = sparse_tokens(x), next(self.model.parameters()).device
         with torch.no_grad():
             parts = [self.model(shown.to(device)).float().softmax(1).cpu()
-                     for _, shown in scbert.training.feed(tokens, scbert.training.in_batches(np.arange(len(tokens)), batch_size), device)]  # fmt: skip
+                     for _, shown in scbert.training.feed(tokens, scbert.training.in_batches(np.arange(tokens.shape[0]), batch_size), device)]  # fmt: skip
         return torch.cat(parts).numpy()

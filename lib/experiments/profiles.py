@@ -25,13 +25,15 @@ def read(name):
     return yaml.safe_load(path.read_text()) | {"name": name}
 
 
-def load(name, **overrides):
+def load(name, loaded=None, **overrides):
     """Read a profile and its cells; an override that is not None replaces the entry of that name.
 
     Parameters
     ----------
     name : str or dict
         Of a file in lib/experiments/ladder, or the content of one.
+    loaded : AnnData, optional
+        What :func:`lib.datasets.load` gave for its data, where it is at hand: the file is not read again.
 
     Returns
     -------
@@ -55,7 +57,7 @@ def load(name, **overrides):
     if profile["protocol"] not in ("paper", "clean"):
         raise DataError(f"protocol is {profile['protocol']!r}; it is one of paper, clean.")
     profile |= choose(profile["gene_embedding"])
-    adata = cells.prepared(profile["data"], profile["split"])
+    adata = cells.prepared(profile["data"], profile["split"], loaded)
     return profile | {"adata": adata, "fingerprint": cells.store(adata)}
 
 

@@ -75,7 +75,7 @@ def pretraining(spec, checkpoint, weights_of):
         if other := {name: size for name, size in spec["size"].items() if getattr(model.config, name) != size}:
             raise DataError(f"The checkpoint's model has other sizes than the profile's, {other}: change size in the profile.")
         return [{"checkpoint": given}], {}, _weights(model, cells)
-    tokens, used = cells.tokens.take(train), {"train": train}
+    tokens, used = cells.tokens[train], {"train": train}
     if "corpus" in spec:
         tokens, used = corpus.read(spec["corpus"], cells.genes), {}
     model = _new_model(spec, cells, train, spec["seed"])
@@ -106,7 +106,7 @@ def cell_types(spec, checkpoint, weights_of):
     if spec["model"] != "scBERT":  # has no epochs to choose among, so it learns from all labelled cells
 
         labelled = train if by_test else np.union1d(train, select)
-        x = cells.tokens.matrix() if spec.get("input") == "tokens" else cells.x
+        x = cells.tokens[:, :-1].astype(np.float32) if spec.get("input") == "tokens" else cells.x
         classifier = classifiers.MODELS[spec["model"]](**spec.get("training", {}))
         classifier.fit(x[labelled], cells.labels[labelled], spec["seed"])
         probabilities = np.zeros((len(test), len(cells.classes)), np.float32)
@@ -134,8 +134,8 @@ def cell_types(spec, checkpoint, weights_of):
 def masked(spec, checkpoint, weights_of):
     """The masked task on the test cells, and the bin that is most common in each cell, for comparison."""
     cells, train, test = _load(spec)
-    result = scbert.pretrain.evaluate_masked(_trunk(spec, cells, train, weights_of), cells.tokens.take(test), seed=spec["seed"])
-    counts = np.stack([(cells.tokens[test] == bin_).sum(1) for bin_ in range(1, 6)], 1)
+    result = scbert.pretrain.evaluate_masked(_trunk(spec, cells, train, weights_of), cells.tokens[test], seed=spec["seed"])
+    counts = np.stack([(cells.tokens[test].toarray() == bin_).sum(1) for bin_ in range(1, 6)], 1)
     log = [{"loss": result.pop("loss")}]
     return log, result | {"most_common_bin": 1 + counts.argmax(1)[result["cell"]], "test": test}, None
 
@@ -175,10 +175,10 @@ def _hidden_means(model, cells, batch_size=32):
     genes, width, dim = len(cells.genes), model.config.tokens, model.config.dim
     per_cell, closing = [], []
     sums, counts, squares = np.zeros((genes * width, dim)), np.zeros(genes * width), 0.0
-    batches = range(0, len(cells.tokens), batch_size)
+    batches = range(0, cells.tokens.shape[0], batch_size)
     with torch.no_grad():
         for i in batches:
-            tokens = cells.tokens[i : i + batch_size]
+            tokens = cells.tokens[i : i + batch_size].toarray()
             hidden = model.norm(model.hidden(torch.as_tensor(tokens))).numpy()  # (b, genes + 1, d)
             per_cell.append(hidden[:, :-1].mean(1))
             closing.append(hidden[:, -1])
@@ -191,7 +191,7 @@ def _hidden_means(model, cells, batch_size=32):
     means = sums / np.maximum(counts, 1)[:, None]  # of a gene with a token
     left = np.zeros(per_cell.shape)  # of each cell's mean over genes, once genes and tokens are taken out
     for c in range(len(per_cell)):
-        left[c] = per_cell[c] - means[np.arange(genes) * width + cells.tokens[c][:-1]].mean(0)
+        left[c] = per_cell[c] - means[np.arange(genes) * width + cells.tokens[c].toarray()[0, :-1]].mean(0)
     per_gene = sums.reshape(genes, width, dim).sum(1) / len(per_cell)
     explained = [len(per_cell) * genes * np.square(per_gene.mean(0)).sum(), len(per_cell) * np.square(per_gene).sum(),
                  (counts[:, None] * np.square(means)).sum()]  # fmt: skip

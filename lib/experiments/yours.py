@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from pathlib import Path
@@ -62,12 +61,11 @@ def load(profile, data=None, label=None, minutes=10):
     base["logistic_regression"] = {"C": [0.03, 0.1, 0.3, 1.0, 3.0], "folds": 3}
     base["name"] = name(profile, data)
     whole = cells.prepared(base["data"], base["split"], read)
-    del read
-    key = hashlib.sha256(repr((cells.store(whole), base, SIZES, float(minutes))).encode()).hexdigest()[:16]
+    key = files.fingerprint(repr((cells.store(whole), base, SIZES, float(minutes))))
     plan = _remembered(settings.cache() / "plans" / f"{key}.json", lambda: _plan(whole, base, minutes))
     training = (1 - base["split"]["test_size"]) * plan["cells"]
     base["fractions"] = [fraction for fraction in FRACTIONS if fraction * training >= FEW or fraction == 1]
-    chosen = profiles.load(base, max_cells=plan["cells"], variable_genes=plan["genes"])
+    chosen = profiles.load(base, read, max_cells=plan["cells"], variable_genes=plan["genes"])
     chosen["adata"].uns["sizing"] = {
         "cells used": f"{chosen['adata'].n_obs:,} of {whole.n_obs:,}" + _drawn(chosen["adata"].n_obs, whole.n_obs),
         "genes used": f"{chosen['adata'].n_vars:,} of {whole.n_vars:,} seen, the most variable of the training cells",
@@ -85,8 +83,7 @@ def _remembered(path, compute):
     if path.exists():
         return json.loads(path.read_text(encoding="utf-8"))
     plan = compute()
-    with files.replacing(path) as temporary:
-        temporary.write_text(json.dumps(plan), encoding="utf-8")
+    files.write_text(path, json.dumps(plan))
     return plan
 
 

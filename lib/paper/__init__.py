@@ -6,7 +6,4 @@ statistics computed again, and what in them to beware of).
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    ["errata", "published", "scorecard"],
-)
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, ["errata", "published", "scorecard"])

@@ -10,7 +10,7 @@ from lib.evaluate import intervals
 from lib.paper import published
 
 
-def printed():
+def printed() -> pd.DataFrame:
     """What the authors' notebook prints of its runs: means, half widths and p-values (DataFrame).
 
     ``execution_count`` is the number that Jupyter gave the printing cell: cells ran in that order.
@@ -18,12 +18,12 @@ def printed():
     return pd.read_csv(published.FOLDER / "printed.csv").fillna({"reference": ""})
 
 
-def deviations():
+def deviations() -> pd.DataFrame:
     """What was done: in scBERT's paper, in scBERT's code, in the authors' code, and here (DataFrame)."""
     return pd.read_csv(published.FOLDER / "deviations.csv").fillna("–")
 
 
-def regenerated():
+def regenerated() -> pd.DataFrame:
     """The authors' printed statistics beside the same formulas on their runs, and beside ours (DataFrame).
 
     Their half width is 2.262 · s / √n with the population's standard deviation; their p is Student's, with equal
@@ -48,7 +48,7 @@ def regenerated():
     return pd.DataFrame(rows)
 
 
-def errata():
+def errata() -> list[str]:
     """What in the published numbers a reader should know of, computed from them (list of sentences)."""
     known = published.runs().query("dataset == 'zheng68k' and metric == 'accuracy'")
     arm = known.query("experiment == 'ablation' and arm == 'no_gene2vec'").sort_values("value")

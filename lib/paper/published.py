@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lib.evaluate import measures
+from lib.evaluate import intervals
 from lib.settings import ROOT
 
 FOLDER = ROOT / "data" / "published"
 
 
-def runs():
-    """Every run: experiment, dataset, model, arm, C, fraction, seed, metric, value, source (DataFrame).
+def runs() -> pd.DataFrame:
+    """Every run: experiment, dataset, model, arm, C, fraction, seed, metric, value, source.
 
     ``arm`` is one of this project's: ``full``, ``no_pretraining``, ``no_gene2vec``, ``logistic_regression``, or
     ``as_reported_by_Yang_2022`` for two numbers of the original scBERT paper.
@@ -21,14 +21,27 @@ def runs():
     return table
 
 
-def masked():
-    """The masked task with and without gene2vec: accuracy, and that of the most common bin (DataFrame)."""
+def masked() -> pd.DataFrame:
+    """The masked task with and without gene2vec: accuracy, and that of the most common bin."""
     return pd.read_csv(FOLDER / "masked.csv")
 
 
-def summary(metric, dataset="zheng68k", experiment=None):
-    """Mean and 95 % Student interval of a metric, for each experiment, arm and fraction (DataFrame)."""
-    table = runs().query("metric == @metric and dataset == @dataset")
-    if experiment is not None:
-        table = table.query("experiment == @experiment")
-    return measures.summarise(table, ["experiment", "arm", "fraction"])
+def values(experiment: str, dataset: str, arm: str, metric: str = "accuracy", fraction: float = 1.0) -> pd.Series:
+    """One value a run of an arm, from that experiment if it has the arm, else from the baseline's; none, where neither has."""
+    part = runs()
+    for name, value in {"dataset": dataset, "arm": arm, "metric": metric, "fraction": fraction}.items():
+        part = part[part[name] == value]
+    own = part["experiment"] == experiment
+    return part.loc[own if own.any() else part["experiment"] == "baseline", "value"]
+
+
+def difference(experiment: str, dataset: str, first: str, second: str, metric: str = "accuracy", fraction: float = 1.0):
+    """The paper's difference of two arms, for :func:`lib.evaluate.words.describe`.
+
+    Returns
+    -------
+    dict or None
+        Of :func:`lib.evaluate.intervals.effect`, first − second, with ``metric``; None where it published no runs of one.
+    """
+    found = intervals.effect(*(values(experiment, dataset, arm, metric, fraction) for arm in (first, second)))
+    return found | {"metric": metric} if found["n_first"] and found["n_second"] else None

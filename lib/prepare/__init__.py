@@ -1,6 +1,6 @@
 """Cells as the models are fed them, made once: AnnData in, normalised values and tokens out.
 
-Read: preprocess (align, normalise, bin: :func:`prepare`, :func:`tokenize`), tokens (held sparse), splits
+Read: preprocess (align, normalise: :func:`prepare`), tokens (bin, held sparse: :func:`tokenize`), splits
 (:func:`holdout`, :func:`few_shot`: one draw, shared by every model), embeddings (gene2vec or a stand-in), cells (a
 profile's cells, stored under their hash), corpus (cells to pre-train on, memory-mapped).
 """
@@ -10,5 +10,5 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     ["cells", "corpus", "embeddings", "preprocess", "splits", "tokens"],
-    {"preprocess": ["prepare", "tokenize"], "splits": ["few_shot", "holdout"], "tokens": ["TokenStore"]},
+    {"preprocess": ["prepare"], "splits": ["few_shot", "holdout"], "tokens": ["sparse_tokens", "tokenize"]},
 )

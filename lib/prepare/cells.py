@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import anndata
 import numpy as np
 import scipy.sparse as sp
 
@@ -14,7 +16,7 @@ from lib.datasets import catalogue, checks, formats
 from lib.errors import DataError
 from lib.files import replacing
 from lib.prepare import preprocess, splits
-from lib.prepare.tokens import TokenStore
+from lib.prepare.tokens import sparse_tokens
 from lib.settings import cache
 
 # Optional entries of a profile's data: how to select from the cells and genes of the file.
@@ -26,14 +28,14 @@ class Cells:
     """Prepared cells of one data set."""
 
     x: sp.csr_matrix  # (cells, genes), log2(1 + counts per 10⁴), float32
-    tokens: TokenStore  # (cells, genes + 1), uint8
+    tokens: sp.csr_matrix  # (cells, genes + 1), uint8
     labels: np.ndarray  # (cells,), index into classes
     classes: np.ndarray  # names
     genes: np.ndarray  # the vocabulary, in order
     names: np.ndarray  # of the cells
 
 
-def prepared(data, split=None, read=None):
+def prepared(data: dict, split: dict | None = None, read: anndata.AnnData | None = None) -> anndata.AnnData:
     """Load, align and normalise the data of a profile.
 
     Parameters
@@ -46,7 +48,7 @@ def prepared(data, split=None, read=None):
     split : dict, optional
         As :func:`lib.prepare.splits.holdout` takes it; needed for ``variable_genes``.
     read : AnnData, optional
-        What :func:`lib.datasets.load` gave, where it is at hand: the file is not read again.
+        What :func:`lib.datasets.load` gave, where it is at hand: the file is not read again. It is not changed.
 
     Returns
     -------
@@ -66,9 +68,8 @@ def prepared(data, split=None, read=None):
         genes = path.read_text(encoding="utf-8").split()
     if genes is not None:
         checks.vocabulary(adata.var_names.astype(str), genes, adata.obs_names.astype(str), data["dataset"])
-    adata = preprocess.prepare(adata, genes, min_genes=data["min_genes"], library_size=data["library_size"])
-    least = data.get("min_cells_per_type")
-    if least:
+    adata = preprocess.prepare(adata, genes, data["min_genes"], library_size=data["library_size"], scale=_scale(adata))
+    if least := data.get("min_cells_per_type"):
         adata = _common_types(adata, least)
     if (limit := data.get("max_cells")) and limit < adata.n_obs:
         codes = adata.obs["cell_type"].cat.codes.to_numpy(np.int64)
@@ -88,7 +89,11 @@ def _labelled(adata, source):
     return adata
 
 
-def elsewhere(dataset, genes, min_genes):
+def _scale(adata):
+    return adata.uns["dataset"]["values"]
+
+
+def elsewhere(dataset: str, genes: Sequence[str], min_genes: int) -> anndata.AnnData:
     """Labelled cells of another data set with a classifier's genes: normalised by all genes they have, then aligned.
 
     Parameters
@@ -106,8 +111,8 @@ def elsewhere(dataset, genes, min_genes):
     """
     adata = _labelled(catalogue.load(dataset), dataset)
     checks.vocabulary(adata.var_names.astype(str), genes, adata.obs_names.astype(str), dataset)
-    library_size = adata.uns["dataset"].get("library_size")
-    adata = preprocess.prepare(adata, min_genes=0 if library_size else min_genes, library_size=library_size)
+    total = adata.uns["dataset"].get("library_size")
+    adata = preprocess.prepare(adata, None, 0 if total else min_genes, library_size=total, scale=_scale(adata))
     report = adata.uns["alignment"]
     adata.uns["dataset"]["normalised"] = "log2"  # they are now: aligning must not normalise again
     adata = preprocess.prepare(adata, genes, min_genes=0)
@@ -135,7 +140,6 @@ def _most_variable(adata, number, split):
     """Keep the most variable genes of the training cells, in their order; values are those of normalising by all genes."""
     import scanpy
 
-
     if number > adata.n_vars:
         raise DataError(f"variable_genes is {number}, but there are {adata.n_vars} genes.")
     train, _ = splits.holdout(adata.obs["cell_type"].cat.codes.to_numpy(np.int64), **split)
@@ -148,17 +152,22 @@ def _most_variable(adata, number, split):
     return kept
 
 
-def store(adata):
+def store(adata: anndata.AnnData) -> str:
     """Write prepared cells to ``cells/<fingerprint>.npz`` of the cache unless there; return the fingerprint.
 
     The fingerprint is a hash of values, genes and labels: other data, other runs.
     """
     labels = adata.obs["cell_type"].cat
     arrays = {
-        "data": adata.X.data, "indices": adata.X.indices, "indptr": adata.X.indptr, "shape": np.array(adata.shape),
-        "labels": labels.codes.to_numpy(np.int64), "classes": labels.categories.to_numpy(str),
-        "genes": adata.var_names.to_numpy(str), "names": adata.obs_names.to_numpy(str),
-    }  # fmt: skip
+        "data": adata.X.data,
+        "indices": adata.X.indices,
+        "indptr": adata.X.indptr,
+        "shape": np.array(adata.shape),
+        "labels": labels.codes.to_numpy(np.int64),
+        "classes": labels.categories.to_numpy(str),
+        "genes": adata.var_names.to_numpy(str),
+        "names": adata.obs_names.to_numpy(str),
+    }
     digest = hashlib.sha256()
     for name, array in arrays.items():
         digest.update(f"{name} {array.shape}".encode())
@@ -176,15 +185,13 @@ def _path(fingerprint):
 
 
 @functools.lru_cache(maxsize=2)
-def read(fingerprint):
+def read(fingerprint: str) -> Cells:
     """Read what :func:`store` wrote."""
     path = _path(fingerprint)
     try:
         with np.load(path, allow_pickle=False) as file:
             a = dict(file)
     except Exception as error:  # zipfile, zlib, ValueError, OSError: the remedy is one
-        raise DataError(
-            f"The prepared cells {path} are missing or damaged ({error}). Delete that file and rerun."
-        ) from error
+        raise DataError(f"The prepared cells {path} are missing or damaged ({error}). Delete that file and rerun.") from error
     x = sp.csr_matrix((a["data"], a["indices"], a["indptr"]), shape=tuple(a["shape"]))
-    return Cells(x, TokenStore.of(x), a["labels"], a["classes"], a["genes"], a["names"])
+    return Cells(x, sparse_tokens(x), a["labels"], a["classes"], a["genes"], a["names"])

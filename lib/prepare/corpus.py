@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import anndata
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from lib.datasets import downloads
-from lib.datasets.formats import blocks, open_backed
+from lib.datasets.h5ad import blocks, check_file, opened
 from lib.datasets.scale import value_scale
 from lib.errors import DataError
-from lib.files import digest, fingerprint_of, replacing, write_text
+from lib.files import digest, fingerprint, replacing
 from lib.prepare import preprocess
-from lib.prepare.tokens import TokenStore
+from lib.prepare.tokens import sparse_tokens
 from lib.settings import cache
 
+# A corpus is a folder of its genes and the three arrays of a CSR matrix, the large ones without a header.
+FILES = ("vocabulary.npy", "indptr.npy", "indices.i32", "data.u8")
 
-def checkpoint_path(digest):
+
+def checkpoint_path(digest: str) -> Path:
     """Where the checkpoint with this SHA-256 lies, put there by :func:`keep_checkpoint`."""
     path = cache() / "checkpoints" / f"{digest}.pth"
     if not path.is_file():
@@ -30,7 +33,7 @@ def checkpoint_path(digest):
     return path
 
 
-def keep_checkpoint(path):
+def keep_checkpoint(path: str | Path) -> str:
     """Copy a checkpoint to where its hash finds it; return the hash, which names it in specifications."""
     found = digest(path)
     kept = cache() / "checkpoints" / f"{found}.pth"
@@ -40,7 +43,7 @@ def keep_checkpoint(path):
     return found
 
 
-def read(fingerprint, genes):
+def read(fingerprint: str, genes: Sequence[str]) -> sp.csr_matrix:
     """The tokens of a pre-training corpus, memory-mapped.
 
     Parameters
@@ -52,23 +55,23 @@ def read(fingerprint, genes):
 
     Returns
     -------
-    TokenStore
+    CSR matrix of uint8, (cells, genes + 1)
+        As :func:`lib.prepare.tokens.sparse_tokens` gives it; its entries stay on the disk.
     """
     folder = cache() / "corpus" / fingerprint
     try:
-        stored = np.load(folder / "vocabulary.npy", allow_pickle=False)
-        indptr = np.load(folder / "indptr.npy", allow_pickle=False)
-        places = np.memmap(folder / "genes.u16", np.uint16, "r", shape=int(indptr[-1]))
-        bins = np.memmap(folder / "bins.u8", np.uint8, "r", shape=int(indptr[-1]))
+        stored, indptr = (np.load(folder / name, allow_pickle=False) for name in FILES[:2])
+        places, bins = (
+            np.memmap(folder / name, kind, "r", shape=int(indptr[-1])) for name, kind in zip(FILES[2:], (np.int32, np.uint8))
+        )
     except (OSError, ValueError) as error:
         raise DataError(f"The corpus {folder} is missing or damaged ({error}). Delete that folder and rerun.") from error
     if not np.array_equal(stored, np.asarray(genes, dtype=str)):
         raise DataError(f"The corpus has {len(stored)} genes, the cells {len(genes)}, or another order. Use one vocabulary.")
-    return TokenStore(indptr, places, bins, len(stored) + 1)
+    return sp.csr_matrix((bins, places, indptr), (len(indptr) - 1, len(stored) + 1))
 
 
-@functools.lru_cache
-def build(given, genes, min_genes=200):
+def build(given: str, genes: tuple[str, ...], min_genes: int = 200) -> str:
     """Write the tokens of a pre-training corpus once, memory-mapped; return the fingerprint that names them.
 
     Parameters
@@ -86,42 +89,50 @@ def build(given, genes, min_genes=200):
         For :func:`read`: a hash of the vocabulary and the tokens.
     """
     path = downloads.fetch("panglao") if given == "panglao" else Path(given).expanduser()
-    backed = open_backed(path)
-    stat = path.stat()
-    known = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {min_genes} {' '.join(genes)}"
-    note = cache() / "corpus" / f"{hashlib.sha256(known.encode()).hexdigest()[:16]}.txt"
-    if note.exists() and (fingerprint := note.read_text()) and (cache() / "corpus" / fingerprint).is_dir():
-        return fingerprint
-    partial = cache() / "corpus" / f".partial.{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        lengths, scale, names = [], None, backed.var_names
-        with (partial / "genes.u16").open("wb") as places, (partial / "bins.u8").open("wb") as bins:
-            for first, x in blocks(backed, f"tokens of {path.name}"):
-                block = anndata.AnnData(x, obs=pd.DataFrame(index=backed.obs_names[first : first + x.shape[0]]),
-                                        var=pd.DataFrame(index=names))  # fmt: skip
-                found = value_scale(x, f"cells from {first:,} of {path}", block.obs_names, names)
-                scale = scale or found
-                if found != scale:
-                    raise DataError(f"The cells from {first:,} of {path} are {found}, those before {scale}: mixed scales.")
-                if scale == "log2":  # scBERT's own scale: its corpus is used as it is
-                    block.uns["dataset"] = {"normalised": "log2"}
-                if not (np.diff(x.indptr) >= min_genes).any():
-                    continue
-                store = TokenStore.of(preprocess.prepare(block, genes, min_genes=min_genes).X)
-                places.write(store.genes.tobytes())
-                bins.write(store.bins.tobytes())
-                lengths.append(np.diff(store.indptr))
-        indptr = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]) if lengths else np.zeros(1, np.int64)
-        if len(indptr) < 3:
-            raise DataError(f"{path} has {len(indptr) - 1} cells with {min_genes} detected genes: no corpus.")
-        np.save(partial / "indptr.npy", indptr)
-        np.save(partial / "vocabulary.npy", np.asarray(genes, dtype=str))
-        fingerprint = fingerprint_of(*(partial / name for name in ("vocabulary.npy", "indptr.npy", "genes.u16", "bins.u8")))
-        if not (cache() / "corpus" / fingerprint).exists():
-            os.replace(partial, cache() / "corpus" / fingerprint)
-        write_text(note, fingerprint)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return fingerprint
+    check_file(path)
+    stat, root = path.stat(), cache() / "corpus"
+    known = [FILES, path.resolve(), stat.st_size, stat.st_mtime_ns, min_genes, *genes]
+    note = root / f"{fingerprint(' '.join(map(str, known)))}.txt"  # says which corpus was made of this file
+    if note.exists() and (root / (found := note.read_text())).is_dir():
+        return found
+    partial = root / f".{os.getpid()}.partial"
+    with replacing(note) as temporary, opened(path) as backed:
+        try:
+            partial.mkdir()
+            _write(partial, backed, genes, min_genes)
+            found = fingerprint(" ".join(digest(partial / name) for name in FILES))
+            if not (root / found).exists():
+                os.replace(partial, root / found)
+            temporary.write_text(found)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    return found
+
+
+def _write(folder, backed, genes, min_genes):
+    """The four files of a corpus, block by block of its cells."""
+    path, names, scale, lengths = Path(backed.filename), backed.var_names, None, [np.zeros(1, np.int64)]
+    inside = np.flatnonzero(names.isin(genes))
+    with (folder / FILES[2]).open("wb") as places, (folder / FILES[3]).open("wb") as bins:
+        for first, x in blocks(backed, f"tokens of {path.name}"):
+            obs = pd.DataFrame(index=backed.obs_names[first : first + x.shape[0]])
+            found = value_scale(x, f"cells from {first:,} of {path}", obs.index, names)
+            scale = scale or found
+            if found != scale:
+                raise DataError(f"The cells from {first:,} of {path} are {found}, those before {scale}: mixed scales.")
+            if len(inside) and (np.diff(x[:, inside].indptr) < min_genes).all():
+                continue
+            block = anndata.AnnData(x, obs=obs, var=pd.DataFrame(index=names))
+            if scale == "log2":  # scBERT's own scale: its corpus is used as it is
+                block.uns["dataset"] = {"normalised": "log2"}
+            tokens = sparse_tokens(preprocess.prepare(block, genes, min_genes=min_genes, scale=scale))
+            places.write(tokens.indices.astype(np.int32, copy=False).tobytes())
+            bins.write(tokens.data.tobytes())
+            lengths.append(np.diff(tokens.indptr))
+    indptr = np.concatenate(lengths).cumsum(dtype=np.int64)
+    if len(indptr) < 3:
+        raise DataError(f"{path} has {len(indptr) - 1} cells with {min_genes} detected genes: no corpus.")
+    if indptr[-1] >= 2**31:  # with larger ones SciPy would copy all places into memory, to number them by 64 bits
+        raise DataError(f"{path} has {indptr[-1]:,} tokens that are not zero, and a corpus 2³¹ at most: give fewer cells.")
+    np.save(folder / "indptr.npy", indptr)
+    np.save(folder / "vocabulary.npy", np.asarray(genes, dtype=str))

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse as sp
 from sklearn.utils.extmath import randomized_svd
 
 from lib import settings
 from lib.datasets import downloads
 from lib.errors import DataError
-from lib.files import digest, replacing
+from lib.files import digest, fingerprint, replacing
 from lib.settings import cache
 
 
-def gene2vec(path, genes):
+def gene2vec(path: str | Path, genes: Sequence[str]) -> tuple[np.ndarray, list[str]]:
     """Read gene2vec's text file in the order of the vocabulary.
 
     Parameters
@@ -37,10 +38,9 @@ def gene2vec(path, genes):
     path = Path(path)
     if not path.is_file():
         raise DataError(f"No gene2vec file at {path}. data/README.md says where to get it.")
-    row = {gene: i for i, gene in enumerate(genes)}
-    if len(row) != len(genes):
+    wanted, found, width = set(genes), {}, None
+    if len(wanted) != len(genes):
         raise DataError("The gene vocabulary names a gene twice; each gene has one row of the embedding.")
-    embedding, found, width = None, set(), None
     with path.open(encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -48,26 +48,24 @@ def gene2vec(path, genes):
             gene, *values = line.split()
             if number == 1 and len(values) == 1:
                 continue  # word2vec's header: number of genes and width
-            width = width or len(values)
             try:
                 vector = np.array(values, np.float32)
             except ValueError:
-                raise DataError(f"Line {number} of {path} is not a gene followed by numbers: {line[:60]!r}.") from None
+                vector = np.array([np.nan])
             if not np.isfinite(vector).all():
-                raise DataError(f"Line {number} of {path} holds a number that is missing or infinite.")
+                raise DataError(f"Line {number} of {path} is not a gene followed by finite numbers: {line[:60]!r}.")
+            width = width or len(vector)
             if len(vector) != width:
                 raise DataError(f"Line {number} of {path} has {len(vector)} numbers, the lines before {width}.")
-            if embedding is None:
-                embedding = np.zeros((len(row), width), np.float32)
-            if gene in row:
-                embedding[row[gene]] = vector
-                found.add(gene)
+            if gene in wanted:
+                found[gene] = vector
     if not found:
-        raise DataError(f"{path} holds none of the {len(row)} genes of the vocabulary: is it the right file?")
-    return embedding, [gene for gene in genes if gene not in found]
+        raise DataError(f"{path} holds none of the {len(wanted)} genes of the vocabulary: is it the right file?")
+    nothing = np.zeros(width, np.float32)
+    return np.array([found.get(gene, nothing) for gene in genes]), [gene for gene in genes if gene not in found]
 
 
-def coexpression(tokens, dim, seed=0, scale=0.3):
+def coexpression(tokens, dim: int, seed: int = 0, scale: float = 0.3) -> np.ndarray:
     """A gene embedding from co-expression, for where gene2vec cannot be had.
 
     It has gene2vec's meaning (genes used in the same contexts lie close) and is computed from the training cells
@@ -75,7 +73,7 @@ def coexpression(tokens, dim, seed=0, scale=0.3):
 
     Parameters
     ----------
-    tokens : uint8 array, (cells, genes + 1)
+    tokens : uint8 array or CSR matrix, (cells, genes + 1)
         Of the training cells only, with the closing token.
     dim : int
         Width of the embedding.
@@ -92,7 +90,7 @@ def coexpression(tokens, dim, seed=0, scale=0.3):
     ----------
     Levy & Goldberg, NeurIPS 2014 (word2vec as factorisation of mutual information).
     """
-    detected = (np.asarray(tokens)[:, :-1] > 0).astype(np.float64)  # (cells, genes)
+    detected = (sp.csr_matrix(tokens)[:, :-1].toarray() > 0).astype(np.float64)  # (cells, genes)
     together = detected.T @ detected / len(detected)  # (genes, genes), share of cells
     alone = np.diag(together)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -109,12 +107,12 @@ def coexpression(tokens, dim, seed=0, scale=0.3):
     return vectors * np.float32(scale / spread)
 
 
-def random(genes, dim, seed=0, scale=0.3):
+def random(genes: int, dim: int, seed: int = 0, scale: float = 0.3) -> np.ndarray:
     """Random vectors, (genes, dim): they tell genes apart and say nothing about them. ``scale`` as in the others."""
     return np.random.default_rng(seed).normal(0, scale, (genes, dim)).astype(np.float32)
 
 
-def reduce(vectors, dim):
+def reduce(vectors: np.ndarray, dim: int) -> np.ndarray:
     """The first ``dim`` principal axes of an embedding (genes, width), for models narrower than gene2vec."""
     if dim > vectors.shape[1]:
         raise DataError(f"The gene embedding is {vectors.shape[1]} wide, the model {dim}: it cannot be widened.")
@@ -124,13 +122,13 @@ def reduce(vectors, dim):
     return (vectors @ axes[:dim].T).astype(np.float32)
 
 
-def gene2vec_path():
+def gene2vec_path() -> Path:
     """Where gene2vec's text file is: the folder of downloads, or ``data/cache`` itself (data/README.md)."""
     name = downloads.registry()["gene2vec"]["file"]
     return next((path for path in (settings.downloads() / name, cache() / name) if path.exists()), settings.downloads() / name)
 
 
-def kept_gene2vec(genes):
+def kept_gene2vec(genes: Sequence[str]) -> np.ndarray:
     """gene2vec in the order of the vocabulary (genes, 200); the text is read once for each vocabulary.
 
     Returns
@@ -139,7 +137,7 @@ def kept_gene2vec(genes):
         Zero rows for genes that gene2vec lacks; their number is reported.
     """
     text = gene2vec_path()
-    key = hashlib.sha256("\n".join([digest(text), *map(str, genes)]).encode()).hexdigest()[:16]
+    key = fingerprint("\n".join([digest(text), *map(str, genes)]))
     path = cache() / "gene2vec" / f"{key}.npy"
     if path.exists():
         return np.load(path, allow_pickle=False)
@@ -151,7 +149,7 @@ def kept_gene2vec(genes):
     return vectors
 
 
-def choose(kind):
+def choose(kind: str) -> dict:
     """Which gene embedding: ``auto`` is gene2vec where its file is, else the stand-in from the training cells."""
     path = gene2vec_path()
     if kind == "auto":

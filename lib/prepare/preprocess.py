@@ -1,6 +1,8 @@
-"""From counts to scBERT's tokens: align genes, normalise, take logarithms, bin."""
+"""From counts to what scBERT bins: align genes, normalise, take logarithms."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import anndata
 import numpy as np
@@ -9,10 +11,16 @@ import scipy.sparse as sp
 
 from lib.datasets.scale import LINEAR, value_scale
 from lib.errors import DataError
-from lib.prepare.tokens import BINS
 
 
-def prepare(adata, genes=None, min_genes=200, target_sum=1e4, library_size=None):
+def prepare(
+    adata: anndata.AnnData,
+    genes: Sequence[str] | None = None,
+    min_genes: int = 200,
+    target_sum: float = 1e4,
+    library_size: str | None = None,
+    scale: str | None = None,
+) -> anndata.AnnData:
     """Align to a gene vocabulary and normalise as scBERT does.
 
     Parameters
@@ -31,6 +39,9 @@ def prepare(adata, genes=None, min_genes=200, target_sum=1e4, library_size=None)
     library_size : str, optional
         Column of ``obs`` with each cell's total count over *all* measured genes. Needed for a file that holds a
         selection of genes, whose own sum is not the cell's total. Default: the sum over the vocabulary.
+    scale : {"counts", "ln", "log2", "log10"}, optional
+        Of the values, where reading them told (``values`` of the card, as long as they are as they were read). Default:
+        recognised from the values.
 
     Returns
     -------
@@ -51,12 +62,13 @@ def prepare(adata, genes=None, min_genes=200, target_sum=1e4, library_size=None)
     genes = names if genes is None else np.asarray(list(genes), dtype=object)
     x = sp.csr_matrix(adata.X, dtype=np.float32)
     normalised = adata.uns.get("dataset", {}).get("normalised")
-    scale = normalised or value_scale(x, "the matrix", adata.obs_names, names)
+    scale = normalised or scale or value_scale(x, "the matrix", adata.obs_names, names)
     x, report = _align(x, names, genes)
     detected = np.diff(x.indptr)
     keep = detected >= min_genes
     report |= {"values": scale, "min_genes": min_genes, "dropped_cells": int((~keep).sum())}
-    report["dropped"] = _per_class(adata.obs.get("cell_type"), ~keep)
+    dropped = adata.obs.loc[~keep].get("cell_type", pd.Series(dtype=str)).astype(str).value_counts()
+    report["dropped"] = {name: int(count) for name, count in dropped.items()}
     if not keep.any():
         raise DataError(
             f"No cell is left: none has {min_genes} detected genes of the vocabulary (most: {int(detected.max())}; "
@@ -64,8 +76,6 @@ def prepare(adata, genes=None, min_genes=200, target_sum=1e4, library_size=None)
         )
     obs = adata.obs.loc[keep].copy()
     x = x[keep] if normalised else _normalise(x[keep], obs, scale, target_sum, library_size)
-
-
     prepared = anndata.AnnData(x, obs=obs, var=pd.DataFrame(index=pd.Index(genes, dtype=str)))
     if "cell_type" in obs:  # types whose cells were all dropped must not linger as empty classes
         prepared.obs["cell_type"] = prepared.obs["cell_type"].astype("category").cat.remove_unused_categories()
@@ -122,33 +132,3 @@ def _normalise(x, obs, scale, target_sum, library_size):
     x = x.copy()
     x.data = np.log2(1 + values * np.repeat(target_sum / total, per_cell)).astype(np.float32)
     return x
-
-
-def _per_class(labels, dropped):
-    if labels is None:
-        return {}
-    counts = labels[dropped].astype(str).value_counts()
-    return {str(name): int(count) for name, count in counts.items()}
-
-
-def tokenize(x):
-    """Bin log2 expression into scBERT's tokens.
-
-    Parameters
-    ----------
-    x : array or sparse matrix, (cells, genes), or AnnData as :func:`prepare` returns it
-        log2(1 + counts per 10⁴).
-
-    Returns
-    -------
-    uint8 array, (cells, genes + 1)
-        ``min(floor(x), 5)``, and a closing zero for each cell (scBERT's [CLS] stands last).
-    """
-    x = getattr(x, "X", x)
-    x = sp.csr_matrix(x)
-    if not np.isfinite(x.data).all() or (x.data < 0).any():
-        raise DataError("Expression to tokenise must be finite and not negative: pass log2(1 + counts per 10⁴).")
-    tokens = np.zeros((x.shape[0], x.shape[1] + 1), np.uint8)
-    rows = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
-    tokens[rows, x.indices] = np.minimum(np.floor(x.data), BINS).astype(np.uint8)
-    return tokens

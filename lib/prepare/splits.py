@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from sklearn.model_selection import StratifiedShuffleSplit
 
 from lib.errors import DataError
 
 
-def holdout(labels, test_size=0.2, seed=2022):
+def holdout(labels: Sequence, test_size: float = 0.2, seed: int = 2022) -> tuple[np.ndarray, np.ndarray]:
     """The paper's split: one stratified shuffle, 20 % of the cells held out.
 
     Parameters
@@ -51,7 +53,7 @@ def holdout(labels, test_size=0.2, seed=2022):
     return next(split.split(np.zeros(len(labels)), labels))
 
 
-def few_shot(train, fraction, seed):
+def few_shot(train: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     """A random subset of the training cells, the same for every model.
 
     Parameters
@@ -67,6 +69,9 @@ def few_shot(train, fraction, seed):
     int array, (round(fraction · len(train)),)
         As ``np.random.seed(seed); np.random.choice(train, …, replace=False)`` draws it, without touching NumPy's
         global state. One draw without strata, as in the paper: rare types may be absent.
+
+    >>> few_shot(np.arange(8), 0.5, seed=0)
+    array([6, 2, 1, 7])
     """
     if not 0 < fraction <= 1:
         raise DataError(f"fraction is {fraction}: it must lie in (0, 1].")

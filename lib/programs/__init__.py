@@ -1,4 +1,5 @@
-"""What is started from a shell.
+"""What is started from a shell; nothing imports it. ``programs`` is left out when typing: ``python -m lib.benchmark``.
 
-run_notebooks (``./run_all.sh``), benchmark (``python -m lib.benchmark``) and its jobs.
+Read: run_notebooks (``./run_all.sh``), committed (the published figures, and how those made here differ), readme (README's
+tables, from the figures), benchmark (speed, memory and exactness) and its jobs, benchmark_jobs.
 """

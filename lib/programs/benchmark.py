@@ -12,35 +12,47 @@ import multiprocessing
 import platform
 import statistics
 import sys
-import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pandas as pd
+import torch
 
 from lib import arms, plots
-from lib.programs.benchmark_jobs import JOBS, MODELS, exactness, feeding, flops, make_job, peak, prepare_simulated, profile
+from lib.datasets import catalogue, downloads
+from lib.programs.benchmark_jobs import (
+    JOBS,
+    MODELS,
+    exactness,
+    feeding,
+    flops,
+    make_job,
+    peak,
+    preparation,
+    profile,
+    reading,
+    timed,
+)
 from lib.scbert.model import ScBertConfig
+
+SPAWN = multiprocessing.get_context("spawn")
 
 
 def _measure(connection, model, job, genes, cells, threads, device):
     """In a process of its own: do the job whenever asked, answer with the seconds; at the end, with the peak memory."""
-    import torch
-
     torch.set_num_threads(threads)
     work = make_job(model, job, genes, cells, device=device)
-    finish = torch.cuda.synchronize if device == "cuda" else lambda: None
     base = torch.cuda.memory_allocated() if device == "cuda" else peak(device)
     work()
     while connection.recv():
-        finish()
-        begun = time.perf_counter()
-        work()
-        finish()
-        connection.send(time.perf_counter() - begun)
+        connection.send(timed(work, device))
     connection.send(peak(device) - base)
 
 
-def compare(job, genes, cells, models, repeats=3, threads=None, device="cpu"):
+def compare(
+    job: str, genes: int, cells: dict[str, int], models: list[str], repeats: int, threads: int, device: str
+) -> list[dict]:
     """Times and memory of some models doing one job, in turn.
 
     Parameters
@@ -54,31 +66,22 @@ def compare(job, genes, cells, models, repeats=3, threads=None, device="cpu"):
         ``model``, ``job``, ``genes``, ``cells``, ``seconds`` (median, per cell), ``fastest`` and ``slowest``, ``bytes``
         (peak above the model and its data, per cell), ``flops``; ``ratio`` and ``memory_ratio`` to stock, if there.
     """
-    import torch
-
-
-    threads = threads or torch.get_num_threads()
-    context = multiprocessing.get_context("spawn")
-    peers = {}
+    peers, seconds, rows = {}, {model: [] for model in models}, []
     for model in models:
-        here, there = context.Pipe()
-        process = context.Process(target=_measure, args=(there, model, job, genes, cells[model], threads, device))
+        here, there = SPAWN.Pipe()
+        process = SPAWN.Process(target=_measure, args=(there, model, job, genes, cells[model], threads, device))
         process.start()
+        there.close()  # so that a process that dies is noticed
         peers[model] = here, process
-    seconds = {model: [] for model in models}
-    for _ in range(repeats):
-        for model, (pipe, _) in peers.items():
-            pipe.send(True)
-            seconds[model].append(pipe.recv() / cells[model])
-    rows = []
+    for model in models * repeats:
+        peers[model][0].send(True)
+        seconds[model].append(peers[model][0].recv() / cells[model])
     for model, (pipe, process) in peers.items():
         pipe.send(False)
-        peak = pipe.recv()
+        row = {"model": model, "job": job, "genes": genes, "cells": cells[model], "threads": threads}
+        row |= {"seconds": statistics.median(seconds[model]), "fastest": min(seconds[model]), "slowest": max(seconds[model])}
+        row |= {"bytes": pipe.recv() / cells[model], "flops": flops(genes, ScBertConfig(), job)}
         process.join()
-        row = {"model": model, "job": job, "genes": genes, "cells": cells[model], "threads": threads,
-               "seconds": statistics.median(seconds[model]), "fastest": min(seconds[model]),
-               "slowest": max(seconds[model]), "bytes": peak / cells[model],
-               "flops": flops(genes, ScBertConfig(), job)}  # fmt: skip
         rows.append(row)
         if (stock := rows[0])["model"] == "stock":
             row["ratio"] = stock["seconds"] / row["seconds"]
@@ -86,145 +89,105 @@ def compare(job, genes, cells, models, repeats=3, threads=None, device="cpu"):
     return rows
 
 
-def matrix_rate(threads, dtype="float32", size=2048, repeats=7, device="cpu"):
+def matrix_rate(dtype: str, size: int, device: str, repeats: int = 7) -> float:
     """The machine's rate of matrix products in FLOP/s: the median over square products."""
-    import torch
-
-    torch.set_num_threads(threads)
     a, b = torch.randn(2, size, size, dtype=getattr(torch, dtype), device=device)
-    finish = torch.cuda.synchronize if device == "cuda" else lambda: None
     a @ b
-    times = []
-    for _ in range(repeats):
-        finish()
-        begun = time.perf_counter()
-        a @ b
-        finish()
-        times.append(time.perf_counter() - begun)
-    return 2 * size**3 / statistics.median(times)
+    return 2 * size**3 / statistics.median(timed(lambda: a @ b, device) for _ in range(repeats))
 
 
-def preparation(cells=68_450, measured=32_738, genes=16_906, detected=530):
-    """Seconds and peak bytes to align, normalise and tokenise simulated counts of Zheng68K's size.
-
-    Returns
-    -------
-    dict
-        ``sparse`` (seconds to the token store) and ``bytes`` (peak of the process, the counts included); ``dense`` and
-        ``bytes_dense``, with the dense array of tokens too; ``scanpy`` (seconds of its alignment and normalisation),
-        ``equal``: whether the values agree, and ``detected``: genes a cell.
-    """
-    return _in_a_process(prepare_simulated, cells, measured, genes, detected)
+def apart(function: Callable[..., dict], *arguments) -> dict:
+    """What a function returns in a process of its own."""
+    with ProcessPoolExecutor(1, SPAWN) as pool:
+        return pool.submit(function, *arguments).result()
 
 
-def _in_a_process(function, *arguments):
-    """What a function sends through the connection that is its first argument, from a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=function, args=(there, *arguments))
-    process.start()
-    there.close()  # so that a child that dies is noticed
-    found = here.recv()
-    process.join()
-    return found
-
-
-def _exactness(connection, *arguments):
-    connection.send(exactness(*arguments))
-
-
-def _profile(connection, *arguments):
-    connection.send(profile(*arguments))
-
-
-def main(arguments):
-    import torch
-
-
+def main(arguments: list[str]) -> None:
+    """Measure everything, print it, write the table and the figure."""
     parser = argparse.ArgumentParser(prog="python -m lib.benchmark", description=__doc__.split("\n")[0])
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--genes", type=int, nargs="*", default=[1000, 4000, 16_906, 32_000],
-                        help="for the growth of the forward pass with genes")  # fmt: skip
+    parser.add_argument("--genes", type=int, nargs="*", default=[1000, 4000, 16_906, 32_000], help="for the growth with genes")
     parser.add_argument("--full", type=int, default=16_906, help="genes of the comparison of the three jobs")
     parser.add_argument("--cells", type=int, default=68_450, help="cells of the preparation")
     chosen = parser.parse_args(arguments)
-    threads, device = torch.get_num_threads(), chosen.device
-    rates = {kind: matrix_rate(threads, kind, size, device=device)
-             for kind, size in (("float32", 2048), ("bfloat16", 256 if device == "cpu" else 8192))}  # fmt: skip
+    full, threads, device = chosen.full, torch.get_num_threads(), chosen.device
+    sizes = {"float32": 2048, "bfloat16": 256 if device == "cpu" else 8192}
+    rates = {kind: matrix_rate(kind, size, device) for kind, size in sizes.items()}
     name = torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
-    print(f"{name}, {threads} threads; products: "
-          + ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {kind}" for kind, rate in rates.items()))  # fmt: skip
+    said = ", ".join(f"{rate / 1e9:,.0f} GFLOP/s in {kind}" for kind, rate in rates.items())
+    print(f"{name}, {threads} threads; products: {said}")
     models = [m for m in MODELS if m != "ours, bf16" or (device == "cpu" and rates["bfloat16"] > rates["float32"])]
     batch = {"stock": 1, "ours": 1 if device == "cpu" else 8, "ours, bf16": 1, "ours, no gene embedding": 32}
     rows = []
 
     def measure(job, genes, models, batch):
         for row in compare(job, genes, batch, models, chosen.repeats, threads, device):
-            kind = "bfloat16" if row["model"] == "ours, bf16" or (device == "cuda" and row["model"] != "stock") else "float32"
+            low = row["model"] == "ours, bf16" or (device == "cuda" and row["model"] != "stock")
+            best = rates["bfloat16" if low else "float32"]
             # Without gene embedding most of the arithmetic is not done, so that a rate would mean nothing.
             rate = row["flops"] / row["seconds"] if row["model"] != MODELS[3] else np.nan
-            row |= {"flops_per_second": rate, "share_of_rate": rate / rates[kind], "matrix_rate": rates[kind]}
-            rows.append(row)
-            print(f"{job:17s} {genes:6d} genes × {row['cells']:3d}  {row['model']:24s} {row['seconds']:9.4f} s a cell "
-                  f"{row.get('ratio', np.nan):8.1f}x  {row['bytes'] / 2**20:8.1f} MiB a cell "
-                  f"{rate / 1e12:6.3f} TFLOP/s {row['share_of_rate']:5.0%} of products", flush=True)  # fmt: skip
+            rows.append(row | {"flops_per_second": rate, "share_of_rate": rate / best, "matrix_rate": best})
+            who = f"{job:17s} {genes:6d} genes × {row['cells']:3d}  {row['model']:24s}"
+            cost = f"{row['seconds']:9.4f} s a cell {row.get('ratio', np.nan):8.1f}x  {row['bytes'] / 2**20:8.1f} MiB a cell"
+            print(f"{who} {cost} {rate / 1e12:6.3f} TFLOP/s {rate / best:5.0%} of products", flush=True)
+
+    def add(model, job, cells, **found):
+        rows.append({"model": model, "job": job, "genes": full if ":" in job else 16_906, "cells": cells} | found)
 
     for job in JOBS:
-        measure(job, chosen.full, models, batch)
+        measure(job, full, models, batch)
     for genes in chosen.genes:
-        if genes != chosen.full:
+        if genes != full:
             measure("forward", genes, models, batch)
-    for cells in (2, 4):
-        measure("forward", chosen.full, ["ours"], {"ours": cells})
-    for cells in (128, 512):
-        measure("forward", chosen.full, [MODELS[3]], {MODELS[3]: cells})
+    for model, cells in (("ours", 2), ("ours", 4), (MODELS[3], 128), (MODELS[3], 512)):
+        measure("forward", full, [model], {model: cells})
     for job in JOBS if device == "cpu" else ():
-        found = _in_a_process(_exactness, job, chosen.full)
-        rows.append({"model": "ours", "job": f"{job}: error", "genes": chosen.full, "cells": 1} | found)
+        found = apart(exactness, job, full)
+        add("ours", f"{job}: error", 1, **found)
         print(f"{job}: relative error {found['error']:.1e} against performer-pytorch in float64", flush=True)
-        parts = _in_a_process(_profile, job, chosen.full)
-        rows += [{"model": part, "job": f"{job}: profile", "genes": chosen.full, "cells": 1, "seconds": seconds}
-                 for part, seconds in parts.items()]  # fmt: skip
+        parts = apart(profile, job, full)
+        for part, seconds in parts.items():
+            add(part, f"{job}: profile", 1, seconds=seconds)
         print(f"{job}: " + ", ".join(f"{seconds:.2f} s {part}" for part, seconds in parts.items()), flush=True)
     fed = feeding()
-    rows += [{"model": who, "job": "feeding", "genes": 16_906, "cells": 32, "seconds": seconds / 32,
-              "ratio": fed["stock"] / seconds} for who, seconds in fed.items()]  # fmt: skip
+    for who, seconds in fed.items():
+        add(who, "feeding", 32, seconds=seconds / 32, ratio=fed["stock"] / seconds)
     print(f"feeding a batch of 32: {1e3 * fed['ours']:.2f} ms, {fed['stock'] / fed['ours']:.0f}x one .toarray() a cell")
-    done = preparation(chosen.cells)
-    rows += [{"model": f"ours, {kind} tokens", "job": "preparation", "genes": 16_906, "cells": chosen.cells,
-              "seconds": done[kind] / chosen.cells, "bytes": done[held] / chosen.cells}
-             for kind, held in (("sparse", "bytes"), ("dense", "bytes_dense"))]  # fmt: skip
-    print(f"preparation of {chosen.cells:,} cells, {done['detected']:.0f} genes a cell: {done['sparse']:.1f} s, {done['bytes'] / 2**30:.2f} GiB to sparse "
-          f"tokens; {done['dense']:.1f} s, {done['bytes_dense'] / 2**30:.2f} GiB with dense ones; scanpy "
-          f"{done['scanpy']:.1f} s without tokens; values {'equal' if done['equal'] else 'DIFFER'}")  # fmt: skip
-    table = pd.DataFrame(rows)
+    done, cells = apart(preparation, chosen.cells), chosen.cells
+    for kind in ("sparse", "dense"):
+        seconds, held = done[kind], done[f"bytes_{kind}"]
+        add(f"ours, {kind} tokens", "preparation", cells, seconds=seconds / cells, bytes=held / cells)
+        print(f"preparation of {cells:,} cells to {kind} tokens: {seconds:.1f} s, {held / 2**30:.2f} GiB")
+    for name in (name for name in catalogue.CARDS if name == "pbmc68k_reduced" or downloads.have(name)):
+        found = apart(reading, name)
+        rows.append({"model": name, "job": "reading"} | found)
+        seconds, held = (found["cells"] * found[key] for key in ("seconds", "bytes"))
+        print(f"reading {name}, {found['cells']:,} cells: {seconds:.1f} s, {held / 2**30:.2f} GiB", flush=True)
     folder = plots.folder({"name": "benchmark"})
+    table = pd.DataFrame(rows)
     table.to_csv(folder / f"{device}.csv", index=False, float_format="%.6g")
-    _figure(table[table["seconds"].notna()], chosen.full, folder / device)
+    _figure(table[table["seconds"].notna()], full, folder / device)
 
 
 def _figure(table, full, path):
     import matplotlib.pyplot as plt
 
-
     plots.style()
     colours = dict(zip(MODELS, map(arms.colour, ("majority", "full", "no_pretraining", "no_gene2vec"))))
+    table = table[table["model"].isin(MODELS) & table["job"].isin(JOBS)].drop_duplicates(["model", "job", "genes"])
     models = [model for model in MODELS if model in set(table["model"])]
     fig, axes = plt.subplots(1, 2, figsize=(10, 4))
-    part = table[table["genes"] == full].drop_duplicates(["model", "job"])
-    for k, model in enumerate(models):
-        rows = part[part["model"] == model].set_index("job").reindex(JOBS)
-        place = np.arange(3) + 0.27 * (k - (len(models) - 1) / 2)
-        bars = axes[0].bar(place, rows["seconds"], 0.25, color=colours[model], label=model)
-        labels = ["" if r == 1 else f"{r:.1f}×" if r < 100 else f"{r:,.0f}×" for r in rows["ratio"]]
+    part = table[table["genes"] == full].pivot(index="job", columns="model").reindex(JOBS)
+    part["seconds"][models].plot.bar(ax=axes[0], color=colours, width=0.8, logy=True, legend=False, rot=0)
+    for model, bars in zip(models, axes[0].containers):
+        labels = ["" if r == 1 else f"{r:.1f}×" if r < 100 else f"{r:,.0f}×" for r in part["ratio"][model]]
         axes[0].bar_label(bars, labels, fontsize=8)
-        growth = table[(table["model"] == model) & (table["job"] == "forward")].sort_values("genes")
-        growth = growth.drop_duplicates("genes")
-        axes[1].plot(growth["genes"], growth["seconds"], "o-", color=colours[model], label=model)
+    growth = table[table["job"] == "forward"].pivot(index="genes", columns="model", values="seconds")
+    growth[models].plot(ax=axes[1], style="o-", color=colours, loglog=True, legend=False)
     axes[0].set_xticks(range(3), [f"{job}\n{full:,} genes" for job in JOBS])
-    axes[0].set(yscale="log", title="Seconds a cell (× faster than stock)")
-    axes[1].set(xscale="log", yscale="log", xlabel="genes", title="Forward pass, seconds a cell")
+    axes[0].set(title="Seconds a cell (× faster than stock)", xlabel="")
+    axes[1].set(title="Forward pass, seconds a cell")
     fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(models))
     fig.savefig(path.with_suffix(".png"), metadata={"Software": None})
     fig.savefig(path.with_suffix(".svg"), metadata={"Date": None, "Creator": None})

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import anndata
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+import torch
+from performer_pytorch.performer_pytorch import linear_attention, softmax_kernel
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity
+from torch.profiler import profile as record
 
-from lib.prepare.preprocess import prepare, tokenize
-from lib.prepare.tokens import TokenStore
+from lib.datasets import catalogue
+from lib.prepare.preprocess import prepare
+from lib.prepare.tokens import sparse_tokens, tokenize
 from lib.scbert.finetune import freeze
 from lib.scbert.model import CellTypeClassifier, ScBert, ScBertConfig
 from lib.scbert.pretrain import IGNORED, mask_tokens, target_logits
@@ -24,7 +32,7 @@ JOBS = ("forward", "finetuning step", "pretraining step")
 MODELS = ("stock", "ours", "ours, bf16", "ours, no gene embedding")
 
 
-def flops(genes, config, job="forward"):
+def flops(genes: int, config: ScBertConfig, job: str) -> int:
     """Floating-point operations of a job for one cell: products only, a backward pass as two forwards."""
     inner, dim = config.heads * config.dim_head, config.dim
     block = 2 * (genes + 1) * (4 * dim * inner + 4 * inner * config.features + 2 * config.ff_mult * dim**2)
@@ -32,11 +40,8 @@ def flops(genes, config, job="forward"):
     return block * passes[job]
 
 
-def make_batch(genes, cells):
+def make_batch(genes: int, cells: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Random tokens of realistic sparsity (9 % expressed), their masked version and the targets."""
-    import torch
-
-
     rng = np.random.default_rng(0)
     tokens = np.where(rng.random((cells, genes + 1)) < 0.09, rng.integers(1, 6, (cells, genes + 1)), 0)
     tokens[:, -1] = 0
@@ -44,11 +49,8 @@ def make_batch(genes, cells):
     return tokens, *mask_tokens(tokens, torch.Generator().manual_seed(0))
 
 
-def make_net(model, job, genes, config=None, stabiliser="cell"):
+def make_net(model: str, job: str, genes: int, config: ScBertConfig | None = None, stabiliser: str = "cell"):
     """A model with random weights, the same for every ``model`` of one job, and its trained parameters."""
-    import torch
-
-
     config = config or ScBertConfig(genes=genes, stabiliser=stabiliser)
     rng = np.random.default_rng(1)
     embedding = 0.3 * rng.standard_normal((genes, config.dim)).astype(np.float32)
@@ -62,20 +64,10 @@ def make_net(model, job, genes, config=None, stabiliser="cell"):
     return net, [parameter for parameter in net.parameters() if parameter.requires_grad]
 
 
-def make_job(model, job, genes, cells, config=None, device="cpu"):
-    """A function that does the job once.
-
-    Parameters
-    ----------
-    model : one of ``MODELS``
-    job : one of ``JOBS``
-    genes, cells : int
-    config : ScBertConfig, optional
-        Default: the paper's sizes.
-    device : str
-    """
-    import torch
-
+def make_job(
+    model: str, job: str, genes: int, cells: int, config: ScBertConfig | None = None, device: str = "cpu"
+) -> Callable[[], None]:
+    """A function that does one of ``JOBS`` once, with one of ``MODELS``; ``config``: the paper's sizes."""
     net, trained = make_net(model, job, genes, config)
     net.to(device)
     batch = [x.to(device) for x in make_batch(genes, cells)]
@@ -98,36 +90,44 @@ def make_job(model, job, genes, cells, config=None, device="cpu"):
 
 
 def loss_of(net, job, tokens, masked, targets):
-    import torch
-    from torch.nn import functional as F
-
-
+    """The loss of a training step; the cell types of fine-tuning are made up."""
     if job == "finetuning step":
         logits = net(tokens)
         return F.cross_entropy(logits, torch.arange(len(tokens), device=tokens.device) % logits.shape[1])
     return F.cross_entropy(target_logits(net, masked, targets), targets[targets != IGNORED])
 
 
+def _forward(projection, q, k, v):
+    """performer-pytorch's own attention."""
+    q = softmax_kernel(q, projection_matrix=projection, is_query=True)
+    return linear_attention(q, softmax_kernel(k, projection_matrix=projection, is_query=False), v)
+
+
 def _stock(kind):
     """The same model with performer-pytorch's own forward, its attention included."""
-    from performer_pytorch.performer_pytorch import linear_attention, softmax_kernel
 
     class Stock(kind):
         def blocks(self, x, counts=None, start=0, stop=None):
             for attention, _ in self.performer.net.layers:
                 fast = attention.fn.fast_attention
-                fast.forward = lambda q, k, v, fast=fast: linear_attention(
-                    softmax_kernel(q, projection_matrix=fast.projection_matrix, is_query=True),
-                    softmax_kernel(k, projection_matrix=fast.projection_matrix, is_query=False), v)  # fmt: skip
+                fast.forward = functools.partial(_forward, fast.projection_matrix)
             return self.performer.net(x)
 
     return Stock
 
 
-def peak(device):
-    """Peak memory of this process so far, bytes."""
-    import torch
+def timed(work: Callable[[], object], device: str) -> float:
+    """Seconds of doing something once."""
+    finish = torch.cuda.synchronize if device == "cuda" else lambda: None
+    finish()
+    begun = time.perf_counter()
+    work()
+    finish()
+    return time.perf_counter() - begun
 
+
+def peak(device: str) -> int:
+    """Peak memory of this process so far, bytes."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")
@@ -136,7 +136,7 @@ def peak(device):
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def exactness(job, genes, bf16=False, config=None):
+def exactness(job: str, genes: int, bf16: bool = False, config: ScBertConfig | None = None) -> dict[str, float]:
     """How far ours is from performer-pytorch in float64, on one cell.
 
     Returns
@@ -146,26 +146,20 @@ def exactness(job, genes, bf16=False, config=None):
         the parameters of ‖difference‖ / ‖gradient‖. ``error_overall``: the latter of all parameters as one vector.
         ``agreement``: share of the masked tokens with the same arg-max.
     """
-    import torch
-
     batch = make_batch(genes, 1)
     results = []
     for model, dtype in (("stock", torch.float64), ("ours", torch.float32)):
         net, trained = make_net(model, job, genes, config, stabiliser="head")
         net.to(dtype)
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16 and model == "ours"):
-            if job == "forward":
-                with torch.no_grad():
-                    results.append([net.eval()(batch[1]).double()])
-                continue
-            loss = loss_of(net.train(), job, *batch)
-        results.append([grad.double() for grad in torch.autograd.grad(loss, trained)])
-    exact, found = results
+        forward, low = job == "forward", bf16 and model == "ours"
+        with torch.autocast("cpu", torch.bfloat16, enabled=low), torch.set_grad_enabled(not forward):
+            given = net.eval()(batch[1]) if forward else loss_of(net.train(), job, *batch)
+        results.append([x.double() for x in ([given] if forward else torch.autograd.grad(given, trained))])
     if job != "forward":
-        error = max(float((a - b).norm() / a.norm()) for a, b in zip(exact, found) if a.norm() > 0)
+        error = max(float((a - b).norm() / a.norm()) for a, b in zip(*results) if a.norm() > 0)
         a, b = (torch.cat([grad.flatten() for grad in grads]) for grads in results)
         return {"error": error, "error_overall": float((a - b).norm() / a.norm())}
-    a, b = exact[0], found[0]
+    (a,), (b,) = results
     same = (a.argmax(-1) == b.argmax(-1))[batch[2] >= 0].double().mean()
     return {"error": float((a - b).abs().max() / a.abs().max()), "agreement": float(same)}
 
@@ -176,45 +170,42 @@ PARTS = {
 }
 
 
-def profile(job, genes, repeats=3):
-    """Where the time of ours goes: seconds a cell in matrix products, exponentials, and the rest (dict)."""
-    from torch.profiler import ProfilerActivity
-    from torch.profiler import profile as record
-
+def profile(job: str, genes: int, repeats: int = 3) -> dict[str, float]:
+    """Where the time of ours goes: seconds a cell in matrix products, exponentials, and the rest."""
     work = make_job("ours", job, genes, 1)
     work()
-    begun = time.perf_counter()
     with record(activities=[ProfilerActivity.CPU]) as found:
-        for _ in range(repeats):
-            work()
-    total = (time.perf_counter() - begun) / repeats
+        total = timed(lambda: [work() for _ in range(repeats)], "cpu") / repeats
     own = {event.key: event.self_cpu_time_total / 1e6 / repeats for event in found.key_averages()}
     seconds = {part: sum(own.get(name, 0) for name in names) for part, names in PARTS.items()}
     return seconds | {"the rest": total - sum(seconds.values())}
 
 
-def feeding(cells=2048, genes=16_906, batch=32):
-    """Seconds a batch to fetch tokens: from the sparse store, against one ``.toarray()`` a cell, as the authors do."""
+def feeding(cells: int = 2048, genes: int = 16_906, batch: int = 32) -> dict[str, float]:
+    """Seconds a batch to fetch tokens: one ``.toarray()`` for all its cells, against one for each, as the authors do."""
     x = sp.random(cells, genes, 0.03, "csr", np.float32, random_state=0) * 6
-    tokens = TokenStore.of(x)
-    order = np.random.default_rng(0).permutation(cells).reshape(-1, batch)
-    times = {"ours": [], "stock": []}
-    for indices in order:  # in turn
-        begun = time.perf_counter()
-        ours = tokens[indices]
-        middle = time.perf_counter()
-        stock = np.stack([np.append(np.minimum(x[i].toarray()[0], 5), 0).astype(np.uint8) for i in indices])
-        times["ours"].append(middle - begun)
-        times["stock"].append(time.perf_counter() - middle)
-        assert np.array_equal(ours, stock)
+    tokens = sparse_tokens(x)
+    ways = {
+        "ours": lambda rows: tokens[rows].toarray(),
+        "stock": lambda rows: np.stack([np.append(np.minimum(x[i].toarray()[0], 5), 0).astype(np.uint8) for i in rows]),
+    }
+    times = {who: [] for who in ways}
+    for rows in np.random.default_rng(0).permutation(cells).reshape(-1, batch):  # in turn
+        for who, way in ways.items():
+            times[who].append(timed(functools.partial(way, rows), "cpu"))
+        assert np.array_equal(*(way(rows) for way in ways.values()))
     return {who: statistics.median(seconds) for who, seconds in times.items()}
 
 
-def prepare_simulated(connection, cells, measured, genes, detected):
-    """In a process of its own: prepare and tokenise simulated counts; the same by scanpy, and whether they agree."""
-    import scanpy
+def preparation(cells: int = 68_450, measured: int = 32_738, genes: int = 16_906, detected: int = 530) -> dict[str, float]:
+    """Seconds and peak bytes to align, normalise and tokenise simulated counts of Zheng68K's size.
 
-
+    Returns
+    -------
+    dict
+        ``sparse`` (seconds to the token store) and ``bytes_sparse`` (peak of the process, the counts included); ``dense``
+        and ``bytes_dense``, with the dense array of tokens too; ``detected``: genes a cell.
+    """
     rng = np.random.default_rng(0)
     indptr = np.concatenate([[0], np.cumsum(rng.poisson(1.03 * detected, cells))])
     # Some genes are seen far more often than others; what is drawn twice is summed, hence the 3 % more.
@@ -226,18 +217,18 @@ def prepare_simulated(connection, cells, measured, genes, detected):
     names = np.array([f"GENE{i}" for i in range(measured)])
     adata = anndata.AnnData(x, obs=pd.DataFrame(index=np.arange(cells).astype(str)), var=pd.DataFrame(index=names))
     vocabulary = rng.permutation(names)[:genes]
-    begun = time.perf_counter()
+    begun, found = time.perf_counter(), {"detected": x.nnz / cells}
     prepared = prepare(adata, vocabulary, min_genes=1)
-    store = TokenStore.of(prepared.X)
-    sparse, peak_sparse = time.perf_counter() - begun, peak("cpu")
-    tokenize(prepared)
-    ours, peak_dense, middle = time.perf_counter() - begun, peak("cpu"), time.perf_counter()
-    theirs = adata[prepared.obs_names, vocabulary].copy()
-    scanpy.pp.normalize_total(theirs, target_sum=1e4)
-    scanpy.pp.log1p(theirs, base=2)
-    seconds = time.perf_counter() - middle
-    theirs.X.sort_indices()
-    equal = np.array_equal(theirs.X.indices, prepared.X.indices) and np.allclose(theirs.X.data, prepared.X.data, 1e-5)
-    assert np.array_equal(store[:100], tokenize(prepared[:100]))
-    connection.send({"sparse": sparse, "bytes": peak_sparse, "dense": ours, "bytes_dense": peak_dense, "scanpy": seconds,
-                     "equal": bool(equal), "detected": x.nnz / cells})  # fmt: skip
+    store = sparse_tokens(prepared.X)
+    found |= {"sparse": time.perf_counter() - begun, "bytes_sparse": peak("cpu")}
+    dense = tokenize(prepared)
+    found |= {"dense": time.perf_counter() - begun, "bytes_dense": peak("cpu")}
+    assert np.array_equal(store[:100].toarray(), dense[:100])
+    return found
+
+
+def reading(name: str) -> dict[str, float]:
+    """Seconds and peak bytes of the process to read a data set that is there already, both a cell, and its size."""
+    begun = time.perf_counter()
+    cells, genes = catalogue.load(name).shape
+    return {"genes": genes, "cells": cells, "seconds": (time.perf_counter() - begun) / cells, "bytes": peak("cpu") / cells}

@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import nbformat
@@ -14,15 +15,16 @@ import yaml
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
-from lib import plots
+from lib import files, plots
 from lib.errors import DataError
 from lib.experiments import profiles, yours
+from lib.programs import committed
 from lib.settings import ROOT
 
 NOTEBOOKS = ROOT / "notebooks"
 
 
-def notebooks(only=None):
+def notebooks(only: list[str] | None = None) -> list[Path]:
     """Paths of the notebooks, in order; those whose names begin with one of ``only`` (e.g. ``["01", "03"]``)."""
     found = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     if not only:
@@ -33,7 +35,7 @@ def notebooks(only=None):
     return [path for path in found if any(path.name.startswith(start) for start in only)]
 
 
-def check_parameters(path, parameters):
+def check_parameters(path: Path, parameters: Iterable[str]) -> None:
     """Refuse names that the notebook's parameters cell does not have (papermill would only log a line)."""
     known = papermill.inspect_notebook(str(path))
     for name in parameters:
@@ -41,57 +43,47 @@ def check_parameters(path, parameters):
             raise DataError(f"{path.stem} has no parameter {name!r}. It has: {', '.join(known)}.")
 
 
-def execute(path, output, parameters):
+def execute(path: Path, output: Path, parameters: dict) -> str | None:
     """Execute one notebook into ``output`` (.ipynb, and .html beside it); return the error as text, or None.
 
-    The notebook is written also when a cell fails, so that the reader sees where.
+    The notebook is written also when a cell fails, so that the reader sees where; whole, when it has ended.
     """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_suffix(".partial.ipynb")
-    error = None
-    try:
-        papermill.execute_notebook(
-            str(path), str(partial), parameters=parameters, kernel_name="python3", cwd=str(path.parent),
-            progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr,
-            extra_arguments=["--IPKernelApp.log_level=50"],  # failures come through papermill
-        )  # fmt: skip
-    except PapermillExecutionError as failure:
-        place = f"cell {failure.cell_index} (In [{failure.exec_count}])"
-        error = f"{place}:\n{failure.source.strip()}\n\n{failure.ename}: {failure.evalue}"
-    except Exception as failure:  # a dead kernel, a missing kernel: nbclient and jupyter raise their own kinds
-        error = f"{type(failure).__name__}: {failure}"
-    if partial.exists():
-        os.replace(partial, output)
-        _strip(output)
-        html, _ = HTMLExporter().from_filename(str(output))
-        output.with_suffix(".html").write_text(html, encoding="utf-8")
+    error, quiet = None, ["--IPKernelApp.log_level=50"]  # failures come through papermill
+    kernel = {"kernel_name": "python3", "cwd": str(path.parent), "extra_arguments": quiet}
+    shown = {"progress_bar": False, "stdout_file": sys.stdout, "stderr_file": sys.stderr}
+    with files.replacing(output, "Point SCBERT_FIGURES to a folder that can, with enough space.") as partial:
+        partial.write_bytes(path.read_bytes())  # what the reader sees where not even the first cell can be started
+        try:
+            papermill.execute_notebook(str(path), str(partial), parameters, **kernel, **shown)
+        except PapermillExecutionError as failure:
+            place = f"cell {failure.cell_index} (In [{failure.exec_count}])"
+            error = f"{place}:\n{failure.source.strip()}\n\n{failure.ename}: {failure.evalue}"
+        except Exception as failure:  # noqa: BLE001 - a dead kernel, a missing kernel: each package raises its own kinds
+            error = f"{type(failure).__name__}: {failure}"
+        _strip(partial)
+    files.write_text(output.with_suffix(".html"), HTMLExporter().from_filename(str(output))[0])
     return error
 
 
 def _strip(path):
     """Leave in an executed notebook what a reader needs: no times and no paths of the machine that ran it."""
     book = nbformat.read(path, as_version=4)
-    book.metadata.pop("papermill", None)
-    for cell in book.cells:
-        cell.metadata.pop("papermill", None)
-        cell.metadata.pop("execution", None)
+    for part in (book, *book.cells):
+        part.metadata.pop("papermill", None)
+        part.metadata.pop("execution", None)
     nbformat.write(book, path)
 
 
-def main(arguments):
-    parser = argparse.ArgumentParser(
-        prog="./run_all.sh", description="Run every notebook and write figures/<profile>/."
-    )
+def main(arguments: list[str]) -> int:
+    """Run the notebooks that the command line asks for; 1 if one failed."""
+    parser = argparse.ArgumentParser(prog="./run_all.sh", description="Run every notebook and write figures/<profile>/.")
     parser.add_argument("--profile", default="quick", help="smoke, quick, … (lib/experiments/ladder); default: quick")
-    parser.add_argument("--only", action="append", metavar="NN", help="only this notebook, e.g. 01; may be repeated")
+    parser.add_argument("--only", action="append", metavar="NN", help="only these notebooks, e.g. 01 or 01,02")
     parser.add_argument("--force", action="store_true", help="do all runs again, also those that are stored")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler that shall do the runs")
-    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"),
-                        dest="parameters", help="a parameter of the notebooks, its value as YAML (5, [0, 1], text); may be repeated")  # fmt: skip
+    value = "a parameter of the notebooks, its value as YAML (5, [0, 1], text); may be repeated"
+    parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=value)
     chosen = parser.parse_args(arguments)
-
-
-
     profiles.read(chosen.profile)
     # Names of columns and files are taken as they are written: a label column may be called 1 or yes.
     parameters = {"profile": chosen.profile} | {
@@ -101,7 +93,7 @@ def main(arguments):
         path = Path(os.environ.get("SCBERT_CALLED_FROM", "."), Path(parameters["data"]).expanduser())
         if path.exists():
             parameters["data"] = str(path.resolve())
-    books = notebooks(chosen.only)
+    books = notebooks([start for given in chosen.only or () for start in given.split(",")])
     for path in books:
         check_parameters(path, parameters)
     os.environ["SCBERT_PROGRESS"] = "log"
@@ -110,20 +102,21 @@ def main(arguments):
     if chosen.scheduler:
         os.environ["SCBERT_SCHEDULER"] = chosen.scheduler
     target = plots.folder({"name": yours.name(chosen.profile, parameters.get("data") or parameters.get("dataset"))})
+    published = committed.tables(target.name)  # now: without git, the files about to be written over are what there is
     started, failed = time.time(), []
     for count, path in enumerate(books, 1):
         print(f"[{count}/{len(books)}] {path.stem}", flush=True)
         begun = time.time()
         error = execute(path, target / "notebooks" / path.name, parameters)
-        print(
-            f"[{count}/{len(books)}] {path.stem}: {'failed' if error else 'done'} after {time.time() - begun:.0f} s\n",
-            flush=True,
-        )
+        said = "failed" if error else "done"
+        print(f"[{count}/{len(books)}] {path.stem}: {said} after {time.time() - begun:.0f} s\n", flush=True)
         if error:
             failed.append((path.stem, error))
-    print(
-        f"{len(books) - len(failed)} of {len(books)} notebooks done in {time.time() - started:.0f} s; figures in {target}"
-    )
+    done = f"{len(books) - len(failed)} of {len(books)} notebooks done in {time.time() - started:.0f} s"
+    print(f"{done}; figures in {target}")
+    if committed.content(f"figures/{target.name}/{committed.SUMS}"):
+        begins = tuple(path.name[:3] for path in books if path.stem not in dict(failed))
+        print(committed.report(published, target, begins))
     for name, error in failed:
         print(f"\nFAILED {name}, {error}", file=sys.stderr)
     return 1 if failed else 0

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch.nn import functional as F
 
 from lib.errors import DataError
-from lib.prepare.tokens import TokenStore
 from lib.scbert.training import Epochs, Plateau, feed, fit, in_batches, make_fabric
 
 
@@ -93,7 +93,7 @@ class FrozenBlocks:
 
     @torch.no_grad()
     def _compute(self, cells):
-        tokens = torch.from_numpy(self.tokens[cells]).to(next(self.model.parameters()).device)
+        tokens = torch.from_numpy(self.tokens[np.asarray(cells)].toarray()).to(next(self.model.parameters()).device)
         return self.model.blocks(self.model.embed(tokens), self.model.counts(tokens), stop=-1)
 
 
@@ -129,7 +129,7 @@ def finetune(model, tokens, labels, train, test, *, select=None, epochs=10, ends
     ----------
     model : CellTypeClassifier
         Trained in place; ends with the weights of the best epoch.
-    tokens : TokenStore, or uint8 array, (cells, genes + 1)
+    tokens : CSR matrix of uint8, or array, (cells, genes + 1)
     labels : int array, (cells,)
         In 0 … classes − 1.
     train, test : int arrays
@@ -165,7 +165,7 @@ def finetune(model, tokens, labels, train, test, *, select=None, epochs=10, ends
     fabric = make_fabric(accelerator)
     model = fabric.to_device(model)
     freeze(model, trained)
-    tokens, targets = TokenStore.of(tokens), fabric.to_device(torch.as_tensor(labels).long())
+    tokens, targets = sp.csr_matrix(tokens, dtype=np.uint8), fabric.to_device(torch.as_tensor(labels).long())
     weights = fabric.to_device(torch.as_tensor(class_weights(labels[train], classes)))
     frozen = FrozenBlocks(model, tokens, np.concatenate([train, select, test]), batch_size, cache_bytes)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch.nn import functional as F
 
 from lib.errors import DataError
-from lib.prepare.tokens import MASK, TokenStore
+from lib.prepare.tokens import MASK
 from lib.scbert.training import Epochs, Plateau, feed, fit, in_batches, make_fabric
 
 IGNORED = -100  # PyTorch's ignore_index: not a target
@@ -62,7 +63,7 @@ def pretrain(model, tokens, *, epochs=None, ends=None, batch_size=32, max_lr=1e-
     ----------
     model : ScBert
         Trained in place; ends with the weights of the round with the lowest loss on the validation cells.
-    tokens : TokenStore, or uint8 array, (cells, genes + 1)
+    tokens : CSR matrix of uint8, or array, (cells, genes + 1)
     epochs : int, optional
         A fixed number of passes: the rate warms up over a tenth of them and falls by a cosine to a hundredth.
     ends : dict, optional
@@ -79,22 +80,22 @@ def pretrain(model, tokens, *, epochs=None, ends=None, batch_size=32, max_lr=1e-
     Fit
         Its log has ``steps``, ``learning_rate``, ``loss``, ``validation_loss`` and ``validation_accuracy`` of each round.
     """
-    if len(tokens) < 2:
-        raise DataError(f"{len(tokens)} cells are too few to pre-train on and validate.")
+    if tokens.shape[0] < 2:
+        raise DataError(f"{tokens.shape[0]} cells are too few to pre-train on and validate.")
     if model.gene_embedding is not None and tokens.shape[1] != len(model.gene_embedding):
         raise DataError(f"The cells have {tokens.shape[1] - 1} genes, the model {len(model.gene_embedding) - 1}.")
     fabric = make_fabric(accelerator)
     model = fabric.to_device(model)
-    order = np.random.RandomState(seed).permutation(len(tokens))
-    held_out = max(1, round(validation * len(tokens)))
-    tokens = TokenStore.of(tokens)
+    order = np.random.RandomState(seed).permutation(tokens.shape[0])
+    held_out = max(1, round(validation * tokens.shape[0]))
+    tokens = sp.csr_matrix(tokens, dtype=np.uint8)
 
     def loss_of(_, shown, generator):
         masked, targets = (x.to(fabric.device, non_blocking=True) for x in mask_tokens(shown, generator))
         return F.cross_entropy(target_logits(model, masked, targets).float(), targets[targets != IGNORED])
 
     def evaluate():
-        result = evaluate_masked(model, tokens.take(order[:held_out]), seed=seed, batch_size=batch_size)
+        result = evaluate_masked(model, tokens[order[:held_out]], seed=seed, batch_size=batch_size)
         accuracy = float((result["predicted"] == result["target"]).mean())
         return {"validation_loss": result["loss"], "validation_accuracy": accuracy}, {}, np.zeros(0)
 
@@ -116,7 +117,7 @@ def warm_cosine(epoch, epochs, max_lr):
 
 @torch.no_grad()
 def evaluate_masked(model, tokens, seed=0, batch_size=32):
-    """The masked task on held-out cells (a TokenStore or token array), scored on the targets that are hidden.
+    """The masked task on held-out cells (tokens as :func:`pretrain` takes them), scored on the targets that are hidden.
 
     The tenth of the targets that is shown as it is would only have to be copied.
 
@@ -129,9 +130,9 @@ def evaluate_masked(model, tokens, seed=0, batch_size=32):
     model.eval()
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
-    tokens = TokenStore.of(tokens)
+    tokens = sp.csr_matrix(tokens, dtype=np.uint8)
     logits, found = [], []
-    for batch, shown in feed(tokens, in_batches(np.arange(len(tokens)), batch_size), device):
+    for batch, shown in feed(tokens, in_batches(np.arange(tokens.shape[0]), batch_size), device):
         masked, targets = mask_tokens(shown, generator)
         targets[masked != MASK] = IGNORED
         cell, gene = torch.nonzero(targets != IGNORED, as_tuple=True)

@@ -117,7 +117,7 @@ def fit(model, tokens, cells, loss_of, evaluate, *, rule, batch_size, seed, fabr
     model : Module
         Already on ``fabric``'s device; parameters with ``requires_grad`` are trained by Adam. Ends with the
         weights of the best round.
-    tokens : TokenStore
+    tokens : CSR matrix of uint8, (cells, genes + 1)
     cells : int array
         Indices of the cells to train on.
     loss_of : callable (indices, tokens, generator) -> scalar tensor
@@ -276,4 +276,4 @@ class _Batches(Dataset):
         return len(self.batches)
 
     def __getitem__(self, i):
-        return torch.from_numpy(self.batches[i]), torch.from_numpy(self.tokens[self.batches[i]])
+        return torch.from_numpy(self.batches[i]), torch.from_numpy(self.tokens[self.batches[i]].toarray())

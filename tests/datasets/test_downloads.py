@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import http.server
+import os
 import socket
 import subprocess
 import sys
@@ -12,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from lib import settings
 from lib.datasets import downloads
 from lib.errors import DataError
 
@@ -71,8 +71,12 @@ def server():
 @pytest.fixture
 def place(server, tmp_path, monkeypatch):
     """A registry of one file, known by its SHA-256, another by its blob id; the folder that is downloaded to."""
-    entry = {"title": "a test file", "file": "file.bin", "address": f"{server.address}/pinned/file.bin",
-             "sha256": hashlib.sha256(CONTENT).hexdigest()}  # fmt: skip
+    entry = {
+        "title": "a test file",
+        "file": "file.bin",
+        "address": f"{server.address}/pinned/file.bin",
+        "sha256": hashlib.sha256(CONTENT).hexdigest(),
+    }
     blob = hashlib.sha1(b"blob %d\0" % len(CONTENT) + CONTENT).hexdigest()
     other = {"title": "a git file", "file": "git.bin", "address": f"{server.address}/git.bin", "blob": blob}
     monkeypatch.setattr(downloads, "registry", lambda: {"file": entry, "git": other})
@@ -102,10 +106,21 @@ def test_one_fault_is_mended_by_the_next_try(server, place, fault):
     assert kept(place) == ["file.bin"] and len(server.paths) == 2
 
 
-@pytest.mark.parametrize("fault, says", [
-    ("truncate", "IncompleteRead"), ("short", "bytes|sha256"), ("die", "reset|IncompleteRead"), ("stall", "timed out"), ("flip", "sha256"),
-    ("page", "sha256"), ("empty", "sha256"), (500, "500"), (404, "404"), (403, "403"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "fault, says",
+    [
+        ("truncate", "IncompleteRead"),
+        ("short", "bytes|sha256"),
+        ("die", "reset|IncompleteRead"),
+        ("stall", "timed out"),
+        ("flip", "sha256"),
+        ("page", "sha256"),
+        ("empty", "sha256"),
+        (500, "500"),
+        (404, "404"),
+        (403, "403"),
+    ],
+)
 def test_a_lasting_fault_leaves_nothing_and_says_why(server, place, fault, says):
     server.faults = [fault] * 3
     with pytest.raises(DataError, match=f"(?s)could not be downloaded.*({says}).*by hand.*README.*file.bin"):
@@ -133,9 +148,10 @@ def test_a_killed_download_leaves_no_wrong_file(server, place):
     )
     entry = downloads.registry()["file"]
     root = str(Path(__file__).resolve().parents[2])
-    process = subprocess.Popen([sys.executable, "-c", code, root, entry["address"], entry["sha256"]])
+    patient = os.environ | {"SCBERT_TIMEOUT": "60"}  # it must not try again before it is killed
+    process = subprocess.Popen([sys.executable, "-c", code, root, entry["address"], entry["sha256"]], env=patient)
     for _ in range(200):
-        if server.paths and place.exists() and any(path.name.endswith(".part") for path in place.iterdir()):
+        if server.paths and place.exists() and list(place.glob(".*.file.bin")):
             break
         time.sleep(0.1)
     process.kill()

@@ -1,6 +1,4 @@
-"""Calibration, unknown types, and cells from elsewhere: against closed forms, scikit-learn, and the runs themselves."""
-
-from types import SimpleNamespace
+"""Calibration, unknown types, and cells from elsewhere: by hand, against scikit-learn, and the runs themselves."""
 
 import anndata
 import numpy as np
@@ -11,9 +9,10 @@ from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from lib.datasets import catalogue
 from lib.errors import DataError
-from lib.evaluate import calibration
+from lib.evaluate import calibration, intervals
 from lib.experiments import profiles, runs, specs
 from lib.prepare import cells
+from tests.evaluate.made import run
 
 
 @pytest.fixture(scope="module")
@@ -40,15 +39,56 @@ def test_calibration_error_is_zero_where_confidence_is_right_and_the_gap_where_i
     assert abs(calibration.calibration_error(sure, rng.random(len(sure)) < sure - 0.2) - 0.2) < 0.006
     assert calibration.calibration_error([1.0, 1.0], np.array([True, False])) == pytest.approx(0.5)
     twice = np.array([[1, 1], [2, 0]])
-    assert np.allclose(calibration.calibration_error([1.0, 1.0], np.array([True, False]), twice), [0.5, 0])
+    assert np.allclose(calibration.calibration_error([1.0, 1.0], np.array([True, False]), weights=twice), [0.5, 0])
+
+
+def test_calibration_error_by_hand():
+    """Bins are weighted by their answers, signs within a bin cancel, between bins they do not; 1.0 is in the last bin."""
+    sure, right = np.array([0.95, 1.0, 0.15, 0.55]), np.array([True, False, False, True])
+    assert calibration.calibration_error(sure, right) == pytest.approx((abs(1.95 - 1) + 0.15 + 0.45) / 4)
+    assert calibration.calibration_error(sure, right, bins=1) == pytest.approx((2.65 - 2) / 4)
+    # Two cells of two answers each: with the first counted twice and the second not at all, only its answers are left.
+    cell = np.array([0, 0, 1, 1])
+    found = calibration.calibration_error(sure, right, cell, np.array([[1, 1], [2, 0], [0, 2]]))
+    assert found == pytest.approx([(0.95 + 0.15 + 0.45) / 4, 0.95 / 2, (0.15 + 0.45) / 2])
+
+
+def test_reliability_by_hand():
+    table = calibration.reliability([0.95, 1.0, 0.15, 0.1], [True, False, False, True])
+    assert table["confidence"].tolist() == pytest.approx([0.125, 0.975])
+    assert table["accuracy"].tolist() == [0.5, 0.5] and table["answers"].tolist() == [2, 2]
+    assert calibration.reliability([0.2, 0.7], [True, False], bins=2).to_numpy().tolist() == [[0.2, 1, 1], [0.7, 0, 1]]
+
+
+def test_calibration_is_the_mean_over_an_arms_runs():
+    """Two runs sure by 0.8 and 0.6, one of two cells right: by hand; all cells alike: an interval without width."""
+    runs = [
+        run("a", [0, 0], [0, 1], 0, sure=0.8),
+        run("a", [0, 0], [0, 1], 1, sure=0.6),
+        run("b", [0, 0], [0, 0], sure=0.9, classes=["x", "y"]),
+    ]
+    table = calibration.calibration(runs).set_index(["arm", "metric"])
+    assert table.loc["a", "value"].to_dict() == pytest.approx(
+        {
+            "brier": ((0.08 + 1.28) / 2 + (0.32 + 0.72) / 2) / 2,
+            "confidence": 0.7,
+            "accuracy": 0.5,
+            "calibration_error": (0.3 + 0.1) / 2,
+        }
+    )
+    assert table.loc["a", "runs"].tolist() == [2] * 4 and table.loc["b", "runs"].tolist() == [1] * 4
+    assert table.loc[("b", "brier"), ["value", "low", "high"]].tolist() == pytest.approx([0.02] * 3)
+    assert table.loc[("b", "calibration_error"), "value"] == pytest.approx(0.1)
+    assert table.loc[("a", "accuracy"), ["low", "high"]].tolist() == [0, 1]
 
 
 def test_brier_is_scikit_learns_and_every_interval_holds_its_value():
     rng = np.random.default_rng(2)
     probabilities = rng.dirichlet(np.ones(3), 80)
     labels = rng.integers(0, 3, 80)
-    run = SimpleNamespace(spec={"arm": "full"}, predictions={"probabilities": probabilities, "labels": labels})
-    table = calibration.calibration([run]).set_index("metric")
+    one = run("full", labels, labels, classes=["a", "b", "c"])
+    one.predictions["probabilities"] = probabilities
+    table = calibration.calibration([one]).set_index("metric")
     expected = brier_score_loss(labels, probabilities, scale_by_half=False, labels=[0, 1, 2])
     assert table.loc["brier", "value"] == pytest.approx(expected)
     assert table.loc["accuracy", "value"] == np.mean(probabilities.argmax(1) == labels)
@@ -66,9 +106,67 @@ def test_auc_is_scikit_learns_and_its_interval_covers():
         _, low, high = calibration.auc(rng.normal(1, 1, 40), rng.normal(0, 1, 60))
         held += low <= true <= high
     assert 0.92 < held / 1000 < 0.98
-    assert np.isnan(calibration.auc([1.0], [0.0, 0.5])[1:]).all()
+    assert np.isnan(calibration.auc([1.0], [0.0, 0.5])[1:]).all() and np.isnan(calibration.auc([1.0, 2.0], [0.5])[1:]).all()
 
 
+def test_auc_by_hand():
+    """Four pairs: three won and one lost; DeLong's variance from the two cells of each side; never beyond 0 and 1."""
+    area, low, high = calibration.auc([1.0, 3.0], [0.0, 2.0])  # of the positives ½ and 1, of the negatives 1 and ½
+    assert area == 0.75 and low == pytest.approx(0.75 - 1.959964 * np.sqrt(0.125 / 2 + 0.125 / 2)) and high == 1
+    area, low, high = calibration.auc([1.0, 1.0], [1.0, 3.0])
+    assert area == 0.25 and low == 0 and high == pytest.approx(0.25 + 1.959964 * np.sqrt(0 / 2 + 0.125 / 2))
+    assert calibration.auc(np.arange(5.0), np.arange(5.0) - 9) == (1, 1, 1)
+
+
+def test_a_type_left_out_by_hand():
+    """Cells of the unknown type are positives, doubt is the score; which type most of them are taken for."""
+    classes = ["A", "B", "new"]
+    one = run(
+        "full", [2, 2, 2, 0, 1, 0, 1], [1, 1, 0, 0, 1, 0, 0], classes=classes, sure=[0.4, 0.5, 0.9, 0.95, 0.85, 0.8, 0.45]
+    )
+    one.spec["left_out"] = "new"
+    table = calibration.unknown([one])
+    row = table.iloc[0].to_dict()
+    # Doubt 0.6 beats all four known cells, 0.5 beats three of them, 0.1 beats the one of 0.05.
+    assert {key: row[key] for key in ("arm", "left_out", "cells", "auc", "taken_for", "accuracy", "run")} == {
+        "arm": "full",
+        "left_out": "new",
+        "cells": 3,
+        "auc": pytest.approx(8 / 12),
+        "taken_for": "B",
+        "accuracy": 0.75,
+        "run": one.id,
+    }
+    assert (row["auc"], row["low"], row["high"]) == calibration.auc([0.6, 0.5, 0.1], [0.05, 0.15, 0.2, 0.55])
+
+
+def test_cells_from_elsewhere_by_hand():
+    """Types are matched by name, whatever their order; accuracy and recall where the type is known, doubt where it is not."""
+    one = run("full", [0, 0, 1, 2, 2], [1, 0, 0, 1, 0], 4, classes=["B", "A"], sure=[0.9, 0.8, 0.7, 0.6, 0.75])
+    one.predictions["label_names"] = np.array(["A", "B", "Z"])
+    row = calibration.elsewhere([one]).iloc[0].to_dict()
+    share, low, high = intervals.wilson(2, 3)
+    assert row == {
+        "arm": "full",
+        "seed": 4,
+        "cells": 3,
+        "accuracy": share,
+        "low": low,
+        "high": high,
+        "unknown_cells": 2,
+        "auc": pytest.approx(5 / 6),
+        "recall[A]": 0.5,
+        "recall[B]": 1,
+        "run": one.id,
+    }
+    one.predictions["labels"] = np.array([0, 0, 1, 1, 1])
+    assert np.isnan(calibration.elsewhere([one])["auc"][0]) and calibration.elsewhere([one, one])["unknown_cells"].tolist() == [
+        0,
+        0,
+    ]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["paper", "clean"])
 def test_a_type_left_out_is_nowhere_learnt_from_and_wholly_tested(smoke, protocol):
     """Not among the training cells nor those that choose the epoch; all its cells are predicted, with all other test cells."""
@@ -78,18 +176,19 @@ def test_a_type_left_out_is_nowhere_learnt_from_and_wholly_tested(smoke, protoco
     wanted = [spec for spec in wanted if spec["left_out"] == names[3]]
     kept = cells.read(smoke["fingerprint"])
     ordinary = runs.complete(specs.cell_types(smoke, ["majority"], seeds=[0]))[0].predictions["test"]
-    for run in runs.complete(wanted):
-        p = run.predictions
+    for one in runs.complete(wanted):
+        p = one.predictions
         assert not (kept.labels[p["train"]] == 3).any() and not (kept.labels[p.get("select", p["train"])] == 3).any()
         assert set(p["test"]) == set(ordinary) | set(np.flatnonzero(kept.labels == 3))
         assert np.array_equal(p["labels"], kept.labels[p["test"]])
-        row = calibration.unknown([run]).iloc[0]
+        row = calibration.unknown([one]).iloc[0]
         doubt = 1 - p["probabilities"].max(1)
         assert row["auc"] == pytest.approx(roc_auc_score(p["labels"] == 3, doubt)) and row["cells"] == (kept.labels == 3).sum()
     with pytest.raises(DataError, match="left_out is 'Neuron'"):
         runs.complete([wanted[0] | {"left_out": "Neuron"}])
 
 
+@pytest.mark.slow
 def test_cells_from_elsewhere_are_aligned_and_matched_by_name(smoke, tmp_path):
     """The same cells with genes in another order, some lost, and one type renamed: aligned; what is renamed is unknown."""
     whole = catalogue.load("pbmc68k_reduced")
@@ -105,17 +204,18 @@ def test_cells_from_elsewhere_are_aligned_and_matched_by_name(smoke, tmp_path):
     counts = shuffled.X.toarray()
     expected = np.log2(1 + counts / counts.sum(1, keepdims=True) * 1e4)
     assert np.allclose(adata[:, shuffled.var_names].X.toarray(), expected, atol=1e-4)
-    [run] = runs.complete(specs.external(there, specs.cell_types(smoke, ["logistic_regression"], seeds=[0])))
-    row = calibration.elsewhere([run]).iloc[0]
+    [one] = runs.complete(specs.external(there, specs.cell_types(smoke, ["logistic_regression"], seeds=[0])))
+    row = calibration.elsewhere([one]).iloc[0]
     assert row["unknown_cells"] == (names == "Dendritic cells").sum() and row["cells"] + row["unknown_cells"] == 700
     assert 0.5 < row["accuracy"] <= 1 and 0 < row["auc"] < 1 and "recall[Dendritic cells]" not in row
     assert profiles.external(smoke) is None  # smoke names none
 
 
+@pytest.mark.slow
 def test_true_zheng68k_cells_are_named_by_models_of_other_cells(smoke, shared):
     """The probe of 165 Zheng68K cells: aligned by symbols; far more are named right than by chance."""
     there = profiles.external(smoke, shared / "zheng68k_probe.h5ad")
     assert there["adata"].uns["alignment"]["matched"] > 500
-    [run] = runs.complete(specs.external(there, specs.cell_types(smoke, ["logistic_regression"], seeds=[0])))
-    row = calibration.elsewhere([run]).iloc[0]
+    [one] = runs.complete(specs.external(there, specs.cell_types(smoke, ["logistic_regression"], seeds=[0])))
+    row = calibration.elsewhere([one]).iloc[0]
     assert row["cells"] + row["unknown_cells"] == 165 and row["low"] > 0.2

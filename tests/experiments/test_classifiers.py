@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from lib.arms import CONTROLS, FACTORIAL, factors
 from lib.errors import DataError
 from lib.experiments import classifiers, profiles, runs, specs, store
-from lib.prepare import preprocess, splits
+from lib.prepare import splits, tokenize
 from lib.prepare.cells import read
 
 
@@ -18,7 +18,7 @@ from lib.prepare.cells import read
 def split(cells):
     """Values, tokens, labels and the two sides of a split of real cells."""
     labels = cells.obs["cell_type"].cat.codes.to_numpy(np.int64)
-    return cells.X, preprocess.tokenize(cells), labels, *splits.holdout(labels)
+    return cells.X, tokenize(cells), labels, *splits.holdout(labels)
 
 
 @pytest.mark.parametrize("name", classifiers.MODELS)
@@ -99,7 +99,7 @@ def test_tokens_are_what_the_control_learns_from(smoke_profile):
     spec = specs.controls(smoke_profile, ["logistic_regression_tokens"])[0]
     run = runs.complete([spec])[0]
     cells = read(smoke_profile["fingerprint"])
-    p, x = run.predictions, cells.tokens[:, :-1].astype(float)
+    p, x = run.predictions, cells.tokens[:, :-1].toarray().astype(float)
     model = classifiers.LogisticRegression(**spec["training"]).fit(x[p["train"]], cells.labels[p["train"]], spec["seed"])
     assert np.allclose(p["probabilities"][:, model.classes_], model.predict_proba(x[p["test"]]), atol=1e-3)
 

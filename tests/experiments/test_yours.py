@@ -125,14 +125,15 @@ def test_a_model_that_learnt_nothing_is_said():
 
 
 @pytest.mark.parametrize("low, high, said", [
-    (0.01, 0.05, "On your 99 cells logistic regression is ahead of scBERT by 3.0 points of accuracy"),
-    (-0.05, -0.01, "On your 99 cells scBERT is ahead of logistic regression by 3.0 points"),
-    (-0.01, 0.05, "cannot be told apart"),
+    (0.01, 0.05, "On your 99 cells logistic regression is ahead of scBERT**: +3.0 points of accuracy"),
+    (-0.05, -0.01, "On your 99 cells logistic regression is behind scBERT**: -3.0 points"),
+    (-0.01, 0.05, "it is undecided whether logistic regression or scBERT is ahead"),
 ])  # fmt: skip
 def test_the_answer(low, high, said):
     """Who is ahead follows the interval, and the interval is in the sentence."""
-    text = words.answer({"difference": (low + high) / 2, "low": low, "high": high}, "your 99 cells")
-    assert said in text and f"{100 * low:.1f} to {100 * high:.1f}" in text
+    text = words.describe({"difference": (low + high) / 2, "low": low, "high": high, "p": 0.04, "n_cells": 20, "n_seeds": 2},
+                          "logistic regression", "scBERT", "On your 99 cells")  # fmt: skip
+    assert said in text and f"{100 * low:+.1f} to {100 * high:+.1f}" in text
 
 
 def classifier_of(profile):

@@ -1,4 +1,4 @@
-"""Preprocessing on real cells: scanpy's numbers, alignment, scales, tokens, and gene embeddings."""
+"""Preprocessing on real cells: scanpy's numbers, alignment, scales."""
 
 import anndata
 import numpy as np
@@ -7,9 +7,9 @@ import pytest
 import scanpy as sc
 import scipy.sparse as sp
 
-from lib.errors import DataError
-from lib.prepare.embeddings import coexpression, gene2vec
-from lib.prepare.preprocess import prepare, tokenize
+from lib.datasets import catalogue
+from lib.prepare.preprocess import prepare
+from tests.making import FILE, GENES, VOCABULARY, refused, with_x, written
 
 
 def adata_of(x, genes, labels=None):
@@ -23,9 +23,6 @@ def on_scale(raw, log):
     """The same cells as a logarithm of 1 + counts per 10⁴."""
     x = raw.X.toarray().astype(float)
     return adata_of(log(1 + 1e4 * x / x.sum(1, keepdims=True)), raw.var_names, raw.obs["cell_type"].to_numpy())
-
-
-# prepare
 
 
 @pytest.mark.parametrize("target_sum", [1e4, 1e3])
@@ -125,131 +122,32 @@ def test_depth_and_order_of_cells_do_not_matter(raw):
     np.testing.assert_allclose(permuted, expected[cells][:, genes], rtol=1e-5, atol=1e-5)
 
 
-# tokenize
+BAD = {
+    # what is wrong: (how the file is made, arguments of through(), words of the message: what, where, what to do)
+    "no gene in common": (written(lambda a: a), {"genes": ["CD3E", "LYZ"]}, ["No gene in common", "GENE0A", "CD3E", "symbols"]),
+    "vocabulary with a duplicate": (written(lambda a: a), {"genes": [*VOCABULARY, "GENE3A"]}, ["'GENE3A'", "twice"]),
+    "no library size": (written(lambda a: a), {"library_size": "n_counts"}, ["'n_counts'", "cell_type, donor"]),
+}
 
 
-def naive_tokens(x):
-    rows = [[min(int(np.floor(value)), 5) for value in row] + [0] for row in x]
-    return np.array(rows, np.uint8)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused(tmp_path, case):
+    """DataError, whose message names what is wrong, the file or cell or gene, and the remedy."""
+    refused(tmp_path, *BAD[case])
 
 
-def test_tokenize_is_the_naive_loop(cells):
-    """On real cells every token is min(floor(x), 5), and a zero closes each cell."""
-    some = cells[:60]
-    dense = some.X.toarray()
-    expected = naive_tokens(dense)
-    assert set(np.unique(expected)) == {0, 1, 2, 3, 4, 5}
-    for x in (some, some.X, dense, sp.csc_matrix(dense)):
-        tokens = tokenize(x)
-        assert tokens.dtype == np.uint8 and tokens.shape == (60, 766)
-        np.testing.assert_array_equal(tokens, expected)
-    assert not tokenize(cells)[:, -1].any()
+def test_all_zero_genes_change_nothing(tmp_path):
+    """They stay, as zeros; the other genes' values are the same."""
 
+    def silenced(x):
+        x[:, [5, 6]] = 0
+        return x
 
-def test_tokenize_at_the_edges_of_bins():
-    """Edges belong to the upper bin, and the highest bin has no upper edge."""
-    x = np.array([[0, 0.5, np.nextafter(np.float32(1), np.float32(0)), 1, 1.99, 2, 4.99, 5, 5.5, 13.3]], np.float32)
-    np.testing.assert_array_equal(tokenize(x), [[0, 0, 0, 1, 1, 2, 4, 5, 5, 5, 0]])
-
-
-@pytest.mark.parametrize("value", [-0.1, np.nan, np.inf])
-def test_tokenize_refuses(value):
-    """Negative, missing and infinite expression is refused."""
-    with pytest.raises(DataError, match="finite and not negative"):
-        tokenize(np.array([[1.0, value]], np.float32))
-
-
-# gene embeddings
-
-
-def cosine(a, b):
-    return (a * b).sum(1) / np.maximum(np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1), 1e-12)
-
-
-def test_coexpression_is_deterministic_and_of_the_given_cells(cells):
-    """The same cells give the same numbers whatever the random state and the cells left out; others do not."""
-    tokens = tokenize(cells)
-    train = np.arange(0, 700, 2)
-    first = coexpression(tokens[train], 32)
-    np.random.seed(99)
-    state = np.random.get_state()[1].copy()
-    spoiled = tokens.copy()
-    spoiled[1::2] = 5
-    np.testing.assert_array_equal(coexpression(spoiled[train], 32), first)
-    np.testing.assert_array_equal(np.random.get_state()[1], state)
-    assert not np.allclose(coexpression(tokens[1::2], 32), first, atol=0.05)
-    assert first.shape == (765, 32) and first.dtype == np.float32 and np.isfinite(first).all()
-    assert first.std() == pytest.approx(0.3, rel=1e-3)
-
-
-def test_coexpressed_genes_are_near(cells):
-    """Gene pairs most correlated in the other half of the cells lie nearer than random pairs; so do known pairs."""
-    tokens = tokenize(cells)
-    embedding = coexpression(tokens[::2], 32)
-    other = cells.X[1::2].toarray()
-    common = np.flatnonzero((other > 0).mean(0) > 0.03)
-    correlation = np.corrcoef(other[:, common].T)
-    i, j = np.triu_indices(len(common), 1)
-    near = np.argsort(correlation[i, j])[-200:]
-    rest = np.random.default_rng(0).choice(len(i), 2000, replace=False)
-    similarity = cosine(embedding[common[i]], embedding[common[j]])
-    assert np.median(similarity[near]) > np.median(similarity[rest]) + 0.2
-    row = {gene: n for n, gene in enumerate(cells.var_names)}
-    for a, b in [("CD79A", "CD79B"), ("GNLY", "NKG7"), ("LYZ", "S100A9"), ("CD3D", "CD3E")]:
-        pair = cosine(embedding[[row[a]]], embedding[[row[b]]])[0]
-        assert pair > np.quantile(similarity[rest], 0.75), (a, b)
-
-
-def test_coexpression_wider_than_the_genes():
-    """An embedding wider than the number of genes is filled with zeros."""
-    tokens = np.random.default_rng(0).integers(0, 3, (40, 9), dtype=np.uint8)
-    embedding = coexpression(tokens, 20)
-    assert embedding.shape == (8, 20) and np.isfinite(embedding).all() and not embedding[:, 8:].any()
-
-
-def test_coexpression_without_any_is_refused():
-    """Cells in which no two genes are detected together have nothing to embed."""
-    with pytest.raises(DataError, match="co-expression"):
-        coexpression(np.eye(5, 6, dtype=np.uint8), 4)
-
-
-def gene2vec_file(path, text):
-    path.write_text(text)
-    return path
-
-
-@pytest.mark.parametrize("header", ["", "3 2\n"], ids=["no header", "header"])
-@pytest.mark.parametrize("gap", [" ", "\t"], ids=["blank", "tab"])
-def test_gene2vec_comes_in_the_order_of_the_vocabulary(tmp_path, header, gap):
-    """Rows follow the vocabulary; genes the file lacks are zero and reported; word2vec's header is skipped."""
-    lines = "".join(gap.join(line) + "\n" for line in [("B", "3", "4.5"), ("A", "1", "-2e-1"), ("OTHER", "9", "9")])
-    embedding, missing = gene2vec(gene2vec_file(tmp_path / "g2v.txt", header + lines), ["A", "NONE", "B"])
-    np.testing.assert_array_equal(embedding, np.array([[1, -0.2], [0, 0], [3, 4.5]], np.float32))
-    assert missing == ["NONE"] and embedding.dtype == np.float32
-
-
-def test_gene2vec_passes_over_blank_lines(tmp_path):
-    """A blank line, as editors leave at the end of a file, is no gene."""
-    embedding, missing = gene2vec(gene2vec_file(tmp_path / "g2v.txt", "A 1 2\n\nB 3 4\n\n"), ["A", "B"])
-    np.testing.assert_array_equal(embedding, [[1, 2], [3, 4]])
-    assert missing == []
-
-
-@pytest.mark.parametrize(
-    "text, message",
-    [
-        ("A 1 2\nB 3 x\n", "Line 2 .*g2v.txt.*'B 3 x"),
-        ("A 1 2\nB 3\n", "Line 2 .*g2v.txt.*1 numbers.*2"),
-        ("A 1 2\nB 3 4 5\n", "Line 2 .*g2v.txt.*3 numbers.*2"),
-        ("A 1 2\nB 3 nan\n", "Line 2 .*g2v.txt"),
-        ("X 1 2\nY 3 4\n", "none of the 2 genes"),
-        ("", "none of the 2 genes"),
-        (None, "No gene2vec file.*g2v.txt.*where to get it"),
-    ],
-    ids=["word", "short", "long", "nan", "other genes", "empty", "missing"],
-)
-def test_gene2vec_refuses(tmp_path, text, message):
-    """A malformed line is refused with its number; so is a file without the genes, and none."""
-    path = tmp_path / "g2v.txt" if text is None else gene2vec_file(tmp_path / "g2v.txt", text)
-    with pytest.raises(DataError, match=message):
-        gene2vec(path, ["A", "B"])
+    with_x(silenced)(tmp_path / FILE)
+    found = prepare(catalogue.load(tmp_path / FILE), min_genes=1)
+    kept = [i for i in range(GENES) if i not in (5, 6)]
+    written(lambda a: a[:, kept].copy())(tmp_path / FILE)
+    assert (
+        found.X[:, [5, 6]].nnz == 0 and (found[:, kept].X != prepare(catalogue.load(tmp_path / FILE), min_genes=1).X).nnz == 0
+    )

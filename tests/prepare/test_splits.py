@@ -49,11 +49,13 @@ def test_few_shot_is_a_subset():
     assert set(subset) != set(few_shot(train, 0.25, 4))
 
 
-@pytest.mark.parametrize("fraction", [0, -0.1, 1.01, float("nan")])
+@pytest.mark.parametrize("fraction", [0, -0.1, 1.01, 1.5, float("nan")])
 def test_few_shot_refuses_no_fraction(fraction):
     """A fraction outside (0, 1] is refused and named."""
     with pytest.raises(DataError, match=f"{fraction}.*0, 1"):
         few_shot(np.arange(10), fraction, 0)
+    with pytest.raises(DataError, match="no cell at all"):
+        few_shot(np.arange(9), 0.01, 0)
 
 
 @pytest.mark.parametrize(
@@ -63,8 +65,9 @@ def test_few_shot_refuses_no_fraction(fraction):
         (["B"] * 30 + ["T"] * 20 + ["NK"], r"NK \(1\).*Merge or drop"),
         ([], "no labels"),
         ([0, 0, 1, 1, 2, 2], "6 cells are too few.*3 classes"),
+        (["a", "b", float("nan")] * 9, "9 of 27 labels are missing"),
     ],
-    ids=["one class", "one cell of a class", "no labels", "fewer test cells than classes"],
+    ids=["one class", "one cell of a class", "no labels", "fewer test cells than classes", "missing labels"],
 )
 def test_holdout_refuses(labels, message):
     """Labels that cannot be split are refused, with the class and what to do."""

@@ -1,4 +1,4 @@
-"""The token store: a sparse array that reads as the dense one, and feeds each cell once."""
+"""scBERT's tokens: the naive loop's, sparse and dense, and fed each cell once."""
 
 import numpy as np
 import pytest
@@ -6,8 +6,7 @@ import scipy.sparse as sp
 import torch
 
 from lib.errors import DataError
-from lib.prepare.preprocess import tokenize
-from lib.prepare.tokens import TokenStore
+from lib.prepare.tokens import sparse_tokens, tokenize
 from lib.scbert.training import feed, in_batches
 
 
@@ -19,59 +18,55 @@ def expression():
     return sp.csr_matrix(x)
 
 
-def test_reads_as_the_dense_array(expression):
-    """Indices, slices, masks, single cells and second indices give what the dense tokens give."""
-    dense, store = tokenize(expression), TokenStore.of(expression)
-    assert store.shape == dense.shape and len(store) == 40
-    mask = np.arange(40) % 3 == 0
-    for key in (slice(3, 9), [4, 4, 0], np.array([39, 5]), mask, -1, slice(None), [], (slice(2, 6), slice(None, -1))):
-        got = store[key]
-        assert got.dtype == np.uint8 and np.array_equal(got, dense[key]), key
-    assert np.array_equal(np.asarray(store), dense)
-    assert np.array_equal(TokenStore.of(dense)[:], dense)
-    assert TokenStore.of(store) is store
+def naive_tokens(x):
+    rows = [[min(int(np.floor(value)), 5) for value in row] + [0] for row in x]
+    return np.array(rows, np.uint8)
 
 
-def test_take_is_a_store(expression):
-    """A selection of cells, also out of order and twice, is a store with their tokens."""
-    dense, store = tokenize(expression), TokenStore.of(expression)
-    for cells in ([7, 5, 5, 0], np.arange(40) > 30, slice(10, 20)):
-        assert np.array_equal(store.take(cells)[:], dense[cells])
-    assert len(store.take([])) == 0
+def test_tokens_are_the_naive_loops(cells):
+    """On real cells every token is min(floor(x), 5), and a zero closes each cell."""
+    some = cells[:60]
+    dense = some.X.toarray()
+    expected = naive_tokens(dense)
+    assert set(np.unique(expected)) == {0, 1, 2, 3, 4, 5}
+    for x in (some, some.X, dense, sp.csc_matrix(dense)):
+        tokens = tokenize(x)
+        assert tokens.dtype == np.uint8 and tokens.shape == (60, 766)
+        np.testing.assert_array_equal(tokens, expected)
+        np.testing.assert_array_equal(sparse_tokens(x).toarray(), expected)
+    assert not tokenize(cells)[:, -1].any()
 
 
-def test_memory_mapped_arrays(expression, tmp_path):
-    """Arrays on disk serve as well as arrays in memory."""
-    store = TokenStore.of(expression)
-    arrays = []
-    for name in ("indptr", "genes", "bins"):
-        np.save(tmp_path / f"{name}.npy", getattr(store, name))
-        arrays.append(np.load(tmp_path / f"{name}.npy", mmap_mode="r"))
-    assert np.array_equal(TokenStore(*arrays, store.shape[1])[[3, 1]], store[[3, 1]])
+def test_tokens_at_the_edges_of_bins():
+    """Edges belong to the upper bin, and the highest bin has no upper edge."""
+    x = np.array([[0, 0.5, np.nextafter(np.float32(1), np.float32(0)), 1, 1.99, 2, 4.99, 5, 5.5, 13.3]], np.float32)
+    np.testing.assert_array_equal(tokenize(x), [[0, 0, 0, 1, 1, 2, 4, 5, 5, 5, 0]])
+
+
+@pytest.mark.parametrize("value", [-0.1, np.nan, np.inf])
+@pytest.mark.parametrize("function", [tokenize, sparse_tokens])
+def test_refuses(value, function):
+    """Negative, missing and infinite expression is refused, dense or sparse."""
+    for x in (np.array([[1.0, value]], np.float32), sp.csr_matrix(np.array([[value, 1.0]]))):
+        with pytest.raises(DataError, match="finite and not negative"):
+            function(x)
+
+
+def test_only_what_is_not_zero_is_held(expression):
+    """CSR of uint8 without stored zeros; the expression it was made of is left as it was."""
+    before = expression.copy()
+    tokens = sparse_tokens(expression)
+    assert sp.isspmatrix_csr(tokens) and tokens.dtype == np.uint8 and tokens.shape == (40, 301)
+    assert tokens.nnz == np.count_nonzero(tokenize(expression)) < expression.nnz and tokens.data.all()
+    assert (expression != before).nnz == 0 and expression.nnz == before.nnz
 
 
 def test_feeds_each_cell_once_in_order(expression):
-    """Batches in the given order, the last one smaller; the global generator is left alone."""
-    store, order = TokenStore.of(expression), np.random.default_rng(0).permutation(40)
+    """Batches in the given order, the last one smaller, dense; the global generator is left alone."""
+    tokens, order = sparse_tokens(expression), np.random.default_rng(0).permutation(40)
     before = torch.get_rng_state()
-    batches = list(feed(store, in_batches(order, 12), torch.device("cpu")))
+    batches = list(feed(tokens, in_batches(order, 12), torch.device("cpu")))
     assert torch.equal(before, torch.get_rng_state())
     assert [len(cells) for cells, _ in batches] == [12, 12, 12, 4]
     assert np.array_equal(torch.cat([cells for cells, _ in batches]), order)
-    assert np.array_equal(torch.cat([tokens for _, tokens in batches]), store[order])
-
-
-def test_refuses_what_it_cannot_hold():
-    """More genes than 16 bits number; expression that is negative or missing."""
-    with pytest.raises(DataError, match="65,535"):
-        TokenStore.of(sp.csr_matrix((2, 2**16)))
-    for bad in (-1.0, np.nan):
-        with pytest.raises(DataError, match="finite and not negative"):
-            TokenStore.of(sp.csr_matrix(np.array([[bad, 1.0]])))
-
-
-def test_three_bytes_an_entry():
-    """The store is some three bytes for each expressed gene."""
-    store = TokenStore.of(sp.random(100, 5000, 0.03, "csr", np.float32, random_state=0) * 6 + 0)
-    held = store.genes.nbytes + store.bins.nbytes
-    assert held == 3 * np.count_nonzero(store[:])
+    assert np.array_equal(torch.cat([shown for _, shown in batches]), tokenize(expression)[order])

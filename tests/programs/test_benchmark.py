@@ -35,8 +35,8 @@ def test_every_job_runs(model, job):
 
 
 def test_feeding_gives_equal_batches():
-    """Both ways to feed give the same tokens (asserted inside) and take some time."""
-    assert all(seconds > 0 for seconds in benchmark_jobs.feeding(cells=64, genes=200, batch=8).values())
+    """Both ways to feed give the same tokens (asserted inside)."""
+    assert benchmark_jobs.feeding(cells=64, genes=200, batch=8).keys() == {"ours", "stock"}
 
 
 @pytest.mark.parametrize("job", benchmark_jobs.JOBS)
@@ -47,31 +47,41 @@ def test_exactness(job):
     assert 0 < single["error"] < (1e-5 if job == "forward" else 1e-4)
     assert single["error"] < low["error"]
     if job == "forward":
-        assert low["error"] < 1e-2
-        assert single["agreement"] == 1 and low["agreement"] >= 0.95
+        assert low["error"] < 1e-2 and single["agreement"] == 1
     else:
         assert single["error_overall"] < 1e-5
         # In the classification head bf16 may switch a ReLU near zero, and with it a part of every gradient behind it.
         assert low["error_overall"] < (0.02 if job == "pretraining step" else 0.5)
 
 
-@pytest.mark.slow
-def test_preparation_equals_scanpy():
-    """Simulated counts, aligned and normalised: scanpy's values; time and memory are measured."""
-    found = benchmark.preparation(cells=300, measured=4000, genes=2500, detected=100)
-    assert found["equal"] and found["dense"] > found["sparse"] > 0 and found["bytes"] > 2**24
+def test_preparation_has_the_size_that_is_asked_for():
+    """Simulated counts with as many genes a cell as said (sparse and dense tokens agree, asserted inside)."""
+    found = benchmark_jobs.preparation(cells=300, measured=4000, genes=2500, detected=100)
     assert 80 < found["detected"] < 120
+    assert found.keys() == {"detected", "sparse", "bytes_sparse", "dense", "bytes_dense"}
+
+
+@pytest.mark.slow
+def test_what_is_read_is_said_with_its_size():
+    """A data set that needs no download: its cells and genes, seconds and bytes a cell."""
+    found = benchmark.apart(benchmark_jobs.reading, "pbmc68k_reduced")
+    assert (found["cells"], found["genes"]) == (700, 765) and found.keys() >= {"seconds", "bytes"}
 
 
 @pytest.mark.slow
 def test_benchmark_writes_its_table(tmp_path):
-    """``python -m lib.benchmark`` on few genes: a row for each model and job, ratios against stock, a figure."""
-    subprocess.run([sys.executable, "-m", "lib.benchmark", "--full", "200", "--genes", "100", "--repeats", "1", "--cells", "500"], check=True,
-                   cwd=ROOT, env=os.environ | {"SCBERT_FIGURES": str(tmp_path)}, timeout=600)  # fmt: skip
+    """``python -m lib.benchmark`` on few genes: a row for each model and job with all that README quotes, and a figure."""
+    command = [sys.executable, "-m", "lib.benchmark", "--full", "200", "--genes", "100", "--repeats", "1", "--cells", "500"]
+    subprocess.run(command, check=True, cwd=ROOT, env=os.environ | {"SCBERT_FIGURES": str(tmp_path)})
     table = pd.read_csv(tmp_path / "benchmark" / "cpu.csv").drop_duplicates(["job", "genes", "model"])
-    table = table.set_index(["job", "genes", "model"])
+    table = table.set_index(["job", "genes", "model"]).sort_index()
     for job in benchmark_jobs.JOBS:
         assert table.loc[(job, 200, "stock"), "ratio"] == 1
-        assert table.loc[(job, 200, "ours, no gene embedding"), "ratio"] > 1
-    assert (table["seconds"].dropna() > 0).all() and table.loc["forward: error", "error"].max() < 1e-5
+        assert set(table.loc[(job, 200)].index) - {"ours, bf16"} == {"stock", "ours", "ours, no gene embedding"}
+        assert set(table.loc[f"{job}: profile"].droplevel(0).index) == {"matrix products", "exponentials", "the rest"}
+    for job, models in (("feeding", {"ours", "stock"}), ("preparation", {"ours, sparse tokens", "ours, dense tokens"})):
+        assert set(table.loc[job].droplevel(0).index) == models
+    row = table.loc[("forward", 200, "ours")]
+    assert np.isclose(row["ratio"], table.loc[("forward", 200, "stock"), "seconds"] / row["seconds"], rtol=1e-3)
+    assert table.loc["forward: error", "error"].max() < 1e-5
     assert (tmp_path / "benchmark" / "cpu.png").exists()

@@ -1,131 +1,170 @@
-"""README and the committed figures agree. ``python tests/programs/test_readme.py`` writes README's results table anew."""
+"""README says what the published figures say, and its links and commands lead somewhere."""
 
+import itertools
 import re
 import subprocess
-import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-README = ROOT / "README.md"
-SPEED_MARKS = ("<!-- speed: tests/programs/test_readme.py -->\n", "<!-- end of speed -->")
-MARKS = ("<!-- results: tests/programs/test_readme.py -->\n", "<!-- end of results -->")
-ROWS = [
-    ("Logistic regression", "baseline", "logistic_regression", 1.0, ["accuracy", "macro_f1"]),
-    ("scBERT", "baseline", "full", 1.0, ["accuracy", "macro_f1"]),
-    ("scBERT, not pre-trained", "ablation", "no_pretraining", 1.0, ["accuracy", "macro_f1"]),
-    ("scBERT, no gene embedding", "ablation", "no_gene2vec", 1.0, ["accuracy", "macro_f1"]),
-    ("Logistic regression, 10 % of the labels", "few_shot", "logistic_regression", 0.1, ["accuracy", "macro_f1"]),
-    ("scBERT, 10 % of the labels", "few_shot", "full", 0.1, ["accuracy", "macro_f1"]),
-]  # fmt: skip
+from lib.experiments import profiles
+from lib.programs import committed, readme, run_notebooks
+from lib.settings import ROOT
 
 
-def results_table():
-    """README's table, from the scorecard that ``figures/quick`` holds."""
-    sys.path.insert(0, str(ROOT))
-    from lib.evaluate import words
+def published(profile):
+    """The published tables of a profile; skips where they cannot be had."""
+    found = committed.tables(profile)
+    if not found or len(found) < len(committed.content(f"figures/{profile}/{committed.SUMS}").splitlines()):
+        pytest.skip(f"figures/{profile} is not as published, and there is no git to ask")
+    return found
 
-    card = pd.read_csv(ROOT / "figures" / "quick" / "05_scorecard.csv")
-    card = card[card["dataset"] == "zheng68k"].set_index(["experiment", "arm", "fraction", "metric"])
-    lines = ["| | accuracy, paper | accuracy, ours | macro-F1, paper | macro-F1, ours |", "|---|---|---|---|---|"]
-    for name, experiment, arm, fraction, metrics in ROWS:
-        found = [card.loc[(experiment, arm, fraction, metric)] for metric in metrics]
-        numbers = [words.show(r[who], r[f"half_width_{who}"]) for r in found for who in ("paper", "ours")]
-        lines.append(f"| {name} | {' | '.join(numbers)} |")
-    lines += ["", "| masked task: hidden genes told right | paper | ours |", "|---|---|---|"]
-    for name, arm, metric in (
-        ("scBERT", "full", "masked_accuracy"),
-        ("scBERT, no gene embedding", "no_gene2vec", "masked_accuracy"),
-        ("saying the cell's most common bin", "no_gene2vec", "accuracy_of_most_common_bin"),
+
+@pytest.mark.parametrize("name", readme.PARTS)
+def test_results_are_those_of_the_published_figures(name):
+    """Every number of README's tables is in the published figures, or computed from them (``python -m lib.readme``)."""
+    make, profile = readme.PARTS[name]
+    assert readme.part(committed.content("README.md").decode(), name) == make(published(profile))
+
+
+def test_sentences_on_laptop_are_those_of_the_published_figures():
+    """The numbers that README's text says of ``laptop``."""
+    tables = published("laptop")
+
+    def points(row):
+        return [f"{100 * row[key]:.1f}" for key in ("difference", "low", "high")]
+
+    first = points(tables["01_difference.csv"].iloc[0])
+    tenth = points(
+        tables["02_family.csv"].query("fraction == 0.1 and metric == 'accuracy' and arm == 'logistic_regression'").iloc[0]
+    )
+    pretraining = tables["03_difference.csv"].set_index("arm").loc["no_pretraining"]
+    masked = tables["04_masked_task.csv"].set_index(["arm", "metric"])["ours"]
+    rule = tables["04_rules.csv"].set_index(["answer", "metric"]).loc[("additive", "accuracy"), "value"]
+    text = " ".join(committed.content("README.md").decode().split())
+    for sentence in (
+        "by {} points of accuracy (95 % interval {} to {};".format(*first),
+        "by {} ({} to {}) with a tenth of the labels".format(*tenth),
+        "better by {} points ({} to {}; p = {:.2f}".format(*points(pretraining), pretraining["p"]),
+        f"{rule:.3f} of the hidden genes, scBERT {masked['full', 'masked_accuracy']:.3f}",
     ):
-        row = card.loc[("masked", arm, 1.0, metric)]
-        lines.append(f"| {name} | {row['paper']:.3f} | {words.show(row['ours'], row['half_width_ours'])} |")
-    rule = pd.read_csv(ROOT / "figures" / "quick" / "04_rules.csv").set_index(["answer", "metric"]).loc[("additive", "accuracy")]
-    lines.append(f"| a rule that knows cell and gene, no model | – | {rule['value']:.3f} ({rule['low']:.3f} to {rule['high']:.3f}) |")
-    lines += ["", "| accuracy, difference to scBERT in points | paper | ours |", "|---|---|---|"]
-    ours = pd.concat([pd.read_csv(ROOT / "figures" / "quick" / f"{name}_difference.csv") for name in ("01", "03")])
-    ours["arm"] = ours["arm"].fillna("logistic_regression")
-    for (name, experiment, arm, fraction, _), row in zip([ROWS[0], ROWS[2], ROWS[3]], ours.itertuples()):
-        paper = card.loc[(experiment, arm, fraction, "accuracy")]
-        assert row.arm == arm
-        numbers = [paper["effect_paper"], paper["low_paper"], paper["high_paper"], row.difference, row.low, row.high]
-        texts = [f"{100 * n:+.1f}" for n in numbers]
-        lines.append(f"| {name} | {texts[0]} ({texts[1]} to {texts[2]}) | {texts[3]} ({texts[4]} to {texts[5]}) |")
-    knn = pd.read_csv(ROOT / "figures" / "quick" / "04_zero_shot.csv").query("metric == 'knn_accuracy'").set_index("arm")
-    lines += ["", "| cells whose nearest neighbours give the right type | ours |", "|---|---|"]
-    for name, arm in (
-        ("principal components", "pca"),
-        ("scBERT", "full"),
-        ("scBERT, not pre-trained", "no_pretraining"),
-    ):
-        row = knn.loc[arm]
-        lines.append(f"| {name} | {row['value']:.2f} ({row['low']:.2f} to {row['high']:.2f}) |")
-    return "\n".join(lines) + "\n"
+        assert sentence in text
 
 
-def speed_table():
-    """README's tables of speed, from the benchmark that ``figures/benchmark`` holds; costs are computed from it."""
-    table = pd.read_csv(ROOT / "figures" / "benchmark" / "cpu.csv")
-    table = table.drop_duplicates(["job", "genes", "model"]).set_index(["job", "genes", "model"])
-    lines = ["| 16,906 genes, a cell | stock | ours | ours, no gene embedding | error of ours |", "|---|---|---|---|---|"]
-    models = ("stock", "ours", "ours, no gene embedding")
+def card(experiment, arm, metric, paper, ours, fraction=1.0):
+    """A row of the scorecard: means, half widths a tenth of them, the paper's effect half of its mean."""
+    return {"experiment": experiment, "dataset": "zheng68k", "arm": arm, "fraction": fraction, "metric": metric,
+            "paper": paper, "half_width_paper": paper / 10, "ours": ours, "half_width_ours": ours / 10,
+            "effect_paper": paper / 2, "low_paper": paper / 4, "high_paper": paper}  # fmt: skip
+
+
+@pytest.fixture
+def tables():
+    """Hand-made tables of a profile, each number in its own place."""
+    rows = []
+    for k, (_, experiment, arm, fraction) in enumerate(readme.ROWS, 1):
+        rows += [card(experiment, arm, "accuracy", 0.1 * k, 0.1 * k + 0.05, fraction),
+                 card(experiment, arm, "macro_f1", 0.1 * k + 0.01, 0.1 * k + 0.06, fraction)]  # fmt: skip
+    rows += [card("masked", arm, metric, 0.7, 0.3) for _, arm, metric in readme.MASKED]
+    other = [row | {"dataset": "macparland", "paper": 0.99, "ours": 0.99} for row in rows]
+
+    def found(**keys):
+        return {**keys, "low": 0.01, "high": 0.03}
+
+    return {
+        "05_scorecard.csv": pd.DataFrame(other + rows),
+        "04_rules.csv": pd.DataFrame(
+            [found(answer="gene_rule", metric="accuracy", value=0.9), found(answer="additive", metric="accuracy", value=0.02)]
+        ),
+        "01_difference.csv": pd.DataFrame([found(difference=0.02)]),
+        "03_difference.csv": pd.DataFrame(
+            [found(arm="no_gene2vec", difference=0.04), found(arm="no_pretraining", difference=-0.05)]
+        ),
+        "04_zero_shot.csv": pd.DataFrame(
+            [found(arm=arm, metric="knn_accuracy", value=0.2 * k) for k, arm in enumerate(("no_pretraining", "full", "pca"), 1)]
+        ),
+    }
+
+
+def test_every_number_of_the_results_stands_in_its_place(tables):
+    """Paper and ours, accuracy and macro-F1, arms and their differences; the other data set's rows are left out."""
+    lines = readme.results(tables).splitlines()
+    assert "| Logistic regression | 0.100 ± 0.010 | 0.150 ± 0.015 | 0.110 ± 0.011 | 0.160 ± 0.016 |" in lines
+    assert "| scBERT, 10 % of the labels | 0.600 ± 0.060 | 0.650 ± 0.065 | 0.610 ± 0.061 | 0.660 ± 0.066 |" in lines
+    assert "| scBERT | 0.700 | 0.300 ± 0.030 |" in lines
+    assert "| a rule that knows cell and gene, no model | – | 0.020 (0.010 to 0.030) |" in lines
+    assert "| Logistic regression | +5.0 (+2.5 to +10.0) | +2.0 (+1.0 to +3.0) |" in lines
+    assert "| scBERT, not pre-trained | +15.0 (+7.5 to +30.0) | -5.0 (+1.0 to +3.0) |" in lines
+    assert "| scBERT, no gene embedding | +20.0 (+10.0 to +40.0) | +4.0 (+1.0 to +3.0) |" in lines
+    assert lines[-3:] == [
+        "| principal components | 0.60 (0.01 to 0.03) |",
+        "| scBERT | 0.40 (0.01 to 0.03) |",
+        "| scBERT, not pre-trained | 0.20 (0.01 to 0.03) |",
+    ]
+
+
+def test_costs_are_computed_from_the_seconds_a_cell():
+    """Ten epochs of 54,760 cells at 1 s are 6.3 days; ratios, memory and shares stand beside their model."""
+    rows = []
     for job in ("forward", "finetuning step", "pretraining step"):
-        rows = [table.loc[(job, 16_906, model)] for model in models]
-        cells = [f"{row['seconds']:.3g} s ({row['ratio']:,.1f}×), {row['bytes'] / 2**20:.0f} MiB" for row in rows]
-        error = table.loc[(f"{job}: error", 16_906, "ours"), "error"]
-        lines.append(f"| {job} | {' | '.join(cells)} | {error:.0e} |")
-    shares = [f"{table.loc[('forward', 16_906, model), 'share_of_rate']:.0%}" for model in models[:2]]
-    rate = table.loc[("forward", 16_906, "stock"), "matrix_rate"] / 1e9
-    lines.append(f"| forward: share of this machine's {rate:.0f} GFLOP/s in products | {' | '.join(shares)} | | |")
-    lines += ["", "| *computed* from the above | stock | ours | ours, no gene embedding |", "|---|---|---|---|"]
-    for name, job, cells in (
-        ("fine-tuning, 10 epochs of 54,760 cells", "finetuning step", 10 * 54_760),
-        ("pre-training, one pass over 1.1 million cells", "pretraining step", 1.1e6),
-        ("naming 10,000 cells", "forward", 10_000),
+        for k, model in enumerate(readme.MODELS, 1):
+            rows.append({"job": job, "model": model, "genes": 16_906, "seconds": 1 / k, "ratio": k, "bytes": k * 2**20,
+                         "share_of_rate": k / 10, "matrix_rate": 5e10})  # fmt: skip
+        rows.append({"job": f"{job}: error", "model": "ours", "genes": 16_906, "error": 3e-7})
+    parts = {"matrix products": 0.25, "exponentials": 0.05, "the rest": 0.2}
+    rows += [{"job": "forward: profile", "model": part, "genes": 16_906, "seconds": s} for part, s in parts.items()]
+    rows += [
+        {"job": "feeding", "model": model, "genes": 16_906, "seconds": s, "ratio": 1e-3 / s}
+        for model, s in (("ours", 1e-5), ("stock", 1e-3))
+    ]
+    rows += [
+        {
+            "job": "preparation",
+            "model": f"ours, {kind} tokens",
+            "genes": 16_906,
+            "cells": 1000,
+            "seconds": s,
+            "bytes": s * 2**30,
+        }
+        for kind, s in (("sparse", 0.002), ("dense", 0.003))
+    ]
+    said = readme.speed({"cpu.csv": pd.DataFrame(rows)})
+    for line in (
+        "| forward | 1 s (1.0×), 1 MiB | 0.5 s (2.0×), 2 MiB | 0.333 s (3.0×), 3 MiB | 3e-07 |",
+        "| forward: share of this machine's 50 GFLOP/s in products | 10% | 20% | | |",
+        "| fine-tuning, 10 epochs of 54,760 cells | 6.3 days | 3.2 days | 2.1 days |",
+        "Of a forward of ours 50% of the time is matrix products, 10% exponentials, 40% the rest",
+        "ours would be 4.0× stock",
+        "A batch of 32 cells is fed in 0.32 ms, 100× faster",
+        "1,000 simulated cells of 32,738 genes takes 2 s and 2.0 GiB (sparse tokens) and 3 s and 3.0 GiB (dense tokens).",
     ):
-        seconds = [cells * table.loc[(job, 16_906, model), "seconds"] for model in models]
-        lines.append(f"| {name} | {' | '.join(map(duration, seconds))} |")
-    parts, forward = table.loc[("forward: profile", 16_906), "seconds"], table.loc[("forward", 16_906)]
-    limit = forward.loc["stock", "seconds"] / parts["matrix products"]
-    lines += ["", f"Of a forward of ours {parts['matrix products'] / parts.sum():.0%} of the time is matrix products, "
-              f"{parts['exponentials'] / parts.sum():.0%} exponentials, {parts['the rest'] / parts.sum():.0%} the rest (profile). If "
-              f"everything but the products took no time, ours would be {limit:.1f}× stock: that is the limit in fp32 here."]  # fmt: skip
-    fed = table.loc["feeding"].droplevel(0)
-    made = table.loc["preparation"].droplevel(0)
-    lines += ["", f"A batch of 32 cells is fed in {32e3 * fed.loc['ours', 'seconds']:.2f} ms, "
-              f"{fed.loc['ours', 'ratio']:.0f}× faster than by one `.toarray()` a cell. To align, normalise and tokenise "
-              f"{int(made['cells'].iloc[0]):,} simulated cells of 32,738 genes takes "
-              + " and ".join(f"{row.seconds * row.cells:.0f} s and {row.bytes * row.cells / 2**30:.1f} GiB ({name.split(', ')[1]})"
-                             for name, row in made.iterrows()) + "."]  # fmt: skip
-    return "\n".join(lines) + "\n"
+        assert line in said
 
 
-def duration(seconds):
-    for size, unit in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:,.2g} {unit}" if seconds < 99 * size else f"{seconds / size:,.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def block(text, marks=MARKS):
-    return text.split(marks[0])[1].split(marks[1])[0]
-
-
-def test_speed_is_that_of_the_committed_benchmark():
-    """Every number of the table of speed is in figures/benchmark, or computed from it."""
-    assert block(README.read_text(), SPEED_MARKS) == speed_table()
-
-
-def test_results_are_those_of_the_committed_figures():
-    """Every number of the results table is in figures/quick."""
-    assert block(README.read_text()) == results_table()
+def test_the_program_writes_what_is_old_and_nothing_else(tmp_path, monkeypatch, capsys, tables):
+    """``python -m lib.readme`` mends a table and the sums; ``--check`` only says so, with exit status 1."""
+    quick = tmp_path / "figures" / "quick"
+    quick.mkdir(parents=True)
+    for name, table in tables.items():
+        table.to_csv(quick / name, index=False)
+    (quick / committed.SUMS).touch()
+    before = "A title.\n<!-- results: python -m lib.readme -->\nold\n<!-- end of results -->\nThe end.\n"
+    (tmp_path / "README.md").write_text(before)
+    monkeypatch.setattr(readme, "ROOT", tmp_path)
+    monkeypatch.setattr(readme, "PARTS", {"results": readme.PARTS["results"]})
+    assert readme.main(["--check"]) == 1 and (tmp_path / "README.md").read_text() == before
+    assert capsys.readouterr().out.splitlines() == [
+        "README.md is not what the figures say",
+        "figures/quick/SHA256SUMS is not what the figures say",
+    ]
+    assert readme.main([]) == 0 and readme.main(["--check"]) == 0
+    assert (tmp_path / "README.md").read_text() == before.replace("old\n", readme.results(tables))
+    assert (quick / committed.SUMS).read_text() == committed.sums(quick)
 
 
 def test_links_and_pictures_exist():
     """Every relative link of the Markdown files leads somewhere."""
-    for page in (README, ROOT / "data" / "README.md"):
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "data" / "README.md", ROOT / "lib" / "README.md"):
         for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
@@ -133,16 +172,13 @@ def test_links_and_pictures_exist():
 
 def test_commands_are_understood():
     """Every run_all.sh command of README is one that the program accepts, up to running it."""
-    from lib.experiments import profiles
-    from lib.programs import run_notebooks
-
-    commands = re.findall(r"^(\./run_all\.sh.*?|bash tests/run\.sh.*?)(?:\s+#.*)?$", README.read_text(), re.M)
+    commands = re.findall(r"^(\./run_all\.sh.*?|bash tests/run\.sh.*?)(?:\s+#.*)?$", (ROOT / "README.md").read_text(), re.M)
     assert len(commands) >= 4
     for command in commands:
         words = command.split()
         if words[0] != "./run_all.sh" or "ADDRESS" in command:
             continue
-        options = dict(zip(words[1:], words[2:]))
+        options = dict(itertools.pairwise(words))
         profiles.read(options.get("--profile", "quick"))
         books = run_notebooks.notebooks([options["--only"]] if "--only" in options else None)
         for name in [words[i + 1] for i, word in enumerate(words) if word == "-p"]:
@@ -152,9 +188,9 @@ def test_commands_are_understood():
 
 def test_layout_names_every_file_of_lib():
     """README's map of lib/ has each module, and none that is not there."""
-    named = set(re.findall(r"^  (\w+(?:/|\.py))  ", README.read_text(), re.M))
-    there = {path.name + "/" if path.is_dir() else path.name for path in (ROOT / "lib").iterdir()}
-    assert named == there - {"__init__.py", "__pycache__/", "README.md"}
+    named = set(re.findall(r"^  (\w+(?:/|\.py))  ", (ROOT / "README.md").read_text(), re.M))
+    there = {f"{path.parent.name}/" for path in ROOT.glob("lib/*/__init__.py")} | {path.name for path in ROOT.glob("lib/*.py")}
+    assert named == there - {"__init__.py"}
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "environment.yml"])
@@ -171,12 +207,9 @@ def test_pins_stand_once(name):
 
 def test_no_path_of_a_machine_is_committed():
     """No tracked text file names a home or working folder of the machine that made it."""
-    found = subprocess.run(["git", "grep", "-nIE", r"(^|[^A-Za-z0-9_.])/(work|root|home)/", "--", ".", ":!figures/*.svg"],
-                           cwd=ROOT, capture_output=True, text=True).stdout  # fmt: skip
-    assert [line for line in found.splitlines() if "test_readme.py" not in line] == []
-
-
-if __name__ == "__main__":
-    for marks, table in ((MARKS, results_table), (SPEED_MARKS, speed_table)):
-        before, rest = README.read_text().split(marks[0])
-        README.write_text(before + marks[0] + table() + marks[1] + rest.split(marks[1])[1])
+    pattern = r"(^|[^A-Za-z0-9_.])/(work|root|home)/"
+    found = subprocess.run(["git", "grep", "--cached", "-nIE", pattern, "--", ".", ":!figures/*.svg"],
+                           cwd=ROOT, capture_output=True, text=True)  # fmt: skip
+    if found.returncode > 1:
+        pytest.skip("no git here")
+    assert [line for line in found.stdout.splitlines() if "test_readme.py" not in line] == []

@@ -258,7 +258,7 @@ def test_code_in_a_checkpoint_is_not_executed(tmp_path, container):
     else:
         torch.save(content, path, _use_new_zipfile_serialization=container == "torch")
     assert not proof.exists()
-    with pytest.raises(DataError, match="evil.pth.*never executed"):
+    with pytest.raises(DataError, match="evil.pth cannot be read as a checkpoint .*never executed.*Download it again"):
         ScBert.from_checkpoint(path)
     assert not proof.exists()
     torch.load(path, weights_only=False) if container != "pickle" else pickle.loads(path.read_bytes())
@@ -322,3 +322,10 @@ def test_redraw_of_a_copy_leaves_the_original():
     before, twin = projections(model), copy.deepcopy(model)
     assert redraws(twin, 2, tokens_of(1)) == [2]
     assert all(torch.equal(before[name], value) for name, value in projections(model).items())
+
+
+def test_cells_of_other_genes_than_the_heads_are_refused():
+    """The classification head has a weight for each gene: another number of genes is named."""
+    model = CellTypeClassifier(ScBertConfig(genes=9, dim=4, depth=1, heads=1, dim_head=4, features=4))
+    with pytest.raises(DataError, match="11 genes, the head was made for 9"):
+        model(torch.zeros(1, 12, dtype=torch.long))

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from torch import nn
 
 from lib.errors import DataError
-from lib.prepare.preprocess import tokenize
-from lib.prepare.tokens import TokenStore
+from lib.prepare.tokens import tokenize
 from lib.scbert import training
 from lib.scbert.finetune import class_weights, finetune, learning_rate
 from lib.scbert.model import CellTypeClassifier, ScBert, ScBertConfig
@@ -128,7 +128,7 @@ def run_fit(cells, epochs=3, batch_size=4, seed=0, scores=None, rule=None, **kwa
     model, batches, weights = nn.Linear(1, 1, bias=False), [], []
     scores = scores or [0.0] * epochs
     rule = rule or training.Epochs(epochs, lambda epoch: 0.1, lambda row: row["score"])
-    tokens = TokenStore.of(np.arange(90 * 5, dtype=np.uint8).reshape(90, 5) % 6)
+    tokens = np.arange(90 * 5, dtype=np.uint8).reshape(90, 5) % 6
 
     def loss_of(batch, shown, generator):
         assert shown.tolist() == tokens[batch].tolist()
@@ -140,7 +140,7 @@ def run_fit(cells, epochs=3, batch_size=4, seed=0, scores=None, rule=None, **kwa
         score = scores[len(weights) - 1]
         return {"score": score, "validation_loss": score}, {"weight": np.array([weights[-1]])}, np.array([len(weights)])
 
-    done = training.fit(model, tokens, cells, loss_of, evaluate, rule=rule, batch_size=batch_size, seed=seed,
+    done = training.fit(model, sp.csr_matrix(tokens), cells, loss_of, evaluate, rule=rule, batch_size=batch_size, seed=seed,
                         fabric=training.make_fabric("cpu"), **kwargs)  # fmt: skip
     visits = [[i for e, batch in batches if e == epoch for i in batch] for epoch in range(len(weights))]
     return visits, [len(batch) for _, batch in batches], weights, model, done

@@ -1,0 +1,154 @@
+"""README's tables, from the figures: ``python -m lib.readme`` writes them anew, with ``--check`` it only compares.
+
+It also writes ``figures/<profile>/SHA256SUMS``, by which a copy without git tells whether its figures are as published.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+
+import pandas as pd
+
+from lib import files
+from lib.evaluate import words
+from lib.programs import committed
+from lib.settings import ROOT
+
+Tables = Mapping[str, pd.DataFrame]
+ROWS = (
+    ("Logistic regression", "baseline", "logistic_regression", 1.0),
+    ("scBERT", "baseline", "full", 1.0),
+    ("scBERT, not pre-trained", "ablation", "no_pretraining", 1.0),
+    ("scBERT, no gene embedding", "ablation", "no_gene2vec", 1.0),
+    ("Logistic regression, 10 % of the labels", "few_shot", "logistic_regression", 0.1),
+    ("scBERT, 10 % of the labels", "few_shot", "full", 0.1),
+)
+MASKED = (
+    ("scBERT", "full", "masked_accuracy"),
+    ("scBERT, no gene embedding", "no_gene2vec", "masked_accuracy"),
+    ("saying the cell's most common bin", "no_gene2vec", "accuracy_of_most_common_bin"),
+)
+NEIGHBOURS = (("principal components", "pca"), ("scBERT", "full"), ("scBERT, not pre-trained", "no_pretraining"))
+MODELS = ("stock", "ours", "ours, no gene embedding")
+COSTS = (
+    ("fine-tuning, 10 epochs of 54,760 cells", "finetuning step", 10 * 54_760),
+    ("pre-training, one pass over 1.1 million cells", "pretraining step", 1.1e6),
+    ("naming 10,000 cells", "forward", 10_000),
+)
+
+
+def results(tables: Tables) -> str:
+    """README's results, from the tables of ``figures/quick``: the scorecard, the differences, the rules, the neighbours."""
+    card = tables["05_scorecard.csv"].query("dataset == 'zheng68k'").set_index(["experiment", "arm", "fraction", "metric"])
+    lines = _head("", "accuracy, paper", "accuracy, ours", "macro-F1, paper", "macro-F1, ours")
+    for name, *key in ROWS:
+        found = [card.loc[(*key, metric)] for metric in ("accuracy", "macro_f1")]
+        lines.append(_row(name, *(words.show(r[who], r[f"half_width_{who}"]) for r in found for who in ("paper", "ours"))))
+    lines += ["", *_head("masked task: hidden genes told right", "paper", "ours")]
+    for name, arm, metric in MASKED:
+        found = card.loc[("masked", arm, 1.0, metric)]
+        lines.append(_row(name, f"{found['paper']:.3f}", words.show(found["ours"], found["half_width_ours"])))
+    rule = tables["04_rules.csv"].set_index(["answer", "metric"]).loc[("additive", "accuracy")]
+    lines.append(_row("a rule that knows cell and gene, no model", "–", _interval(rule, "value", ".3f")))
+    lines += ["", *_head("accuracy, difference to scBERT in points", "paper", "ours")]
+    ours = tables["03_difference.csv"].set_index("arm")
+    ours.loc["logistic_regression"] = tables["01_difference.csv"].iloc[0]
+    for name, *key in (ROWS[0], ROWS[2], ROWS[3]):
+        paper = card.loc[(*key, "accuracy")].rename(lambda column: column.removesuffix("_paper"))
+        lines.append(
+            _row(name, _interval(100 * paper, "effect", "+.1f"), _interval(100 * ours.loc[key[1]], "difference", "+.1f"))
+        )
+    found = tables["04_zero_shot.csv"].query("metric == 'knn_accuracy'").set_index("arm")
+    lines += ["", *_head("cells whose nearest neighbours give the right type", "ours")]
+    lines += [_row(name, _interval(found.loc[arm], "value", ".2f")) for name, arm in NEIGHBOURS]
+    return "\n".join(lines) + "\n"
+
+
+def speed(tables: Tables) -> str:
+    """README's speed and costs, from ``figures/benchmark/cpu.csv``; the costs are computed from it."""
+    table = tables["cpu.csv"].drop_duplicates(["job", "genes", "model"]).set_index(["job", "genes", "model"])
+    table = table.sort_index()
+    lines = _head("16,906 genes, a cell", *MODELS, "error of ours")
+    for job in ("forward", "finetuning step", "pretraining step"):
+        found = [table.loc[(job, 16_906, model)] for model in MODELS]
+        cells = [f"{r['seconds']:.3g} s ({r['ratio']:,.1f}×), {r['bytes'] / 2**20:.0f} MiB" for r in found]
+        lines.append(_row(job, *cells, f"{table.loc[(f'{job}: error', 16_906, 'ours'), 'error']:.0e}"))
+    forward, parts = table.loc[("forward", 16_906)], table.loc[("forward: profile", 16_906), "seconds"]
+    rate = forward.loc["stock", "matrix_rate"] / 1e9
+    shares = [f"{forward.loc[model, 'share_of_rate']:.0%}" for model in MODELS[:2]]
+    lines.append(_row(f"forward: share of this machine's {rate:.0f} GFLOP/s in products", *shares, "", ""))
+    lines += ["", *_head("*computed* from the above", *MODELS)]
+    for name, job, cells in COSTS:
+        lines.append(_row(name, *(duration(cells * table.loc[(job, 16_906, model), "seconds"]) for model in MODELS)))
+    share = parts / parts.sum()
+    fed, made = table.loc["feeding"].droplevel(0), table.loc["preparation"].droplevel(0)
+    took = []
+    for kind in ("sparse", "dense"):
+        row = made.loc[f"ours, {kind} tokens"]
+        took.append(f"{row.seconds * row.cells:.0f} s and {row.bytes * row.cells / 2**30:.1f} GiB ({kind} tokens)")
+    return "\n".join(lines) + (
+        f"\n\nOf a forward of ours {share['matrix products']:.0%} of the time is matrix products, "
+        f"{share['exponentials']:.0%} exponentials, {share['the rest']:.0%} the rest (profile). If everything but the "
+        f"products took no time, ours would be {forward.loc['stock', 'seconds'] / parts['matrix products']:.1f}× stock: "
+        f"that is the limit in fp32 here.\n\n"
+        f"A batch of 32 cells is fed in {32e3 * fed.loc['ours', 'seconds']:.2f} ms, {fed.loc['ours', 'ratio']:.0f}× faster "
+        f"than by one `.toarray()` a cell. To align, normalise and tokenise {int(made['cells'].iloc[0]):,} simulated cells "
+        f"of 32,738 genes takes {' and '.join(took)}.\n"
+    )
+
+
+def _head(*names):
+    return [_row(*names), "|" + "---|" * len(names)]
+
+
+def _row(*cells):
+    return "".join(f"| {cell} " if cell else "| " for cell in cells) + "|"
+
+
+def _interval(row, value, form):
+    """An estimate with its interval in brackets: ``+4.5 (+3.2 to +5.8)``."""
+    return f"{row[value]:{form}} ({row['low']:{form}} to {row['high']:{form}})"
+
+
+def duration(seconds: float) -> str:
+    """A time in the largest unit of which it has more than one and a half.
+
+    >>> duration(49), duration(7200), duration(3_110_400)
+    ('49 s', '2 hours', '36 days')
+    """
+    for size, unit in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:,.2g} {unit}" if seconds < 99 * size else f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+# What stands between <!-- name --> and <!-- end of name -->, and the folder of figures that it comes from.
+PARTS: dict[str, tuple[Callable[[Tables], str], str]] = {"results": (results, "quick"), "speed": (speed, "benchmark")}
+
+
+def part(text: str, name: str) -> str:
+    """What stands between the marks of a part of README."""
+    return text.split(f"<!-- {name}: python -m lib.readme -->\n")[1].split(f"<!-- end of {name} -->")[0]
+
+
+def main(arguments: list[str]) -> int:
+    """Write README's tables and the sums anew; with ``--check`` only compare: 1, with a line for each that is old."""
+    path = ROOT / "README.md"
+    text = path.read_text(encoding="utf-8")
+    for name, (make, profile) in PARTS.items():
+        text = text.replace(part(text, name), make(committed.here(ROOT / "figures" / profile)))
+    folders = [path.parent for path in sorted(ROOT.glob(f"figures/*/{committed.SUMS}"))]
+    wanted = {path: text} | {folder / committed.SUMS: committed.sums(folder) for folder in folders}
+    old = [target for target, now in wanted.items() if target.read_text(encoding="utf-8") != now]
+    for target in old:
+        if "--check" in arguments:
+            print(f"{target.relative_to(ROOT)} is not what the figures say")
+        else:
+            files.write_text(target, wanted[target])
+            print(f"{target.relative_to(ROOT)} written anew")
+    return 1 if old and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

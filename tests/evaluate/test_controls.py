@@ -1,0 +1,48 @@
+"""Controls in the order that they must have, and the scores that bracket every model."""
+
+import numpy as np
+
+from lib.evaluate import controls, differences
+from tests.evaluate.made import answers, right_on, run
+
+
+def test_sanity_names_what_is_out_of_order():
+    """Arms as good as they should be are ahead; a scBERT below the majority is behind: one family, in the order given."""
+    rng = np.random.default_rng(0)
+    labels = rng.choice(4, 400, p=[0.5, 0.2, 0.2, 0.1])
+    share = {
+        "nearest_neighbours": 0.7,
+        "logistic_regression_tokens": 0.7,
+        "logistic_regression": 0.8,
+        "head_only": 0.75,
+        "full": 0.2,
+    }
+    runs = [run(arm, labels, answers(rng, labels, s)) for arm, s in share.items()]
+    runs += [run("majority", labels, np.zeros(400, int)), run("stratified_random", labels, rng.permutation(labels))]
+    table = controls.sanity(runs)
+    asked = table[["reference", "arm", "metric", "because"]].itertuples(index=False, name=None)
+    assert list(asked) == controls.EXPECTED
+    said = table.set_index(["reference", "arm"])["verdict"]
+    assert said["stratified_random", "majority"] == "ahead" and said["majority", "nearest_neighbours"] == "ahead"
+    assert said["majority", "full"] == "behind" and said["head_only", "full"] == "behind"
+    assert np.allclose(table["p_holm"], differences.judged(table.to_dict("records"))["p_holm"])
+    alone = differences.paired_difference(*differences.pair(runs, "majority", "stratified_random"), metric="macro_f1")
+    other = differences.paired_difference(*differences.pair(runs, "majority", "stratified_random"), metric="accuracy")
+    assert alone["difference"] < 0 < other["difference"] == table["difference"][0]
+    assert table["difference"][1] == -alone["difference"]
+
+
+def test_the_bracket_has_every_arm_once():
+    """Mean of an arm's runs, each counted once though it is given twice, by both scores, within its interval."""
+    runs = [right_on("a", [1, 1, 1, 0] * 25, 0), right_on("b", [1] * 100), right_on("a", [1, 1, 0, 0] * 25, 1)]
+    table = controls.bracket([*runs, runs[0], runs[0]])
+    assert table[["arm", "metric", "n_runs"]].to_numpy().tolist() == [
+        ["a", "accuracy", 2],
+        ["a", "macro_f1", 2],
+        ["b", "accuracy", 1],
+        ["b", "macro_f1", 1],
+    ]
+    assert table["mean"].tolist()[::2] == [0.625, 1] and (table["low"][0] < 0.625 < table["high"][0])
+    expected = dict(zip(("mean", "low", "high"), differences.mean_and_interval([runs[0], runs[2]], "macro_f1")))
+    assert table.loc[1, list(expected)].to_dict() == expected and table.loc[2, ["low", "high"]].tolist() == [1, 1]
+    assert controls.bracket(runs, ["macro_f1"])["metric"].tolist() == ["macro_f1"] * 2

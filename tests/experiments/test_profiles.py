@@ -1,0 +1,59 @@
+"""Profiles: what a data set changes in one, and what is refused."""
+
+import pytest
+
+from lib.datasets import catalogue, h5ad
+from lib.datasets.scale import value_scale
+from lib.errors import DataError
+from lib.experiments import profiles, yours
+from lib.prepare import cells, embeddings, preprocess
+
+
+def test_macparland_in_the_paper_profile_has_its_own_search(place, monkeypatch):
+    monkeypatch.setattr(cells, "prepared", lambda *_: None)
+    monkeypatch.setattr(cells, "store", lambda _: "0")
+    monkeypatch.setattr(embeddings, "gene2vec_path", lambda: place[0] / "g2v")
+    (place[0] / "g2v").write_text("")
+    assert profiles.load("paper")["logistic_regression"] == {"C": 0.1}
+    liver = profiles.load("paper", dataset="macparland")
+    assert liver["logistic_regression"]["C"] == [1, 10, 100, 1000, 10000] and liver["reproduces"] == "macparland"
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: profiles.load("smoke", gene_embedding="word2vec"), "auto, gene2vec, coexpression"),
+        (lambda: profiles.load("smoke", gene_embedding="gene2vec"), "data/README.md"),
+        (lambda: profiles.load("smoke", vocabulary="nowhere.txt"), "one gene symbol a line"),
+        (lambda: profiles.load("smoke", protocol="cleann"), "one of paper, clean"),
+    ],
+    ids=["embedding", "no gene2vec file", "no vocabulary", "protocol"],
+)
+def test_bad_calls_are_refused(call, words, monkeypatch, tmp_path):
+    """An entry that names nothing is refused, with what there is."""
+    monkeypatch.setenv("SCBERT_CACHE", str(tmp_path))
+    with pytest.raises(DataError, match=words):
+        call()
+
+
+def test_a_file_is_read_once(tmp_path, monkeypatch, raw):
+    """Sizing the runs and preparing the cells take one reading of the file and one look for its scale."""
+    path, scales = tmp_path / "mine.h5ad", []
+    raw[::2].write_h5ad(path)
+
+    def read_and_remove(path, read=h5ad.read):
+        found = read(path)
+        path.unlink()
+        return found
+
+    def noted(*given, recognise=value_scale):
+        scales.append(recognise(*given))
+        return scales[-1]
+
+    monkeypatch.setenv("SCBERT_CACHE", str(tmp_path))
+    monkeypatch.setattr(h5ad, "read", read_and_remove)
+    for module in (catalogue, h5ad, preprocess):
+        monkeypatch.setattr(module, "value_scale", noted)
+    chosen = yours.load("smoke", path, minutes=1)
+    assert not path.exists() and chosen["adata"].n_obs > 50
+    assert scales == ["counts"] == [chosen["adata"].uns["alignment"]["values"]]

@@ -1,0 +1,336 @@
+"""The scorecard: every published number, verdicts by the rule, ours and the paper's on their own sides, claims judged once."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib.errors import DataError
+from lib.evaluate import differences, intervals, measures, words
+from lib.paper import published, scorecard
+from tests.evaluate.made import answers, run
+
+KEYS = ["experiment", "dataset", "arm", "fraction", "metric"]
+
+
+def masked_run(arm, cell, target, predicted, rule):
+    names = ("cell", "target", "predicted", "most_common_bin")
+    return SimpleNamespace(spec={"arm": arm}, predictions=dict(zip(names, map(np.array, (cell, target, predicted, rule)))))
+
+
+@pytest.fixture(scope="module")
+def masked():
+    """The masked task on 20 cells: scBERT always right, without gene embedding it says the rule's bin."""
+    rng = np.random.default_rng(0)
+    cell = np.repeat(np.arange(20), 50)
+    target, rule = rng.integers(1, 6, 1000), rng.integers(1, 6, 1000)
+    return [masked_run("full", cell, target, target, rule), masked_run("no_gene2vec", cell, target, rule, rule)]
+
+
+@pytest.fixture(scope="module")
+def card(masked):
+    """A scorecard in which ours are the paper's own runs, on Zheng68K, one arm made much worse."""
+    ours = published.runs().query("dataset == 'zheng68k'").copy()
+    ours["seed"] = 0
+    ours.loc[ours["arm"] == "no_pretraining", "value"] -= 0.3
+    return scorecard.scorecard(ours, masked, "zheng68k")
+
+
+def test_scorecard_has_every_published_number(card):
+    """No published arm, fraction or metric is left out, and its number of runs is right."""
+    expected = published.runs().groupby(KEYS).size()
+    found = card[card["experiment"] != "masked"].set_index(KEYS)["n_paper"]
+    pd.testing.assert_series_equal(found.sort_index(), expected.sort_index(), check_names=False)
+    assert (card["experiment"] == "masked").sum() == 3 * len(published.masked())
+
+
+def test_scorecard_verdicts_follow_the_rule(card):
+    """Equal runs give the same direction, a worse arm another, and what was not run is called so."""
+    verdict = card.set_index(KEYS)["verdict"]
+    assert verdict["ablation", "zheng68k", "no_gene2vec", 1.0, "accuracy"] == "same"
+    assert verdict["ablation", "zheng68k", "no_pretraining", 1.0, "accuracy"] == "paper undecided"
+    row = card.query("arm == 'no_pretraining' and metric == 'accuracy'").iloc[0]
+    runs = published.runs().query("metric == 'accuracy' and dataset == 'zheng68k' and fraction == 1")
+    full = runs.query("arm == 'full' and experiment == 'baseline'")["value"]
+    assert row["effect_paper"] == pytest.approx(runs.query("arm == 'no_pretraining'")["value"].mean() - full.mean())
+    assert (row["verdict_paper"], row["verdict_ours"]) == ("undecided", "behind")
+    assert verdict["baseline", "macparland", "logistic_regression", 1.0, "accuracy"] == "not run: macparland"
+    assert verdict["baseline", "zheng68k", "logistic_regression", 1.0, "recall[CD34+]"] == "no reference published"
+    assert verdict["masked", "zheng68k", "full", 1.0, "masked_accuracy"] == "same"
+    assert verdict["masked", "zheng68k", "no_gene2vec", 1.0, "masked_accuracy"] == "same"
+    assert verdict["masked", "panglao", "full", 1.0, "masked_accuracy"] == "not run: panglao"
+    hard = card.set_index(KEYS).loc[("baseline", "zheng68k", "logistic_regression", 1.0, "accuracy_hard_pair")]
+    assert hard["verdict"] == "no interval" and hard["verdict_paper"] == "no interval" and hard["n_paper"] == 1
+
+
+@pytest.mark.parametrize(
+    "paper, ours, expected",
+    [
+        ("ahead", "ahead", "same"),
+        ("behind", "behind", "same"),
+        ("undecided", "undecided", "same"),
+        ("undecided", "equivalent", "same"),
+        ("equivalent", "equivalent", "same"),
+        ("ahead", "behind", "opposite"),
+        ("behind", "ahead", "opposite"),
+        ("ahead", "undecided", "ours undecided"),
+        ("behind", "equivalent", "ours undecided"),
+        ("undecided", "behind", "paper undecided"),
+        ("equivalent", "ahead", "paper undecided"),
+        ("no interval", "ahead", "no interval"),
+        ("ahead", "no interval", "no interval"),
+    ],
+)
+def test_what_two_verdicts_say_together(paper, ours, expected):
+    row = {"dataset": "here", "n_ours": 2, "effect_paper": 0.1, "verdict_paper": paper, "verdict_ours": ours}
+    assert scorecard._agreement(row, "here") == expected
+    assert scorecard._agreement(row | {"n_ours": 0}, "here") == "not run: not in these cells"
+    assert scorecard._agreement(row | {"effect_paper": np.nan}, "here") == "no reference published"
+    assert scorecard._agreement(row, "there") == "not run: here"
+
+
+def fake_table(values):
+    """A tidy table of ours: accuracies of an arm's runs at a fraction."""
+    return pd.DataFrame(
+        [
+            {"arm": arm, "fraction": f, "metric": "accuracy", "value": v, "seed": s, "run": f"{arm}{f}{s}"}
+            for (arm, f), vs in values.items()
+            for s, v in enumerate(vs)
+        ]
+    )
+
+
+def test_each_side_has_its_own_numbers(masked):
+    """Ours are ours, the paper's the paper's, the difference is the arm less its reference on both sides."""
+    ours = fake_table(
+        {
+            ("logistic_regression", 1.0): [0.5, 0.5, 0.5],
+            ("full", 1.0): [0.7, 0.8, 0.9],
+            ("full", 0.1): [0.2],
+            ("no_gene2vec", 1.0): [0.6, 0.7],
+        }
+    )
+    card = scorecard.scorecard(ours, masked, "zheng68k").set_index(KEYS)
+    row = card.loc[("baseline", "zheng68k", "logistic_regression", 1.0, "accuracy")]
+    assert (row["ours"], row["n_ours"], row["n_paper"], row["reference"]) == (0.5, 3, 10, "full")
+    assert row["paper"] == pytest.approx(0.811, abs=1e-3) and row["half_width_ours"] == 0 < row["half_width_paper"] < 1e-3
+    assert row["effect_ours"] == pytest.approx(-0.3) and row["effect_paper"] == pytest.approx(0.045, abs=1e-3)
+    welch = intervals.effect([0.5] * 3, [0.7, 0.8, 0.9])
+    assert (row["low_ours"], row["high_ours"]) == (welch["low"], welch["high"])
+    assert (round(row["low_paper"], 3), round(row["high_paper"], 3)) == (0.032, 0.058)
+    assert (row["verdict_paper"], row["verdict_ours"], row["verdict"]) == ("ahead", "behind", "opposite")
+    assert row["runs"] == "logistic_regression1.00 logistic_regression1.01 logistic_regression1.02"
+    full = card.loc[("baseline", "zheng68k", "full", 1.0, "accuracy")]
+    assert (full["reference"], full["verdict"]) == ("logistic_regression", "opposite") and full["effect_ours"] == pytest.approx(
+        0.3
+    )
+    assert full["ours"] == pytest.approx(0.8) and full["half_width_ours"] == pytest.approx(0.248, abs=1e-3)
+    tenth = card.loc[("few_shot", "zheng68k", "full", 0.1, "accuracy")]
+    assert (tenth["ours"], tenth["n_ours"], tenth["verdict"]) == (0.2, 1, "no interval") and np.isnan(tenth["effect_ours"])
+    again = card.loc[
+        ("few_shot", "zheng68k", "full", 1.0, "accuracy")
+    ]  # all labels: the same runs of ours, other runs of theirs
+    assert again["ours"] == full["ours"] and again["n_paper"] == 3 and again["effect_paper"] != full["effect_paper"]
+    yang = card.loc[("baseline", "zheng68k", "as_reported_by_Yang_2022", 1.0, "accuracy_hard_pair")]
+    assert (yang["reference"], yang["verdict"], yang["n_ours"]) == ("logistic_regression", "not run: not in these cells", 0)
+    assert (
+        np.isnan(yang["ours"]) and yang["runs"] == "" and yang["source"].startswith("quoted in clinicalml/sc-foundation-eval")
+    )
+    hard = scorecard.scorecard(ours.assign(metric="accuracy_hard_pair"), masked, "zheng68k").set_index(KEYS)
+    assert hard.loc[("baseline", "zheng68k", "as_reported_by_Yang_2022", 1.0, "accuracy_hard_pair"), "ours"] == pytest.approx(
+        0.8
+    )
+    liver = scorecard.scorecard(ours, masked, "macparland").set_index(KEYS)
+    assert liver.loc[("baseline", "zheng68k", "full", 1.0, "accuracy"), ["n_ours", "verdict"]].tolist() == [
+        0,
+        "not run: zheng68k",
+    ]
+    row = liver.loc[("baseline", "macparland", "logistic_regression", 1.0, "accuracy")]
+    assert (row["ours"], row["verdict"]) == (0.5, "no reference published")
+
+
+def judged(difference, low, high, p_holm, p_equivalence=0.9, arm="logistic_regression", fraction=1.0):
+    return pd.DataFrame(
+        [
+            {
+                "arm": arm,
+                "reference": "full",
+                "fraction": fraction,
+                "metric": "accuracy",
+                "difference": difference,
+                "low": low,
+                "high": high,
+                "p": 0.01,
+                "p_holm": p_holm,
+                "p_equivalence": p_equivalence,
+            }
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    "found, word, verdict",
+    [
+        (judged(0.04, 0.01, 0.07, 0.02), "ahead", "same"),
+        (judged(0.04, 0.01, 0.07, 0.06), "undecided", "ours undecided"),  # Holm's p, though the interval excludes zero
+        (judged(-0.04, -0.07, -0.01, 0.02), "behind", "opposite"),
+        (judged(0.001, -0.01, 0.01, 1.0, 0.01), "equivalent", "ours undecided"),
+    ],
+)
+def test_what_a_family_found_takes_the_place_of_welchs(masked, found, word, verdict):
+    """The paired difference, its interval and Holm's p decide; for scBERT's own row with the sign turned."""
+    ours = fake_table(
+        {("logistic_regression", 1.0): [0.5, 0.6], ("full", 1.0): [0.8, 0.9], ("no_pretraining", 1.0): [0.8, 0.7]}
+    )
+    card = scorecard.scorecard(ours, masked, "zheng68k", found).set_index(KEYS)
+    row, want = card.loc[("baseline", "zheng68k", "logistic_regression", 1.0, "accuracy")], found.iloc[0]
+    assert (
+        row[["effect_ours", "low_ours", "high_ours", "p_holm", "p_equivalence"]].tolist()
+        == want[["difference", "low", "high", "p_holm", "p_equivalence"]].tolist()
+    )
+    assert (row["verdict_ours"], row["verdict"]) == (word, verdict)
+    turned = card.loc[("baseline", "zheng68k", "full", 1.0, "accuracy")]
+    assert turned[["effect_ours", "low_ours", "high_ours"]].tolist() == [-want["difference"], -want["high"], -want["low"]]
+    assert turned["verdict_ours"] == {"ahead": "behind", "behind": "ahead"}.get(word, word) and turned["verdict"] == verdict
+    others = card.drop(index=[row.name, turned.name, ("few_shot", "zheng68k", "full", 1.0, "accuracy")])
+    assert others["p_holm"].isna().all() and np.isnan(
+        card.loc[("few_shot", "zheng68k", "full", 0.1, "accuracy"), "effect_ours"]
+    )
+
+
+def test_the_masked_task_by_hand():
+    """Means over cells, not over genes; the difference to the rule on the same cells; the paper's from its two numbers."""
+    cell, target, rule = [0, 0, 0, 1, 2, 2], [1, 1, 2, 3, 1, 2], [1, 1, 1, 1, 1, 1]
+    runs = [
+        masked_run("full", cell, target, [1, 1, 2, 1, 1, 2], rule),
+        masked_run("no_gene2vec", cell, target, [1, 1, 1, 1, 1, 2], rule),
+    ]
+    card = scorecard.masked_scorecard(runs, "zheng68k")
+    assert len(card) == 12 and set(card["reference"]) == {"most_common_bin"} and set(card["fraction"]) == {1.0}
+    card = card.set_index(["dataset", "arm", "metric"]).sort_index(level=[0, 1], sort_remaining=False)
+    full = card.loc[("zheng68k", "full")]
+    assert full["ours"].tolist() == pytest.approx([2 / 3, (2 / 3 + 0 + 0.5) / 3, (2 / 3 + 1 + 0.5) / 3])
+    assert full["paper"].tolist() == pytest.approx([0.7882, 0.6799, 0.7929], abs=1e-4) and full["n_ours"].tolist() == [3] * 3
+    gain = full.loc["masked_accuracy"]
+    mean, half = intervals.confidence_interval([1 / 3, 0, 0.5])
+    assert gain[["effect_ours", "low_ours", "high_ours"]].tolist() == pytest.approx([mean, mean - half, mean + half])
+    assert (
+        gain["effect_paper"] == pytest.approx(0.7882 - 0.6799, abs=1e-4)
+        and np.isnan(gain[["low_paper", "high_paper"]].astype(float)).all()
+    )
+    assert (gain["verdict_paper"], gain["verdict_ours"], gain["verdict"]) == ("ahead", "undecided", "ours undecided")
+    same = card.loc[("zheng68k", "no_gene2vec", "masked_accuracy")]
+    assert (same["verdict_paper"], same["verdict_ours"], same["verdict"]) == ("undecided", "undecided", "same")
+    assert same["ours"] == pytest.approx((2 / 3 + 0 + 1) / 3) and set(full["verdict"][1:]) == {"no reference published"}
+    other = card.loc[("panglao", "full")]
+    assert other["ours"].isna().all() and set(other["verdict"]) == {"not run: panglao"} and other["n_ours"].tolist() == [0] * 3
+    assert other["paper"].tolist() == pytest.approx([0.7845, 0.7234, 0.8377], abs=1e-4)
+
+
+def test_a_gain_of_half_a_point_counts_in_the_papers_masked_task(masked, monkeypatch):
+    """The paper's numbers are over millions of genes: 0.6 points are ahead, 0.4 are not, 0.6 less are behind."""
+    table = published.masked()
+    for gain, word in ((0.006, "ahead"), (0.004, "undecided"), (-0.004, "undecided"), (-0.006, "behind")):
+        moved = table.assign(masked_accuracy=table["accuracy_of_most_common_bin"] + gain)
+        monkeypatch.setattr(published, "masked", lambda moved=moved: moved)
+        card = scorecard.masked_scorecard(masked, "zheng68k").query("dataset == 'zheng68k' and metric == 'masked_accuracy'")
+        assert card["verdict_paper"].tolist() == [word] * 2
+
+
+def test_masked_cells_without_a_published_number_are_shown(masked):
+    """Ours stand beside nothing, for both arms; no direction is claimed for the paper."""
+    rows = scorecard.masked_scorecard(masked, "macparland").query("dataset == 'macparland'")
+    assert rows["arm"].tolist() == ["full"] * 3 + ["no_gene2vec"] * 3 and rows["source"].tolist() == [""] * 6
+    assert rows["verdict"].unique().tolist() == ["no reference published"] and rows["paper"].isna().all()
+    assert rows["ours"].iloc[0] == 1 and rows["effect_ours"].iloc[0] > 0.7 and rows["verdict_ours"].iloc[0] == "ahead"
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """Runs of the paper's arms: at a fraction, arms of one accuracy give the same answers; others are clearly apart, or not."""
+    labels = np.random.default_rng(0).integers(0, 4, 120)
+    share = {
+        ("logistic_regression", 1.0): 0.8,
+        ("full", 1.0): 0.8,
+        ("no_pretraining", 1.0): 0.5,
+        ("no_gene2vec", 1.0): 0.79,
+        ("logistic_regression", 0.1): 0.7,
+        ("full", 0.1): 0.4,
+        ("logistic_regression", 0.5): 0.7,
+        ("full", 0.5): 0.7,
+    }
+    return [
+        run(arm, labels, answers(np.random.default_rng([seed, int(10 * f)]), labels, s), seed, fraction=f)
+        for seed in (0, 1)
+        for (arm, f), s in share.items()
+    ]
+
+
+@pytest.fixture(scope="module")
+def families(runs):
+    return scorecard.families(runs)
+
+
+def test_the_papers_claims_are_three_families(runs, families, monkeypatch):
+    """Which pairs, by which scores, each adjusted within itself; with all labels the few-label question is the baseline's."""
+    table = families
+    assert table[["experiment", "arm", "fraction", "metric"]].to_numpy().tolist() == [
+        [e, a, f, m]
+        for e, a, f in (
+            ("baseline", "logistic_regression", 1.0),
+            ("ablation", "no_pretraining", 1.0),
+            ("ablation", "no_gene2vec", 1.0),
+            ("few_shot", "logistic_regression", 0.1),
+            ("few_shot", "logistic_regression", 0.5),
+        )
+        for m in ("accuracy", "macro_f1")
+    ]
+    assert set(table["reference"]) == {"full"} and not table.duplicated(["arm", "reference", "fraction", "metric"]).any()
+    for _, part in table.groupby("experiment"):
+        assert np.allclose(part["p_holm"], intervals.holm(part["p"]))
+    few = table[table["experiment"] == "few_shot"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(scorecard.family("few_shot", runs), few)
+    said = table[table["metric"] == "accuracy"].set_index(["arm", "fraction"])["verdict"]
+    assert said.tolist() == ["equivalent", "behind", "undecided", "ahead", "equivalent"]
+    whole = [one for one in runs if one.spec["fraction"] == 1]
+    monkeypatch.setattr(differences, "family", lambda questions, runs: pd.DataFrame(questions))
+    assert set(scorecard.families(whole)["experiment"]) == {"baseline", "ablation"}
+    monkeypatch.undo()
+    with pytest.raises(DataError, match="A family needs a question"):
+        scorecard.family("few_shot", whole)
+
+
+def test_a_claim_has_one_verdict_everywhere(runs, families, masked):
+    """The rows of the scorecard, the sentence and the table say the same word of the same pair."""
+    card = scorecard.scorecard(measures.table(runs), masked, "zheng68k", families)
+    claims = scorecard.claims(card, "zheng68k").set_index(["arm", "fraction", "metric"])
+    shown = words.show_family(families, str).data
+    assert len(claims) == len(families) == 10
+    for row, text in zip(families.to_dict("records"), shown.to_dict("records")):
+        claim = claims.loc[(row["arm"], row["fraction"], row["metric"])]
+        assert claim["verdict_ours"] == row["verdict"] == text["first is"] == words.verdict(row)
+        assert claim[["effect_ours", "low_ours", "high_ours", "p_holm"]].tolist() == [
+            row[k] for k in ("difference", "low", "high", "p_holm")
+        ]
+        assert words.SAID[row["verdict"]].format("A", "B") in words.describe(row, "A", "B")
+    asked = [
+        (row["reference"], row["arm"], row["metric"], {"fraction": row["fraction"]}) for row in families.to_dict("records")
+    ]
+    assert differences.unasked(asked, families) == []
+
+
+def test_claims_are_an_arm_against_its_reference(card):
+    """Of the data set, by accuracy or macro-F1, with a difference on both sides, and not twice (scBERT is the reference)."""
+    claims = scorecard.claims(card, "zheng68k")
+    assert (
+        set(claims["dataset"]) == {"zheng68k"}
+        and set(claims["metric"]) == {"accuracy", "macro_f1"}
+        and "full" not in set(claims["arm"])
+    )
+    assert claims[["effect_ours", "effect_paper"]].notna().all(axis=None) and len(claims) == 14
+    assert scorecard.claims(card, "macparland").empty
+    missing = card.assign(effect_ours=card["effect_ours"].where(card["arm"] != "no_gene2vec"))
+    assert len(scorecard.claims(missing, "zheng68k")) == 12
+    missing = card.assign(effect_paper=card["effect_paper"].where(card["arm"] != "no_gene2vec"))
+    assert len(scorecard.claims(missing, "zheng68k")) == 12

@@ -1,0 +1,85 @@
+"""Pre-training corpora: the tokens of prepared cells, on the disk."""
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+
+from lib.datasets import h5ad
+from lib.errors import DataError
+from lib.prepare import corpus, preprocess, tokenize
+from tests.making import asked_in_blocks, counts, log2_normalised
+
+GENES = [f"GENE{i}" for i in range(300)]
+
+
+def mapped(array):
+    """Whether an array's memory is a file's."""
+    while array.base is not None and not isinstance(array, np.memmap):
+        array = array.base
+    return isinstance(array, np.memmap)
+
+
+def test_the_corpus_holds_the_tokens_of_prepared_cells(place):
+    """Counts in an .h5ad, in any order of genes: the memory-mapped tokens are those of prepare and tokenize."""
+    x = counts(5000, 300, seed=2)  # more than one block
+    path = place[0] / "panglao_human.h5ad"
+    adata = anndata.AnnData(x, var=pd.DataFrame(index=GENES), obs=pd.DataFrame(index=np.arange(5000).astype(str)))
+    adata.write_h5ad(path)
+    genes = (*GENES[250:10:-1], "ABSENT")
+    fingerprint = corpus.build("panglao", genes, min_genes=100)
+    store = corpus.read(fingerprint, genes)
+    expected = tokenize(preprocess.prepare(adata, genes, min_genes=100))
+    assert 0 < len(expected) < 5000 and np.array_equal(store.toarray(), expected)
+    assert mapped(store.indices) and mapped(store.data)
+    assert corpus.build("panglao", genes, min_genes=100) == fingerprint  # known already
+    with pytest.raises(DataError, match="or another order"):
+        corpus.read(fingerprint, genes[::-1])
+    assert not list((place[0].parent / "corpus").glob(".*"))
+
+
+def test_a_corpus_on_scberts_scale_stays_as_it_is(place):
+    x = log2_normalised(counts(200, 300, seed=3))
+    path = place[0] / "mine.h5ad"
+    anndata.AnnData(x, var=pd.DataFrame(index=GENES)).write_h5ad(path)
+    store = corpus.read(corpus.build(str(path), tuple(GENES), min_genes=1), GENES)
+    assert np.array_equal(store[:, :-1].toarray(), np.minimum(np.floor(x.toarray()), 5))
+
+
+def test_a_corpus_that_cannot_be_used_is_refused_and_leaves_nothing(place):
+    path = place[0] / "mine.h5ad"
+    anndata.AnnData(sp.csc_matrix(counts()), var=pd.DataFrame(index=GENES)).write_h5ad(path)
+    with pytest.raises(DataError, match="Store it by cells"):
+        corpus.build(str(path), tuple(GENES), min_genes=1)
+    mixed = sp.vstack([counts(4096), log2_normalised(counts(100))]).tocsr()
+    anndata.AnnData(mixed, var=pd.DataFrame(index=GENES)).write_h5ad(path)
+    with pytest.raises(DataError, match="mixed scales"):
+        corpus.build(str(path), tuple(GENES), min_genes=1)
+    anndata.AnnData(counts(20), var=pd.DataFrame(index=GENES)).write_h5ad(place[0] / "few.h5ad")
+    with pytest.raises(DataError, match="no corpus"):
+        corpus.build(str(place[0] / "few.h5ad"), tuple(GENES), 299)
+    assert not list((place[0].parent / "corpus").iterdir())
+
+
+def test_a_block_without_a_cell_to_keep_is_passed_over(place, monkeypatch):
+    """Cells rich in genes of which the vocabulary has few, alone in their block, are left out like others."""
+    monkeypatch.setattr(h5ad, "BLOCK", 50)
+    x = counts(150, 300, seed=4).tolil()
+    x[50:100, :200] = 0  # what is left of them lies outside the vocabulary
+    path = place[0] / "mine.h5ad"
+    adata = anndata.AnnData(x.tocsr(), var=pd.DataFrame(index=GENES))
+    adata.write_h5ad(path)
+    genes = tuple(GENES[:200])
+    store = corpus.read(corpus.build(str(path), genes, min_genes=20), genes)
+    assert np.array_equal(store.toarray(), tokenize(preprocess.prepare(adata, genes, min_genes=20))) and store.shape[0] == 100
+
+
+def test_no_more_than_a_block_is_read_at_once(place, monkeypatch):
+    """Whatever the size: the matrix is asked for in blocks of cells, and nothing makes it dense."""
+    for name, x in (("sparse", counts(100, 300)), ("dense", counts(100, 300).toarray())):
+        anndata.AnnData(x, var=pd.DataFrame(index=GENES)).write_h5ad(place[0] / f"{name}.h5ad")
+    asked = asked_in_blocks(monkeypatch, 32)
+    for name in ("sparse", "dense"):
+        corpus.build(str(place[0] / f"{name}.h5ad"), tuple(GENES), min_genes=1)
+    assert asked == [(0, 32), (32, 64), (64, 96), (96, 128)] * 2
