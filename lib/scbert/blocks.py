@@ -39,9 +39,21 @@ def performer_block(x, attention, feed_forward, counts=None, overwrite=False, qu
         residual stream, norms and features stay in fp32.
     """
     fn, ff = attention.fn, feed_forward.fn.fn
-    weights = (attention.norm.weight, attention.norm.bias, fn.to_q.weight, fn.to_k.weight, fn.to_v.weight,
-               fn.to_out.weight, fn.to_out.bias, feed_forward.norm.weight, feed_forward.norm.bias,
-               ff.w1.weight, ff.w1.bias, ff.w2.weight, ff.w2.bias)  # fmt: skip
+    weights = (
+        attention.norm.weight,
+        attention.norm.bias,
+        fn.to_q.weight,
+        fn.to_k.weight,
+        fn.to_v.weight,
+        fn.to_out.weight,
+        fn.to_out.bias,
+        feed_forward.norm.weight,
+        feed_forward.norm.bias,
+        ff.w1.weight,
+        ff.w1.bias,
+        ff.w2.weight,
+        ff.w2.bias,
+    )
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     fast = fn.fast_attention

@@ -118,11 +118,30 @@ def redraw_dead_head(model, tokens, train, batch_size=32):
         if alive():
             return redrawn
         model.to_out.conv1.reset_parameters()
-    raise DataError("No token of any training cell passes the head's ReLU, though it was drawn 100 times: the states are all alike.")
+    raise DataError(
+        "No token of any training cell passes the head's ReLU, though it was drawn 100 times: the states are all alike."
+    )
 
 
-def finetune(model, tokens, labels, train, test, *, select=None, epochs=10, ends=None, batch_size=32, schedule=None, seed=0,
-             trained="last_block", checkpoint=None, accelerator="auto", cache_bytes=2**29, name="fine-tuning"):  # fmt: skip
+def finetune(
+    model,
+    tokens,
+    labels,
+    train,
+    test,
+    *,
+    select=None,
+    epochs=10,
+    ends=None,
+    batch_size=32,
+    schedule=None,
+    seed=0,
+    trained="last_block",
+    checkpoint=None,
+    accelerator="auto",
+    cache_bytes=2**29,
+    name="fine-tuning",
+):
     """Fine-tune a classifier as the paper does, and predict the test cells.
 
     Parameters
@@ -154,9 +173,7 @@ def finetune(model, tokens, labels, train, test, *, select=None, epochs=10, ends
     labels, train, test = np.asarray(labels), np.asarray(train), np.asarray(test)
     select = test if select is None else np.asarray(select)
     if not (len(train) and len(test) and len(select)):
-        raise DataError(
-            f"Fine-tuning needs cells to train on ({len(train)}), select by ({len(select)}), test ({len(test)})."
-        )
+        raise DataError(f"Fine-tuning needs cells to train on ({len(train)}), select by ({len(select)}), test ({len(test)}).")
     if tokens.shape[1] != model.config.genes + 1:
         raise DataError(f"The cells have {tokens.shape[1] - 1} genes, the model was made for {model.config.genes}.")
     classes = model.config.classes
@@ -202,8 +219,19 @@ def finetune(model, tokens, labels, train, test, *, select=None, epochs=10, ends
     else:
         rule = Plateau(**ends)
     redrawn = redraw_dead_head(model, tokens, train, batch_size)
-    done = fit(model, tokens, train, loss_of, evaluate if ends is None else loss_and_accuracy, rule=rule,
-               batch_size=batch_size, seed=seed, fabric=fabric, checkpoint=checkpoint, name=name)  # fmt: skip
+    done = fit(
+        model,
+        tokens,
+        train,
+        loss_of,
+        evaluate if ends is None else loss_and_accuracy,
+        rule=rule,
+        batch_size=batch_size,
+        seed=seed,
+        fabric=fabric,
+        checkpoint=checkpoint,
+        name=name,
+    )
     if ends is None:
         found, history = done.best_outputs["probabilities"], np.stack(done.history)
     else:

@@ -105,7 +105,9 @@ class ScBert(nn.Module):
         x = self.blocks(self.embed(tokens), stop=-1)
         wanted = torch.bincount(cell, minlength=len(tokens))
         slot = torch.arange(len(cell), device=cell.device) - (wanted.cumsum(0) - wanted)[cell]
-        place = torch.zeros(len(tokens), max(1, int(wanted.max())), dtype=torch.long, device=cell.device)  # filled up with gene 0
+        place = torch.zeros(
+            len(tokens), max(1, int(wanted.max())), dtype=torch.long, device=cell.device
+        )  # filled up with gene 0
         place[cell, slot] = gene
         queries = x.gather(1, place[:, :, None].expand(-1, -1, x.shape[2]))
         return performer_block(x, *self.performer.net.layers[-1], queries=queries)[cell, slot]
@@ -213,8 +215,15 @@ class ScBert(nn.Module):
         except (KeyError, ValueError) as error:
             raise DataError(f"{path} holds no scBERT weights ({error} is missing or has another shape).") from error
         depth = len({key.split(".")[3] for key in state if key.startswith("performer.net.layers.")})
-        config = ScBertConfig(tokens=tokens, dim=dim, depth=depth, heads=inner // dim_head, dim_head=dim_head,
-                              features=features, ff_mult=hidden // dim)  # fmt: skip
+        config = ScBertConfig(
+            tokens=tokens,
+            dim=dim,
+            depth=depth,
+            heads=inner // dim_head,
+            dim_head=dim_head,
+            features=features,
+            ff_mult=hidden // dim,
+        )
         return cls._head_sizes(config, state, path)
 
     @classmethod
@@ -254,8 +263,7 @@ class CellTypeClassifier(ScBert):
     def _head_sizes(cls, config, state, path):
         if "to_out.fc3.weight" not in state:
             raise DataError(f"{path} has no classification head. Read a pre-trained checkpoint with ScBert.")
-        return replace(config, genes=state["to_out.fc1.weight"].shape[1] - 1,
-                       classes=state["to_out.fc3.weight"].shape[0])  # fmt: skip
+        return replace(config, genes=state["to_out.fc1.weight"].shape[1] - 1, classes=state["to_out.fc3.weight"].shape[0])
 
 
 class ClassificationHead(nn.Module):
@@ -283,10 +291,16 @@ def _performer(config):
     if config.dim % config.heads:
         raise DataError(f"performer-pytorch wants dim ({config.dim}) to be a multiple of heads ({config.heads}).")
     performer = Performer(
-        dim=config.dim, depth=config.depth, heads=config.heads, dim_head=config.dim_head,
-        nb_features=config.features, ff_mult=config.ff_mult, feature_redraw_interval=config.redraw_interval,
-        qkv_bias=False, attn_out_bias=True,
-    )  # fmt: skip
+        dim=config.dim,
+        depth=config.depth,
+        heads=config.heads,
+        dim_head=config.dim_head,
+        nb_features=config.features,
+        ff_mult=config.ff_mult,
+        feature_redraw_interval=config.redraw_interval,
+        qkv_bias=False,
+        attn_out_bias=True,
+    )
     for attention, _ in performer.net.layers:
         attention.fn.fast_attention = FavorAttention(config.dim_head, config.features, config.stabiliser)
     # The updater holds the net a second time; as a plain attribute it is not saved a second time.

@@ -55,8 +55,20 @@ def target_logits(model, masked, targets):
     return model.to_out(model.norm(model.states_at(masked, *torch.nonzero(targets != IGNORED, as_tuple=True))))
 
 
-def pretrain(model, tokens, *, epochs=None, ends=None, batch_size=32, max_lr=1e-4, seed=0, validation=0.05, checkpoint=None,
-             accelerator="auto", name="pre-training"):  # fmt: skip
+def pretrain(
+    model,
+    tokens,
+    *,
+    epochs=None,
+    ends=None,
+    batch_size=32,
+    max_lr=1e-4,
+    seed=0,
+    validation=0.05,
+    checkpoint=None,
+    accelerator="auto",
+    name="pre-training",
+):
     """Pre-train on the masked task, all weights trained.
 
     Parameters
@@ -103,8 +115,19 @@ def pretrain(model, tokens, *, epochs=None, ends=None, batch_size=32, max_lr=1e-
         rule = Epochs(epochs, lambda epoch: warm_cosine(epoch, epochs, max_lr), lambda row: -row["validation_loss"])
     else:
         rule = Plateau(max_lr, **ends)
-    return fit(model, tokens, order[held_out:], loss_of, evaluate, rule=rule, batch_size=batch_size, seed=seed,
-               fabric=fabric, checkpoint=checkpoint, name=name)  # fmt: skip
+    return fit(
+        model,
+        tokens,
+        order[held_out:],
+        loss_of,
+        evaluate,
+        rule=rule,
+        batch_size=batch_size,
+        seed=seed,
+        fabric=fabric,
+        checkpoint=checkpoint,
+        name=name,
+    )
 
 
 def warm_cosine(epoch, epochs, max_lr):
@@ -140,6 +163,10 @@ def evaluate_masked(model, tokens, seed=0, batch_size=32):
         logits.append(target_logits(model, masked.to(device), targets.to(device)).float().cpu())
     logits, (cell, gene, target) = torch.cat(logits), torch.cat(found, 1)
     return {
-        "cell": cell.numpy(), "gene": gene.numpy(), "target": target.numpy(), "predicted": logits.argmax(1).numpy(),
-        "probabilities": logits.softmax(1).numpy(), "loss": float(F.cross_entropy(logits, target)),
-    }  # fmt: skip
+        "cell": cell.numpy(),
+        "gene": gene.numpy(),
+        "target": target.numpy(),
+        "predicted": logits.argmax(1).numpy(),
+        "probabilities": logits.softmax(1).numpy(),
+        "loss": float(F.cross_entropy(logits, target)),
+    }

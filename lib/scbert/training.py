@@ -185,12 +185,20 @@ def fit(model, tokens, cells, loss_of, evaluate, *, rule, batch_size, seed, fabr
             shown = next(iter(metrics))
             bar.set_postfix({shown: f"{metrics[shown]:.3f}"}, refresh=False)
             if checkpoint is not None:
-                save(checkpoint, {
-                    "model": model.state_dict(), "optimizer": optimizer.state_dict(), "random_state": _random_state(),
-                    "log": done.log, "best": done.best, "best_model": best_state, "left": torch.as_tensor(left),
-                    "best_outputs": {key: torch.as_tensor(value) for key, value in done.best_outputs.items()},
-                    "history": [torch.as_tensor(value) for value in done.history],
-                })  # fmt: skip
+                save(
+                    checkpoint,
+                    {
+                        "model": model.state_dict(),
+                        "optimizer": optimizer.state_dict(),
+                        "random_state": _random_state(),
+                        "log": done.log,
+                        "best": done.best,
+                        "best_model": best_state,
+                        "left": torch.as_tensor(left),
+                        "best_outputs": {key: torch.as_tensor(value) for key, value in done.best_outputs.items()},
+                        "history": [torch.as_tensor(value) for value in done.history],
+                    },
+                )
     model.load_state_dict(best_state)
     model.eval()
     done.ended = rule.ended(done.log)
@@ -246,8 +254,17 @@ def progress(name, **kwargs):
     ``SCBERT_PROGRESS=log`` asks for lines, as ``run_all.sh`` does.
     """
     if settings.progress_in_lines():
-        return tqdm_text(desc=name, file=_Lines(), mininterval=10, miniters=1, maxinterval=float("inf"), ncols=90,
-                         delay=10, leave=False, **kwargs)  # fmt: skip
+        return tqdm_text(
+            desc=name,
+            file=_Lines(),
+            mininterval=10,
+            miniters=1,
+            maxinterval=float("inf"),
+            ncols=90,
+            delay=10,
+            leave=False,
+            **kwargs,
+        )
     return tqdm_auto(desc=name, leave=False, **kwargs)
 
 

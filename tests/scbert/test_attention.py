@@ -97,9 +97,17 @@ def test_head_is_performer_pytorch_model(sizes):
     model = scbert("head", sizes=sizes)
     c = model.config
     theirs = PerformerLM(
-        num_tokens=7, max_seq_len=GENES + 1, dim=c.dim, depth=c.depth, heads=c.heads, dim_head=c.dim_head,
-        nb_features=c.features, rotary_position_emb=False, attn_out_bias=True, qkv_bias=False,
-    ).eval()  # fmt: skip
+        num_tokens=7,
+        max_seq_len=GENES + 1,
+        dim=c.dim,
+        depth=c.depth,
+        heads=c.heads,
+        dim_head=c.dim_head,
+        nb_features=c.features,
+        rotary_position_emb=False,
+        attn_out_bias=True,
+        qkv_bias=False,
+    ).eval()
     weights = model.state_dict()
     weights["pos_emb.emb.weight"] = weights.pop("gene_embedding")
     second_copy = "performer.proj_updater.instance."

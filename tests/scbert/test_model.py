@@ -21,9 +21,18 @@ SYMBOLS = [f"GENE{i}" for i in range(GENES)]
 def performer_lm(interval=1000):
     """performer-pytorch's own model in scBERT's configuration, in eval mode, with a frozen gene embedding."""
     model = PerformerLM(
-        num_tokens=7, max_seq_len=GENES + 1, dim=DIM, depth=2, heads=2, dim_head=8, nb_features=20,
-        feature_redraw_interval=interval, rotary_position_emb=False, attn_out_bias=True, qkv_bias=False,
-    )  # fmt: skip
+        num_tokens=7,
+        max_seq_len=GENES + 1,
+        dim=DIM,
+        depth=2,
+        heads=2,
+        dim_head=8,
+        nb_features=20,
+        feature_redraw_interval=interval,
+        rotary_position_emb=False,
+        attn_out_bias=True,
+        qkv_bias=False,
+    )
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(0.1 * torch.randn_like(weight))
@@ -176,17 +185,14 @@ BAD_WEIGHTS = {  # what is wrong: (change of the weights, words of the message)
     "other head": (lambda s: trunk(s) | classifier_head(), ["masked-token head", "CellTypeClassifier"]),
 }
 BAD_GENES = {  # what is wrong: (argument beside the path, words of the message)
-    "embedding of other genes": (
-        lambda s: {"gene_embedding": np.zeros((GENES - 1, DIM))}, [f"{GENES} genes", f"{GENES - 1}"]
-    ),
-    "embedding in another order": (
-        lambda s: {"gene_embedding": swapped(s)}, ["gene embedding", "first at gene 3", "order"]
-    ),
+    "embedding of other genes": (lambda s: {"gene_embedding": np.zeros((GENES - 1, DIM))}, [f"{GENES} genes", f"{GENES - 1}"]),
+    "embedding in another order": (lambda s: {"gene_embedding": swapped(s)}, ["gene embedding", "first at gene 3", "order"]),
     "other number of genes": (lambda s: {"genes": SYMBOLS[:-1]}, [f"{GENES} genes", f"{GENES - 1}"]),
     "genes in another order": (
-        lambda s: {"genes": [*SYMBOLS[:4], "GENE5", "GENE4", *SYMBOLS[6:]]}, ["Gene 4", "GENE4", "GENE5", "order"]
+        lambda s: {"genes": [*SYMBOLS[:4], "GENE5", "GENE4", *SYMBOLS[6:]]},
+        ["Gene 4", "GENE4", "GENE5", "order"],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD_WEIGHTS)

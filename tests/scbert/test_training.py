@@ -107,9 +107,19 @@ def test_mask_tokens_follows_its_generator():
 def test_learning_rate_is_the_authors():
     """Warm-up from 1e-6 to 1e-4 in 5 epochs, cosine to epoch 15; then 25 epochs with peak 0.9e-4, 45 with 0.81e-4."""
     expected = {
-        0: 1e-6, 1: 1e-6 + 0.99e-4 / 5, 5: 1e-4, 10: (1e-4 + 1e-6) / 2, 15: 1e-6, 20: 0.9e-4, 30: (0.9e-4 + 1e-6) / 2,
-        40: 1e-6, 45: 0.81e-4, 65: (0.81e-4 + 1e-6) / 2, 85: 1e-6, 90: 0.729e-4,
-    }  # fmt: skip
+        0: 1e-6,
+        1: 1e-6 + 0.99e-4 / 5,
+        5: 1e-4,
+        10: (1e-4 + 1e-6) / 2,
+        15: 1e-6,
+        20: 0.9e-4,
+        30: (0.9e-4 + 1e-6) / 2,
+        40: 1e-6,
+        45: 0.81e-4,
+        65: (0.81e-4 + 1e-6) / 2,
+        85: 1e-6,
+        90: 0.729e-4,
+    }
     assert {epoch: learning_rate(epoch) for epoch in expected} == pytest.approx(expected, rel=1e-9)
     rates = [learning_rate(epoch) for epoch in range(15)]
     assert rates[:6] == sorted(rates[:6]) and rates[5:] == sorted(rates[5:], reverse=True) and min(rates) >= 1e-6
@@ -140,8 +150,18 @@ def run_fit(cells, epochs=3, batch_size=4, seed=0, scores=None, rule=None, **kwa
         score = scores[len(weights) - 1]
         return {"score": score, "validation_loss": score}, {"weight": np.array([weights[-1]])}, np.array([len(weights)])
 
-    done = training.fit(model, sp.csr_matrix(tokens), cells, loss_of, evaluate, rule=rule, batch_size=batch_size, seed=seed,
-                        fabric=training.make_fabric("cpu"), **kwargs)  # fmt: skip
+    done = training.fit(
+        model,
+        sp.csr_matrix(tokens),
+        cells,
+        loss_of,
+        evaluate,
+        rule=rule,
+        batch_size=batch_size,
+        seed=seed,
+        fabric=training.make_fabric("cpu"),
+        **kwargs,
+    )
     visits = [[i for e, batch in batches if e == epoch for i in batch] for epoch in range(len(weights))]
     return visits, [len(batch) for _, batch in batches], weights, model, done
 
@@ -189,7 +209,9 @@ def test_what_never_stops_getting_better_is_flagged():
 
 def test_rounds_of_steps_visit_each_cell_once_a_pass():
     """A look at the model may fall into the middle of a pass: it goes on with the cells that are left."""
-    cells = np.array([3, 8, 5, 21, 34, 13, 2, 55, 89, 1])  # a pass has batches of 4, 4, 2: three rounds of 3 steps are three passes
+    cells = np.array(
+        [3, 8, 5, 21, 34, 13, 2, 55, 89, 1]
+    )  # a pass has batches of 4, 4, 2: three rounds of 3 steps are three passes
     rule = training.Plateau(max_lr=0.1, every=2, patience=9, drops=0, most=12)
     visits, sizes, *_ = run_fit(cells, scores=[0.9**k for k in range(6)], rule=rule)
     everyone = sum(visits, [])
@@ -268,8 +290,17 @@ def test_a_tiny_model_overfits_20_real_cells(cells):
     torch.manual_seed(0)
     model = CellTypeClassifier(ScBertConfig(**TINY | {"classes": 2}), 0.3 * np.random.randn(tokens.shape[1] - 1, 16))
     everyone, kinds = np.arange(20), np.repeat([0, 1], 10)
-    done = finetune(model, tokens, kinds, everyone, everyone, epochs=15, batch_size=5, accelerator="cpu",
-                    schedule={"max_lr": 3e-3, "warmup": 2})  # fmt: skip
+    done = finetune(
+        model,
+        tokens,
+        kinds,
+        everyone,
+        everyone,
+        epochs=15,
+        batch_size=5,
+        accelerator="cpu",
+        schedule={"max_lr": 3e-3, "warmup": 2},
+    )
     assert done.log[done.best_epoch]["accuracy"] == 1 and done.log[-1]["loss"] < 0.1
 
 
@@ -296,8 +327,9 @@ def job(kind, checkpoint=None, epochs=4, seed=3):
     model = tiny(ScBert, interval=3)
     torch.manual_seed(seed)
     rule = {"ends": {"every": 3, "patience": epochs, "most": 3 * epochs}} if kind == "plateau" else {"epochs": epochs}
-    log = pretrain(model, made_up()[0], batch_size=8, validation=0.375, checkpoint=checkpoint, accelerator="cpu", max_lr=1e-3,
-                   **rule).log  # fmt: skip
+    log = pretrain(
+        model, made_up()[0], batch_size=8, validation=0.375, checkpoint=checkpoint, accelerator="cpu", max_lr=1e-3, **rule
+    ).log
     return log, state_of(model), np.zeros(0), np.zeros(0)
 
 
@@ -406,8 +438,10 @@ def test_a_killed_run_ends_bit_identical(tmp_path, kind):
     code = f"import sys; sys.path[:0] = {[str(HERE.parent), str(HERE.parents[2])]}; import test_training as t; "
     process = subprocess.Popen(
         [sys.executable, "-c", code + f"t.job({kind!r}, {str(path)!r}, {epochs})"],
-        cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    )  # fmt: skip
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
     deadline = time.monotonic() + 120
     while epochs_done(path) < 12 and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -465,8 +499,17 @@ def test_fine_tuning_until_a_plateau_never_looks_at_the_test_cells():
 
     def run(labels):
         torch.manual_seed(3)
-        return finetune(tiny(CellTypeClassifier), made_up()[0], labels, np.arange(18, 48), others, select=select, ends=ends,
-                        batch_size=8, accelerator="cpu")  # fmt: skip
+        return finetune(
+            tiny(CellTypeClassifier),
+            made_up()[0],
+            labels,
+            np.arange(18, 48),
+            others,
+            select=select,
+            ends=ends,
+            batch_size=8,
+            accelerator="cpu",
+        )
 
     done, changed = run(labels), labels.copy()
     changed[others] = (changed[others] + 1) % 3
