@@ -44,7 +44,9 @@ _ROWS = (
     _scbert("random_vectors", _RANDOM, "#0072B2", "random", "pretrained"),
     _scbert("random_vectors_all_trained", f"{_RANDOM}, all trained", "#0072B2", "random", "pretrained", "all"),
     _scbert("random_vectors_no_pretraining", f"{_RANDOM}, not pre-trained", "#0072B2", "random"),
-    _scbert("random_vectors_no_pretraining_all_trained", f"{_RANDOM}, not pre-trained, all trained", "#0072B2", "random", "all"),
+    _scbert(
+        "random_vectors_no_pretraining_all_trained", f"{_RANDOM}, not pre-trained, all trained", "#0072B2", "random", "all"
+    ),
     _scbert("no_gene2vec", _NONE, "#CC79A7", None, "pretrained"),
     _scbert("no_gene2vec_all_trained", f"{_NONE}, all trained", "#CC79A7", None, "pretrained", "all"),
     _scbert("no_gene2vec_no_pretraining", f"{_NONE}, not pre-trained", "#CC79A7", None),
@@ -59,8 +61,14 @@ _ROWS = (
 ARMS = {arm.name: arm for arm in _ROWS}
 
 # What brackets every model, from the least informed up.
-CONTROLS = ("stratified_random", "majority", "nearest_neighbours", "logistic_regression_tokens",
-            "logistic_regression_l2", "head_only")  # fmt: skip
+CONTROLS = (
+    "stratified_random",
+    "majority",
+    "nearest_neighbours",
+    "logistic_regression_tokens",
+    "logistic_regression_l2",
+    "head_only",
+)
 FACTORIAL = tuple(arm.name for arm in _ROWS if arm.model == "scBERT" and arm.blocks)  # every combination of factors
 EMBEDDINGS = {"own": "own gene embedding", "random": "random vectors", None: "no gene embedding"}
 

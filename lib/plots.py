@@ -22,7 +22,7 @@ mpl, sns = lazy_loader.load("matplotlib"), lazy_loader.load("seaborn")  # a seco
 
 PALETTE = {name: arm.colour for name, arm in ARMS.items()}
 INK = "#222222"
-SHADES = ["#D55E00", "#E69F00", "#0072B2", "#BBBBBB"]  # of areas with INK on them
+SHADES = [colour("full"), "#E69F00", colour("logistic_regression"), "#BBBBBB"]  # of areas with INK on them
 METRICS = {"accuracy": "Accuracy", "macro_f1": "Macro-F1"}
 METRICS |= {f"{metric}_hard_pair": f"{title}, hard pair" for metric, title in METRICS.items()}
 EPOCH_RULES = {

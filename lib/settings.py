@@ -11,15 +11,19 @@ SCBERT_MIRROR        a web folder to take all downloads from                    
 SCBERT_TIMEOUT       seconds without a byte before a download is tried again                        60
 SCBERT_WORKERS       how many small runs go side by side                                            by cores and memory
 SCBERT_SCHEDULER     address of a Dask scheduler that does the runs                                 runs are done here
+SCBERT_FORCE         a word: runs whose mark carries another word, or none, are done again          what is done serves
 SCBERT_PROGRESS      log: progress in lines, for output that goes to a file                         live bars
 ==================== ============================================================================== =====================
 
-Relative folders are meant from the root of the repository, whatever folder a notebook runs in.
+Relative folders are meant from the root of the repository, whatever folder a notebook runs in. A value that means nothing
+is refused where it is first asked for.
 """
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 from lib.errors import DataError
@@ -27,66 +31,86 @@ from lib.errors import DataError
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def _folder(variable, default):
-    given = os.environ.get(variable)
-    return ROOT / Path(given).expanduser() if given else default
-
-
-def cache():
+def cache() -> Path:
     """Where prepared cells, corpora and runs live."""
     return _folder("SCBERT_CACHE", ROOT / "data" / "cache")
 
 
-def downloads():
+def downloads() -> Path:
     """Where downloads lie."""
     return _folder("SCBERT_DATA_DIR", cache() / "downloads")
 
 
-def figures():
+def figures() -> Path:
     """Where figures are written, a folder each profile."""
     return _folder("SCBERT_FIGURES", ROOT / "figures")
 
 
-def offline():
-    return os.environ.get("SCBERT_OFFLINE", "0") not in ("", "0")
+def offline() -> bool:
+    """Whether downloading is forbidden."""
+    return _text("SCBERT_OFFLINE", "0|1", "1 to forbid downloading, or 0") == "1"
 
 
-def mirror():
+def mirror() -> str | None:
     """The web folder that stands for all published places, or None."""
-    return os.environ.get("SCBERT_MIRROR") or None
+    return _text("SCBERT_MIRROR", "https?://.+", "the address of a web folder, http://… or https://…")
 
 
-def timeout():
+def timeout() -> float:
+    """Seconds without a byte before a download is tried again."""
     return _number("SCBERT_TIMEOUT", float, "seconds, more than 0") or 60.0
 
 
-def workers():
+def workers() -> int | None:
     """How many small runs go side by side, or None: as many as the machine can."""
     return _number("SCBERT_WORKERS", int, "the number of runs that may go side by side, 1 or more")
 
 
-def scheduler():
+def scheduler() -> str | None:
     """The address of a Dask scheduler, or None."""
-    return os.environ.get("SCBERT_SCHEDULER") or None
+    return _text("SCBERT_SCHEDULER", r"\S+:\S+", "the address that the scheduler prints, such as tcp://10.0.0.1:8786")
 
 
-def progress_in_lines():
-    return os.environ.get("SCBERT_PROGRESS") == "log"
+def force() -> str | None:
+    """The word that a run's mark must carry, or None: any mark serves."""
+    return _text("SCBERT_FORCE", r"[\w-]+", "a word of letters, digits, - and _")
 
 
-def runs_since():
-    """Runs finished before this time (seconds since 1970) are done again."""
-    return float(os.environ.get("SCBERT_RUNS_SINCE") or 0)
+def progress_in_lines() -> bool:
+    """Whether progress is shown in lines, not as a live bar."""
+    return _text("SCBERT_PROGRESS", "log", "log, or leave it out") == "log"
 
 
-def _number(variable, kind, wanted):
-    given = os.environ.get(variable)
-    if not given:
-        return None
+def given() -> dict[str, str]:
+    """The variables that are set, for another process."""
+    return {name: value for name, value in os.environ.items() if name.startswith("SCBERT_")}
+
+
+def put(variables: dict[str, str]) -> None:
+    """Let these be the variables of this process and those that it starts, and no others of ours."""
+    os.environ.update(variables)
+    for name in given().keys() - variables.keys():
+        os.environ.pop(name, None)
+
+
+def _folder(variable: str, default: Path) -> Path:
+    chosen = os.environ.get(variable)
+    return ROOT / Path(chosen).expanduser() if chosen else default
+
+
+def _text(variable: str, pattern: str, wanted: str) -> str | None:
+    chosen = os.environ.get(variable)
+    if chosen and not re.fullmatch(pattern, chosen):
+        raise DataError(f"{variable} is {chosen!r}. Give {wanted}.")
+    return chosen or None
+
+
+def _number(variable: str, kind: Callable, wanted: str) -> int | float | None:
+    chosen = os.environ.get(variable)
     try:
-        value = kind(given)
+        value = kind(chosen) if chosen else None
     except ValueError:
         value = 0
-    if not value > 0:
-        raise DataError(f"{variable} is {given!r}. Give {wanted}.")
+    if value is not None and not 0 < value < float("inf"):
+        raise DataError(f"{variable} is {chosen!r}. Give {wanted}.")
     return value

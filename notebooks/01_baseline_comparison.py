@@ -206,7 +206,8 @@ Markdown(
 # All of the above rests on one split, as in the paper. Here the split itself is drawn anew, stratified, again and
 # again. Splits share cells, so the usual t-test would be too sure of itself; Nadeau and Bengio's correction widens the
 # interval. Look at whether a difference that one split shows survives. Models that take seconds are on all splits, and
-# with the C that the profile names; scBERT, or the arm of it that the profile can afford, on as many as `n` says.
+# with the C that the profile names; scBERT, or the arm of it that the profile can afford, on as many as `n` says. Asked of
+# other test cells, these are other questions than those above, and a family of their own.
 
 # %%
 splits_table = differences.splits_family(repeated)

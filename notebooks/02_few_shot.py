@@ -98,9 +98,7 @@ for ax, metric in zip(axes[1], ["accuracy", "macro_f1"]):
     ax.set_title(f"{plots.METRICS[metric]}, the paper ({chosen['reproduces']})")
 plots.legend(fig, arms, 3, ours="ours, each run", paper="the paper, each run", mean="mean, 95 % Student interval")
 columns = ["arm", "fraction", "seed", "metric", "value"]
-drawn = pd.concat(
-    [ours.assign(source="ours")[[*columns, "run", "source"]], paper.assign(source="paper")[[*columns, "source"]]]
-)
+drawn = pd.concat([ours.assign(source="ours")[[*columns, "run", "source"]], paper.assign(source="paper")[[*columns, "source"]]])
 plots.save(fig, "02_few_shot", drawn.query("metric in ['accuracy', 'macro_f1']"), chosen)
 
 # %% [markdown]

@@ -189,11 +189,13 @@ by_factor = {}
 for row in factor.to_dict("records"):
     differ = [one != other for one, other in zip(factors(row["arm"]), factors(row["reference"]))].index(True)
     by_factor.setdefault(differ, []).append(row)
-for differ, name in enumerate((
-    "Pre-training, over pairs of arms that differ in nothing else",
-    "Training all blocks",
-    "The gene embedding against random vectors or none, pre-trained",
-)):  # fmt: skip
+for differ, name in enumerate(
+    (
+        "Pre-training, over pairs of arms that differ in nothing else",
+        "Training all blocks",
+        "The gene embedding against random vectors or none, pre-trained",
+    )
+):
     lines.append(words.summary(name, pd.DataFrame(by_factor[differ])))
 lines.append(words.summary("Pre-training, by share of the labels", effect))
 Markdown("\n".join(lines))

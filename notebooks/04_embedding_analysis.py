@@ -84,10 +84,10 @@ lines = []
 for run in done:
     p, row = run.predictions, card.query("arm == @run.spec['arm'] and metric == 'masked_accuracy'").iloc[0]
     answers = np.mean([len(set(p["predicted"][p["cell"] == cell])) for cell in np.unique(p["cell"])])
-    effect, low, high = (100 * row[name] for name in ("effect_ours", "low_ours", "high_ours"))
+    found = {"difference": row["effect_ours"], "low": row["low_ours"], "high": row["high_ours"]}
     lines.append(
-        f"- **{plots.label(run.spec['arm'])}**: {effect:+.1f} points against the rule (95 % interval {low:+.1f} "
-        f"to {high:+.1f}); {answers:.1f} different answers in a cell on average."
+        f"- {words.describe(found, plots.label(run.spec['arm']), 'the rule', 'On hidden genes')} On average "
+        f"{answers:.1f} different answers in a cell."
     )
 Markdown("\n".join(lines))
 
@@ -114,12 +114,13 @@ plots.save(fig, "04_rules", scores, chosen)
 
 # %%
 value = scores.pivot(index="answer", columns="metric", values="value")
-over = scores.query("metric == 'over_additive'").set_index("answer").loc["full"]
+over = scores.query("metric == 'over_additive'").set_index("answer").loc["full"].to_dict()
 gain = value.loc["full", "accuracy"] - value.loc["cell_rule", "accuracy"]
 Markdown(
-    f"Over the cell's most common visible bin, scBERT gains {100 * gain:+.1f} points; the additive rule, without any model of a cell, "
-    f"{100 * (value.loc['additive', 'accuracy'] - value.loc['cell_rule', 'accuracy']):+.1f}. **scBERT − additive rule: "
-    f"{100 * over['value']:+.1f} points (95 % interval {100 * over['low']:+.1f} to {100 * over['high']:+.1f}).** Recall by bin, 1 to 5: "
+    f"Over the cell's most common visible bin, scBERT gains {100 * gain:+.1f} points; the additive rule, without a model of "
+    f"the cell, {100 * (value.loc['additive', 'accuracy'] - value.loc['cell_rule', 'accuracy']):+.1f}. "
+    f"{words.describe(over | {'difference': over['value']}, 'scBERT', 'the additive rule', 'On hidden genes')} "
+    "Recall by bin, 1 to 5: "
     + "; ".join(
         f"{plots.label(name)} " + ", ".join(f"{value.loc[name, f'recall[{b}]']:.2f}" for b in range(1, 6))
         for name in ("full", "additive", "cell_rule")
@@ -143,12 +144,9 @@ tables = pd.concat(tables, names=["answer"]).reset_index("answer")
 fig, ax = plt.subplots(figsize=(6, 4.6))
 plots.reliability(ax, tables.rename(columns={"answer": "arm"}))
 plots.save(fig, "04_calibration", tables, chosen)
-errors = scores.query("metric == 'calibration_error'").set_index("answer")
-Markdown(
-    "Calibration error: "
-    + "; ".join(f"{plots.label(n)} {errors.loc[n, 'value']:.3f} ({errors.loc[n, 'low']:.3f} to {errors.loc[n, 'high']:.3f})" for n in tables["answer"].unique())
-    + "."
-)
+errors = scores.query("metric == 'calibration_error'").set_index("answer").loc[tables["answer"].unique()]
+said = (f"{plots.label(row.Index)} {row.value:.3f} ({row.low:.3f} to {row.high:.3f})" for row in errors.itertuples())
+Markdown(f"Calibration error: {'; '.join(said)}.")
 
 # %% [markdown]
 # ## Why one answer: an exact property
@@ -229,7 +227,11 @@ overlap = {
 }
 display(pd.Series(overlap | {"by chance": 10 / (n_genes - 1)}, name="share of neighbours in common").round(3).to_frame())
 known = ["CD79A", "LYZ", "NKG7", "CD3D", "FCER1A", "PF4"]
-columns = {"going in": ("full", "genes_in"), "coming out": ("full", "genes_out"), "random weights": ("no_pretraining", "genes_out")}
+columns = {
+    "going in": ("full", "genes_in"),
+    "coming out": ("full", "genes_out"),
+    "random weights": ("no_pretraining", "genes_out"),
+}
 pd.DataFrame({name: representations.nearest_genes(reps[arm][key], stored.genes, known) for name, (arm, key) in columns.items()})
 
 # %% [markdown]
@@ -248,20 +250,20 @@ for arm in order:
     rows += [{"arm": arm} | row for row in representations.cells(r["cells"], r["labels"], r["train"], r["test"])]
 zero = pd.DataFrame(rows)
 knn = zero.query("metric == 'knn_accuracy'").set_index("arm")
-points = pd.concat(
-    pd.DataFrame(reps[arm]["umap"], columns=["umap_1", "umap_2"]).assign(cell_type=reps[arm]["classes"][reps[arm]["labels"]], arm=arm)
-    for arm in order
-)
-types = list(reps["full"]["classes"])
-look = {"hue": "cell_type", "style": "cell_type", "hue_order": types, "style_order": types, "palette": sns.color_palette("colorblind", len(types))}
+points = pd.concat([pd.DataFrame(reps[arm]["umap"], columns=["umap_1", "umap_2"]).assign(arm=arm) for arm in order])
+types = reps["full"]["classes"]
+points.insert(2, "cell_type", np.concatenate([types[reps[arm]["labels"]] for arm in order]))
+look = {"hue": "cell_type", "style": "cell_type", "hue_order": types, "style_order": types}
+look |= {"palette": sns.color_palette("colorblind", len(types)), "s": 16, "linewidth": 0}
 fig, axes = plt.subplots(2, 2, figsize=(10, 8.8))
 for ax, arm in zip(axes.flat, order):
-    sns.scatterplot(points[points["arm"] == arm], x="umap_1", y="umap_2", s=16, linewidth=0, legend=ax is axes[0, 0], ax=ax, **look)
+    sns.scatterplot(points[points["arm"] == arm], x="umap_1", y="umap_2", ax=ax, **look)
     ax.set(xticks=[], yticks=[], xlabel="", ylabel="")
     ax.set_title("{}\nkNN {value:.2f} ({low:.2f}–{high:.2f})".format(plots.label(arm), **knn.loc[arm]))
     ax.grid(False)
-fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4, markerscale=1.6, fontsize=9)
-axes[0, 0].get_legend().remove()
+    named = ax.get_legend_handles_labels()
+    ax.get_legend().remove()
+fig.legend(*named, loc="outside upper center", ncols=4, markerscale=1.6, fontsize=9)
 plots.save(fig, "04_cells", points, chosen)
 
 # %% [markdown]
@@ -281,8 +283,8 @@ plots.save(fig, "04_zero_shot", zero, chosen)
 closing = representations.knn_accuracy(*(reps["full"][name] for name in ("cells_closing", "labels", "train", "test")))
 Markdown(
     f"**Cell representations**: nearest neighbours name {knn.loc['full', 'value']:.0%} of the test cells right in scBERT's "
-    f"representation, {knn.loc['pca', 'value']:.0%} in principal components, {knn.loc['no_pretraining', 'value']:.0%} behind random weights. "
-    f"By scBERT's closing token instead of the mean over genes: {closing:.0%}."
+    f"representation, {knn.loc['pca', 'value']:.0%} in principal components, {knn.loc['no_pretraining', 'value']:.0%} behind "
+    f"random weights. By scBERT's closing token instead of the mean over genes: {closing:.0%}."
 )
 
 # %% [markdown]

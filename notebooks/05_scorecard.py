@@ -134,7 +134,7 @@ again = errata.regenerated()
 again.to_csv(plots.folder(chosen) / "05_printed.csv", index=False, float_format="%.6g")
 again = again.rename(columns={"regenerated": "computed again", "ours": "better practice"})
 columns = ["arm", "reference", "metric", "statistic", "printed", "computed again", "same", "better practice"]
-formats = {name: "{:.4g}" for name in ("printed", "computed again", "better practice")}
+formats = dict.fromkeys(("printed", "computed again", "better practice"), "{:.4g}")
 again[columns].style.hide().format(formats).apply(
     lambda row: ["font-weight: bold" if not row["same"] else ""] * len(row), axis=1
 )

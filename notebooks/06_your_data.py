@@ -143,7 +143,7 @@ print(f"My model names {accuracy:.1%} of the test cells right.")
 words.show_family(differences.family([("my model", arm, "accuracy", {}) for arm in arms], mine + done), plots.label)
 
 # %% [markdown]
-# `models.ScBertClassifier` is scBERT in the same form, for code that compares models by itself:
+# `classifiers.ScBertClassifier` is scBERT in the same form, for code that compares models by itself:
 # `ScBertClassifier(chosen["size"], chosen["pretraining"], chosen["finetuning"]).fit(x, labels, seed)`.
 #
 # ## Where these numbers come from

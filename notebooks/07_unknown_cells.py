@@ -103,15 +103,18 @@ left_out.pivot(index="left_out", columns="arm", values="taken_for").rename(colum
 lines = []
 for arm, part in left_out.groupby("arm", sort=False):
     mean, half = intervals.confidence_interval(part["auc"])
+    coin = [words.verdict({"low": r.low - 0.5, "high": r.high - 0.5}) for r in part.itertuples()]
     lines.append(
-        f"- **{plots.label(arm)}**: mean area {words.show(mean, half, 2)} over {len(part)} types left out (95 % Student interval over "
-        f"types); {(part['low'] > 0.5).sum()} clearly above a coin, {(part['high'] < 0.5).sum()} clearly below."
+        f"- **{plots.label(arm)}**: mean area {words.show(mean, half, 2)} over {len(part)} types left out (95 % Student "
+        f"interval over types); with {coin.count('ahead')} it is ahead of a coin, with {coin.count('behind')} behind, else "
+        "undecided."
     )
 areas = left_out.pivot(index="left_out", columns="arm", values="auc")
 gap = (areas["full"] - areas["logistic_regression"]).dropna()
 mean, half = intervals.confidence_interval(gap)
 lines.append(
-    f"- **scBERT − logistic regression**, on the {len(gap)} types that both were tried on: {mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})."
+    f"- **scBERT against logistic regression: {words.verdict({'low': mean - half, 'high': mean + half})}**, on the {len(gap)} "
+    f"types that both were tried on: {mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})."
 )
 Markdown("\n".join(lines))
 
@@ -130,9 +133,15 @@ else:
     found = calibration.elsewhere(runs.complete(specs.external(there, trained)))
     found.to_csv(plots.folder(chosen) / "07_elsewhere.csv", index=False, float_format="%.6g")
     report = there["adata"].uns["alignment"]
-    display(Markdown(f"{there['adata'].n_obs:,} cells of {there['dataset'].rsplit('/')[-1]}; {report['matched']:,} of {chosen['adata'].n_vars:,} genes matched."))
+    cells = f"{there['adata'].n_obs:,} cells of {there['dataset'].rsplit('/')[-1]}"
+    display(Markdown(f"{cells}; {report['matched']:,} of {chosen['adata'].n_vars:,} genes matched."))
     accuracy = [f"{r.accuracy:.3f} ({r.low:.3f} to {r.high:.3f})" for r in found.itertuples()]
-    display(found.assign(arm=found["arm"].map(plots.label), accuracy=accuracy).drop(columns=["low", "high", "run"]).round(2).style.hide())
+    display(
+        found.assign(arm=found["arm"].map(plots.label), accuracy=accuracy)
+        .drop(columns=["low", "high", "run"])
+        .round(2)
+        .style.hide()
+    )
 
 # %% [markdown]
 # ## Where these numbers come from

@@ -90,12 +90,15 @@ def test_a_dead_kernel_is_a_failure(tmp_path):
     assert error and "died" in error.lower()
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (["-p", "sedes", "3"], "no parameter 'sedes'"),
-    (["--profile", "huge"], "no profile 'huge'"),
-    (["--only", "99"], "No notebook begins with '99'"),
-    (["--colour"], "unrecognized arguments"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["-p", "sedes", "3"], "no parameter 'sedes'"),
+        (["--profile", "huge"], "no profile 'huge'"),
+        (["--only", "99"], "No notebook begins with '99'"),
+        (["--colour"], "unrecognized arguments"),
+    ],
+)
 def test_unknown_names_are_refused(tmp_path, arguments, words):
     """Before anything is run: exit 2, and the names that there are."""
     process = program(*arguments, folder=tmp_path)
@@ -125,7 +128,7 @@ def test_only(monkeypatch, tmp_path, given, stems):
     """``--only 01,02`` and ``--only 01 --only 02`` are the same; the order is that of the notebooks."""
     asked = []
     monkeypatch.setenv("SCBERT_FIGURES", str(tmp_path))
-    for name in ("SCBERT_PROGRESS", "SCBERT_RUNS_SINCE", "SCBERT_SCHEDULER"):  # so that what main sets is undone
+    for name in ("SCBERT_PROGRESS", "SCBERT_FORCE", "SCBERT_SCHEDULER"):  # so that what main sets is undone
         monkeypatch.setenv(name, "")
     monkeypatch.setattr(run_notebooks, "execute", lambda path, *_: asked.append(path))
     assert run_notebooks.main([word for one in given for word in ("--only", one)]) == 0

@@ -141,8 +141,10 @@ def test_compare_draws_ours_as_filled_circles_and_the_papers_as_hollow_diamonds(
     assert [text.get_text() for text in third.get_xticklabels()] == ["scBERT,\nnot pre-trained"] and marks(third).empty
     assert marks(other)["y"].tolist() == [0.11] and other.get_title("left") == "Macro-F1, hard pair"
     assert named(other) == {
-        "ours, each run": INK_MARKS["o"], "the paper, each run": INK_MARKS["D"], "mean, 95 % Student interval": INK_MARKS["_"]
-    }  # fmt: skip
+        "ours, each run": INK_MARKS["o"],
+        "the paper, each run": INK_MARKS["D"],
+        "mean, 95 % Student interval": INK_MARKS["_"],
+    }
 
 
 def test_equal_runs_stand_beside_each_other_and_a_rerun_draws_the_same(ax):
@@ -215,17 +217,24 @@ def test_recall_names_the_right_type(ax):
     assert blue.max() < orange.min(), "the first arm above"
     assert ax.get_xlabel() == "Recall" and ax.get_xlim()[0] < 0 and ax.get_xlim()[1] > 1
     assert named(ax) == dict([arm_line("logistic_regression"), arm_line("full")]) | {
-        "ours, each run": INK_MARKS["o"], "their mean": INK_MARKS["_"], "the paper": INK_MARKS["D"]
-    }  # fmt: skip
+        "ours, each run": INK_MARKS["o"],
+        "their mean": INK_MARKS["_"],
+        "the paper": INK_MARKS["D"],
+    }
 
 
 def test_dots_put_the_best_on_top_and_each_value_at_its_name(ax):
     """Rows in the order of the first metric in both panels; interval ends, printed values, titles."""
     rows = table(
-        ("full", "accuracy", 0.5, 0.4, 0.7), ("majority", "accuracy", 0.3, 0.25, 0.35), ("pca", "accuracy", 0.9, 0.8, 0.95),
-        ("full", "ari", 0.2, 0.1, 0.3), ("majority", "ari", 0.6, 0.5, 0.7), ("pca", "ari", 0.1, 0.0, 0.15),
-        ("pca", "silhouette", 0.4, 0.4, 0.4), columns="arm metric value low high",
-    )  # fmt: skip
+        ("full", "accuracy", 0.5, 0.4, 0.7),
+        ("majority", "accuracy", 0.3, 0.25, 0.35),
+        ("pca", "accuracy", 0.9, 0.8, 0.95),
+        ("full", "ari", 0.2, 0.1, 0.3),
+        ("majority", "ari", 0.6, 0.5, 0.7),
+        ("pca", "ari", 0.1, 0.0, 0.15),
+        ("pca", "silhouette", 0.4, 0.4, 0.4),
+        columns="arm metric value low high",
+    )
     other = plt.subplots()[1]
     plots.dots([ax, other], rows, {"accuracy": "How often", "ari": "How alike"})
     for panel, metric, title in ((ax, "accuracy", "How often"), (other, "ari", "How alike")):
@@ -313,8 +322,9 @@ def test_curves_go_through_the_means_of_each_fraction(ax):
         to_hex(line.get_color()): line for line in ax.lines if len(line.get_xdata()) == 2 and len(set(line.get_xdata())) != 1
     }
     assert {shade: line.get_ydata().tolist() for shade, line in paths.items()} == {
-        BLUE: pytest.approx([0.8, 0.9]), ORANGE: pytest.approx([0.5, 0.7])
-    }  # fmt: skip
+        BLUE: pytest.approx([0.8, 0.9]),
+        ORANGE: pytest.approx([0.5, 0.7]),
+    }
     for shade, line in paths.items():
         own = drawn[drawn["colour"] == shade]
         assert line.get_linestyle() == "-" and set(line.get_xdata().round(6)) == set(own["x"].round(6))

@@ -78,7 +78,7 @@ def load(name_or_path: str | Path, label: str | None = None) -> anndata.AnnData:
         path = Path(name_or_path).expanduser()
         if not os.path.exists(path):  # unlike its method, also of a name that no disk takes
             raise DataError(
-                f"There is no data set named {name[:80]!r} and no file at that path. "
+                f"There is no data set named {name[:300]!r} and no file at that path. "
                 f"Names known: {', '.join(CARDS)}. Give one of them or the path of an .h5ad file."
             )
         adata, found = h5ad.read(path)

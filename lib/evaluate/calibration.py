@@ -66,7 +66,7 @@ def calibration_error(confidence, right, cell=None, weights=None, bins: int = 10
     return np.abs(weights @ gap).sum(1) / (weights @ answers)
 
 
-def calibration(runs: list, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+def calibration(runs: list, resamples: int = 1000) -> pd.DataFrame:
     """How well each arm's probabilities are calibrated on its test cells, mean over its runs.
 
     ``calibration_error`` (see :func:`calibration_error`), ``brier`` (mean squared distance of the probabilities to the
@@ -75,7 +75,7 @@ def calibration(runs: list, resamples: int = 1000, seed: int = 0) -> pd.DataFram
     """
     rows = []
     for arm, own in measures.by_arm(runs).items():
-        weights = resample(len(own[0].predictions["labels"]), resamples, seed)
+        weights = resample(len(own[0].predictions["labels"]), resamples)
         found = {}
         for p in (run.predictions for run in own):
             confidence, right = p["probabilities"].max(1), p["probabilities"].argmax(1) == p["labels"]
@@ -93,18 +93,11 @@ def calibration(runs: list, resamples: int = 1000, seed: int = 0) -> pd.DataFram
 def auc(positive, negative) -> tuple[float, float, float]:
     """Area under the ROC curve, the chance that a positive scores higher than a negative, with DeLong's interval.
 
-    Parameters
-    ----------
-    positive, negative : float arrays
-
-    Returns
-    -------
-    area, low, high : float
-        ``low`` and ``high`` are nan with fewer than two of either.
-
-    References
-    ----------
+    ``positive`` and ``negative`` are their scores; (area, low, high) comes back, the ends nan with fewer than two of either.
     DeLong et al., Biometrics 44, 837–845 (1988), by ranks.
+
+    >>> "{:.2f} ({:.2f} to {:.2f})".format(*auc([1, 3, 4], [0, 1, 2]))
+    '0.83 (0.46 to 1.00)'
     """
     positive, negative = np.asarray(positive, float), np.asarray(negative, float)
     m, n = len(positive), len(negative)

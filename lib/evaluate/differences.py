@@ -195,13 +195,10 @@ def _scores(runs, weights, metric):
     return np.stack(found, 1)
 
 
-def mean_and_interval(runs: list, metric="accuracy", resamples=2000, seed=0) -> tuple[float, float, float]:
-    """Mean score of one arm's runs, with the percentile interval of a bootstrap over its test cells (runs kept).
+def mean_and_interval(runs: list, metric="accuracy", resamples=2000) -> tuple[float, float, float]:
+    """Mean score of one arm's runs and its interval (mean, low, high) by a bootstrap over its test cells (runs kept).
 
-    Returns
-    -------
-    mean, low, high : float
-        What another draw of as many test cells might have given these trained models.
+    It covers what another draw of as many test cells might have given these trained models.
     """
-    drawn = _scores(runs, resample(len(runs[0].predictions["test"]), resamples, seed), metric).mean(1)
+    drawn = _scores(runs, resample(len(runs[0].predictions["test"]), resamples), metric).mean(1)
     return float(drawn[0]), *percentiles(drawn[1:])

@@ -62,10 +62,7 @@ def confidence_interval(values, level: float = LEVEL) -> tuple[float, float]:
 def effect(first, second) -> dict:
     """Difference of two means with Welch's interval, and two one-sided Welch tests that it is smaller than ``MARGIN``.
 
-    Parameters
-    ----------
-    first, second : sequence of float
-        One value a run; the runs of the two need not be paired nor equally many.
+    ``first`` and ``second`` have one value a run; the runs of the two need not be paired nor equally many.
 
     Returns
     -------
@@ -76,10 +73,9 @@ def effect(first, second) -> dict:
     first, second = np.asarray(first, float), np.asarray(second, float)
     nan, sizes = float("nan"), {"n_first": len(first), "n_second": len(second)}
     difference = float(first.mean() - second.mean()) if all(sizes.values()) else nan
-    if min(sizes.values()) < 2:
-        return {"difference": difference, "low": nan, "high": nan, "p_equivalence": nan} | sizes
-    if first.std() == 0 and second.std() == 0:
-        return {"difference": difference, "low": difference, "high": difference, "p_equivalence": nan} | sizes
+    if min(sizes.values()) < 2 or first.std() == second.std() == 0:
+        end = nan if min(sizes.values()) < 2 else difference
+        return {"difference": difference, "low": end, "high": end, "p_equivalence": nan} | sizes
     with warnings.catch_warnings():  # an arm whose runs are all equal is no error: it has no spread
         warnings.filterwarnings("ignore", message="Precision loss occurred")
         interval = stats.ttest_ind(first, second, equal_var=False).confidence_interval(LEVEL)

@@ -75,7 +75,7 @@ def _log_shares(counts):
     return np.log((counts + 0.5) / (counts + 0.5).sum(1, keepdims=True))
 
 
-def scores(answers: dict[str, np.ndarray], run, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+def scores(answers: dict[str, np.ndarray], run, resamples: int = 1000) -> pd.DataFrame:
     """Scores of several answers to one run's hidden targets, and what each adds to the additive model.
 
     Parameters
@@ -94,7 +94,7 @@ def scores(answers: dict[str, np.ndarray], run, resamples: int = 1000, seed: int
     """
     p = run.predictions
     cell, target = p["cell"], p["target"]
-    hidden, weights = np.bincount(cell), resample(cell.max() + 1, resamples, seed)
+    hidden, weights = np.bincount(cell), resample(cell.max() + 1, resamples)
     counts = np.stack([np.bincount(cell, target == bin_) for bin_ in BIN], 1)  # (cells, bins)
     drawn = {}
     for name, probabilities in answers.items():

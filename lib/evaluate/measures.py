@@ -70,11 +70,9 @@ def table(runs: list) -> pd.DataFrame:
 
 def summarise(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Mean, half width of the interval, and number of values for each group of a tidy table."""
-    rows = []
-    for key, part in table.groupby(by, sort=False):
-        mean, half_width = confidence_interval(part["value"])
-        rows.append(dict(zip(by, key)) | {"mean": mean, "half_width": half_width, "n": len(part)})
-    return pd.DataFrame(rows)
+    groups = table.groupby(by, sort=False)["value"]
+    rows = [(*key, *confidence_interval(values), len(values)) for key, values in groups]
+    return pd.DataFrame(rows, columns=[*by, "mean", "half_width", "n"])
 
 
 def epoch_choice(runs: list, halves: int = 200, seed: int = 0) -> pd.DataFrame:
@@ -128,6 +126,5 @@ def choice_worth(choice: pd.DataFrame) -> pd.DataFrame:
             f"Choosing the epoch on the reported cells instead of {words[rule]} adds **{100 * mean:.1f} points** of "
             f"accuracy (95 % Student interval ± {100 * half:.1f}, {len(gain)} runs of protocol {protocol})."
         )
-        row = {"protocol": protocol, "against": rule, "gain": mean, "half_width": half, "n": len(gain)}
-        rows.append(row | {"sentence": text})
+        rows.append({"protocol": protocol, "against": rule, "gain": mean, "half_width": half, "n": len(gain), "sentence": text})
     return pd.DataFrame(rows)

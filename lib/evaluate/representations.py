@@ -105,13 +105,9 @@ def nearest_genes(embedding, genes, asked: list[str], neighbours: int = 5) -> di
 
 
 def knn_accuracy(representation, labels, train, test, neighbours: int = 10) -> float:
-    """Share of test cells whose type the majority of their nearest training cells has.
+    """Share of test cells whose type the majority of their nearest training cells has; arguments are those of :func:`cells`.
 
-    Parameters
-    ----------
-    representation : float array, (cells, dim)
-    labels : int array, (cells,)
-    train, test : int arrays
+    Columns are scaled to one variance, so that none counts more for its unit.
     """
     model = make_pipeline(StandardScaler(), KNeighborsClassifier(min(neighbours, len(train))))
     return float(model.fit(representation[train], labels[train]).score(representation[test], labels[test]))

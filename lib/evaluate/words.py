@@ -65,24 +65,27 @@ def describe(found: dict, first: str, second: str, where: str = "Here") -> str:
     Parameters
     ----------
     found : dict
-        Of :func:`lib.evaluate.differences.paired_difference`, a row of :func:`lib.evaluate.differences.family`, or of
-        :func:`lib.paper.published.difference`.
+        Of :func:`lib.evaluate.differences.paired_difference`, a row of :func:`lib.evaluate.differences.family`, of
+        :func:`lib.paper.published.difference`, or nothing but ``difference``, ``low`` and ``high``.
     first, second : str
         The arms' names, as in the middle of a sentence.
     where : str
         What the sentence begins with, such as *On your 99 cells* or *In the paper*.
     """
     said = SAID[verdict(found)].format(first, second)
-    if "n_cells" in found:
-        basis = f"bootstrap over {found['n_cells']} test cells and {found['n_seeds']} seeds; p = {found['p']:.2g}"
-    else:
-        basis = f"Welch's, {found['n_first']} against {found['n_second']} runs"
-    if "p_holm" in found:
-        basis += f", by Holm's method {found['p_holm']:.2g}"
-    if "p_equivalence" in found:
-        basis += f"; of equivalence within {100 * MARGIN:.0f} points p = {found['p_equivalence']:.2g}"
-    what = f"points of {_score(found.get('metric', 'accuracy'))} for {first} minus {second}"
-    return f"**{where} {said}**: {points(found, f'{{:+.1f}} {what}, 95 % interval {{:+.1f}} to {{:+.1f}}')} ({basis})."
+    basis = {
+        "n_cells": "; bootstrap over {n_cells} test cells and {n_seeds} seeds",
+        "n_first": "; Welch's, {n_first} against {n_second} runs",
+        "p": "; p = {p:.2g}",
+        "p_holm": ", by Holm's method {p_holm:.2g}",
+        "p_equivalence": f"; of equivalence within {100 * MARGIN:.0f} points p = {{p_equivalence:.2g}}",
+    }
+    basis = "".join(text for key, text in basis.items() if key in found).format(**found)[2:]
+    effect, low, high = points(found, "{:+.1f} {:+.1f} {:+.1f}").split()
+    return (
+        f"**{where} {said}**: {effect} points of {_score(found.get('metric', 'accuracy'))} for {first} minus {second}, "
+        f"95 % interval {low} to {high}{basis and f' ({basis})'}."
+    )
 
 
 def caveat(found: dict) -> str:
@@ -133,14 +136,12 @@ def summary(name: str, table: pd.DataFrame) -> str:
 
 def by_fraction(table: pd.DataFrame, first: str, second: str) -> str:
     """The family of few labels in a sentence: at which fractions, and by which score, the first is what."""
-    rows = {word: table[table["verdict"] == word] for word in SAID}
-    said = [
-        f"{word} with {', '.join(f'{r.fraction:.0%} ({_score(r.metric)})' for r in part.itertuples())}"
-        for word, part in rows.items()
-        if len(part)
-    ]
-    none = f" **At no fraction is {second} shown to be ahead of {first}.**" if rows["behind"].empty else ""
-    return f"By shares of the labels, {first} against {second}: {'; '.join(said)}.{none}"
+    at = {}
+    for row in table.to_dict("records"):
+        at.setdefault(row["verdict"], []).append(f"{row['fraction']:.0%} ({_score(row['metric'])})")
+    said = "; ".join(f"{word} with {', '.join(at[word])}" for word in SAID if word in at)
+    none = "" if "behind" in at else f" **At no fraction is {second} shown to be ahead of {first}.**"
+    return f"By shares of the labels, {first} against {second}: {said}.{none}"
 
 
 def _score(metric):

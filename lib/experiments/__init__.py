@@ -8,6 +8,5 @@ yours (a profile for the reader's own cells and model).
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__,
-    ["classifiers", "profiles", "runs", "specs", "store", "tasks", "yours"],
+    __name__, ["classifiers", "profiles", "runs", "specs", "store", "tasks", "yours"]
 )

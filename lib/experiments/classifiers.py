@@ -1,12 +1,17 @@
-"""Models without a transformer: logistic regression, nearest neighbours, and two that look at no gene.
+"""What names cell types, behind one protocol: logistic regression, neighbours, two that look at no gene, scBERT.
 
 Each has ``fit(x, labels, seed)``, ``predict_proba(x)`` and, once fitted, ``classes_``: the labels it has met, in the
 order of the columns of ``predict_proba``. ``x`` is cells × genes, log2(1 + counts per 10⁴) or scBERT's tokens, sparse.
+:func:`learn` and :func:`probabilities` hold every classifier to it, those of a run and a reader's own.
 """
 
 from __future__ import annotations
 
+import functools
 import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.decomposition import PCA
@@ -23,7 +28,18 @@ from lib.prepare import embeddings, splits
 from lib.prepare.tokens import sparse_tokens
 
 
-class LogisticRegression:
+class _Fitted:
+    """What ``fit`` leaves in ``model``, one of scikit-learn's, knows the rest."""
+
+    @property
+    def classes_(self):
+        return self.model.classes_
+
+    def predict_proba(self, x):
+        return self.model.predict_proba(x)
+
+
+class LogisticRegression(_Fitted):
     """One-vs-rest logistic regression, L1 as in the paper; C by cross-validation on the training cells.
 
     Parameters
@@ -56,16 +72,10 @@ class LogisticRegression:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="The least populated class")  # then some folds lack it
                 parts = list(folds.split(np.zeros(len(labels)), labels))
-            accuracy = [
-                np.mean([self._score(C, x, labels, fit, held_out, seed) for fit, held_out in parts]) for C in self.C
-            ]
+            accuracy = [np.mean([self._score(C, x, labels, fit, held_out, seed) for fit, held_out in parts]) for C in self.C]
             self.C_ = float(self.C[int(np.argmax(accuracy))])
         self.model = self._classifier(self.C_, seed).fit(x, labels)
-        self.classes_ = self.model.classes_
         return self
-
-    def predict_proba(self, x):
-        return self.model.predict_proba(x)
 
     @property
     def coefficients(self):
@@ -83,7 +93,7 @@ class LogisticRegression:
         return OneVsRestClassifier(Binary(l1_ratio=l1_ratio, solver="liblinear", C=C, random_state=seed))
 
 
-class NearestNeighbours:
+class NearestNeighbours(_Fitted):
     """The types of a cell's nearest training cells, in principal components of the training cells.
 
     Parameters
@@ -102,44 +112,89 @@ class NearestNeighbours:
         pca = PCA(components, svd_solver="arpack", random_state=seed)  # the solver that takes sparse cells as they are
         neighbours = KNeighborsClassifier(min(self.neighbours, x.shape[0]))
         self.model = make_pipeline(pca, neighbours).fit(x, labels)
-        self.classes_ = self.model.classes_
         return self
 
-    def predict_proba(self, x):
-        return self.model.predict_proba(x)
 
+class Majority(_Fitted):
+    """Always the most common class of the training cells; its probabilities are their shares."""
 
-class Majority:
-    """Always the most common class of the training cells."""
+    strategy = "prior"
 
     def fit(self, x, labels, seed=0):
-        self.classes_, counts = np.unique(labels, return_counts=True)
-        self.share = counts / counts.sum()
+        self.model = DummyClassifier(strategy=self.strategy, random_state=seed).fit(np.zeros((len(labels), 1)), labels)
         return self
 
     def predict_proba(self, x):
-        return np.tile(self.share, (x.shape[0], 1))
+        return super().predict_proba(np.zeros((x.shape[0], 1))).astype(float)
 
 
-class StratifiedRandom:
+class StratifiedRandom(Majority):
     """A type drawn at random, each as often as among the training cells: what chance alone gives.
 
     The draw depends on the seed and on the number of cells alone, so asking again gives the same answer.
     """
 
-    def fit(self, x, labels, seed=0):
-        self.model = DummyClassifier(strategy="stratified", random_state=seed).fit(np.zeros((len(labels), 1)), labels)
-        self.classes_ = self.model.classes_
-        return self
-
-    def predict_proba(self, x):
-        return self.model.predict_proba(np.zeros((x.shape[0], 1))).astype(float)
+    strategy = "stratified"
 
 
 MODELS = {
-    "logistic_regression": LogisticRegression, "nearest_neighbours": NearestNeighbours, "majority": Majority,
+    "logistic_regression": LogisticRegression,
+    "nearest_neighbours": NearestNeighbours,
+    "majority": Majority,
     "stratified_random": StratifiedRandom,
-}  # fmt: skip
+}
+
+
+def learn(classifier: Any, x, labels: np.ndarray, seed: int, n_classes: int, name: str) -> Callable:
+    """Fit a classifier, ours or a stranger's; return what tells the probabilities of cells, see :func:`probabilities`.
+
+    Parameters
+    ----------
+    classifier : object with ``fit`` and ``predict_proba``
+        Without ``classes_``, its columns are taken for the sorted labels.
+    x : cells × genes
+    labels : int array, (cells,)
+        In 0 … n_classes − 1; not every class need be among them.
+    name : str
+        For a refusal.
+
+    Raises
+    ------
+    DataError
+        A method is missing, or ``classes_`` does not hold labels that it was given.
+    """
+    for method in ("fit", "predict_proba"):
+        if not callable(getattr(classifier, method, None)):
+            raise DataError(f"{name} has no method {method}: it needs fit(x, labels, seed) and predict_proba(x).")
+    classifier.fit(x, labels, seed)
+    known = np.asarray(getattr(classifier, "classes_", np.unique(labels)))
+    if not np.isin(known, labels).all() or len(np.unique(known)) != len(known):
+        raise DataError(f"classes_ of {name} is {known.tolist()}; it must hold labels that fit was given, each once.")
+    return functools.partial(probabilities, classifier, known, n_classes, name)
+
+
+def probabilities(classifier: Any, known: np.ndarray, n_classes: int, name: str, x) -> np.ndarray:
+    """What a fitted classifier says of cells: float64, (cells, n_classes), zero for classes that it does not know.
+
+    Parameters
+    ----------
+    known : int array
+        The class of each column of its ``predict_proba``.
+
+    Raises
+    ------
+    DataError
+        It gives something that is not probabilities of these classes.
+    """
+    found, shape = np.asarray(classifier.predict_proba(x), float), (x.shape[0], len(known))
+    if found.shape != shape or not np.allclose(found.sum(1), 1, atol=1e-3) or found.min() < 0:
+        raise DataError(
+            f"predict_proba of {name} gave an array of shape {found.shape}, rows summing to {found.sum(-1).min():.3g} … "
+            f"{found.sum(-1).max():.3g}; it must be {shape}, probabilities of the types in classes_."
+        )
+    aligned = np.zeros((len(found), n_classes))
+    aligned[:, known] = found
+    return aligned
 
 
 class ScBertClassifier:
@@ -152,32 +207,32 @@ class ScBertClassifier:
     gene_embedding : {"coexpression", None} or array (genes, dim)
     """
 
-    def __init__(self, size, pretraining, finetuning, gene_embedding="coexpression"):
-        self.size, self.pretraining, self.finetuning = size, pretraining, finetuning
-        self.gene_embedding = gene_embedding
+    def __init__(self, size: dict, pretraining: dict | None, finetuning: dict, gene_embedding: Any = "coexpression"):
+        self.size, self.pretraining, self.finetuning, self.gene_embedding = size, pretraining, finetuning, gene_embedding
+
+    @classmethod
+    def stored(cls, path: Path, genes: list[str]) -> ScBertClassifier:
+        """One that was fine-tuned before, from its weights; its classes are numbers."""
+        known = cls({}, None, {})
+        known.model = scbert.CellTypeClassifier.from_checkpoint(path, genes=genes)
+        known.classes_ = np.arange(known.model.config.classes)
+        return known
 
     def fit(self, x, labels, seed=0):
         """Learn; a fifth of the cells chooses the epoch."""
-        import torch
-
-
-        tokens = sparse_tokens(x)
+        tokens, embedding = sparse_tokens(x), self.gene_embedding
         self.classes_, codes = np.unique(labels, return_inverse=True)
-        embedding = self.gene_embedding
         if isinstance(embedding, str):
             if embedding != "coexpression":
                 raise DataError(f"gene_embedding is {embedding!r}; give 'coexpression', an array (genes, dim), or None.")
             embedding = embeddings.coexpression(tokens, self.size["dim"])
-        torch.manual_seed(seed)
-        trunk = scbert.ScBert(scbert.ScBertConfig(genes=x.shape[1], **self.size), embedding)
+        trunk = random_trunk(self.size, x.shape[1], embedding, seed)
         if self.pretraining:
-            wanted = {key: self.pretraining[key] for key in ("epochs", "batch_size", "max_lr") if key in self.pretraining}
+            how = ("epochs", "ends", "batch_size", "max_lr", "validation")
+            wanted = {key: self.pretraining[key] for key in how if key in self.pretraining}
             scbert.pretrain.pretrain(trunk, tokens, seed=seed, **wanted)
-        self.model = scbert.CellTypeClassifier.from_pretrained(trunk, len(self.classes_))
-        everything = np.arange(len(codes))
-        train = splits.few_shot(everything, 0.8, seed)
-        select = np.setdiff1d(everything, train)
-        scbert.finetune.finetune(self.model, tokens, codes, train, select, seed=seed, **self.finetuning)
+        train, select = chosen_by(np.arange(len(codes)), seed)
+        self.model, _ = fine_tuned(trunk, tokens, codes, len(self.classes_), train, select, seed=seed, **self.finetuning)
         return self
 
     def predict_proba(self, x, batch_size=32):
@@ -185,8 +240,33 @@ class ScBertClassifier:
 
         if x.shape[1] != self.model.config.genes:
             raise DataError(f"The cells have {x.shape[1]} genes, the model learnt from {self.model.config.genes}.")
-        tokens, device = sparse_tokens(x), next(self.model.parameters()).device
-        with torch.no_grad():
-            parts = [self.model(shown.to(device)).float().softmax(1).cpu()
-                     for _, shown in scbert.training.feed(tokens, scbert.training.in_batches(np.arange(tokens.shape[0]), batch_size), device)]  # fmt: skip
+        fabric, parts = scbert.training.make_fabric(), []
+        model = fabric.to_device(self.model)
+        with torch.no_grad(), fabric.autocast():
+            batches = scbert.training.in_batches(np.arange(x.shape[0]), batch_size)
+            for _, shown in scbert.training.feed(sparse_tokens(x), batches, fabric.device):
+                parts.append(model(shown.to(fabric.device)).float().softmax(1).cpu())
         return torch.cat(parts).numpy()
+
+
+def random_trunk(size: dict, genes: int, gene_embedding: np.ndarray | None, seed: int) -> scbert.ScBert:
+    """scBERT with random weights from ``seed``."""
+    import torch
+
+    torch.manual_seed(seed)
+    return scbert.ScBert(scbert.ScBertConfig(genes=genes, **size), gene_embedding)
+
+
+def fine_tuned(trunk: scbert.ScBert, tokens, labels, classes: int, train, test, *, seed: int, **training) -> tuple:
+    """A new head on a copy of the trunk, fine-tuned: the classifier, and :class:`lib.scbert.finetune.FineTuned`."""
+    import torch
+
+    torch.manual_seed(seed)
+    model = scbert.CellTypeClassifier.from_pretrained(trunk, classes)
+    return model, scbert.finetune.finetune(model, tokens, labels, train, test, seed=seed, **training)
+
+
+def chosen_by(labelled: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labelled cells in four fifths to train on and, in order, a fifth that chooses the epoch."""
+    train = splits.few_shot(labelled, 0.8, seed)
+    return train, np.setdiff1d(labelled, train)

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import yaml
+from anndata import AnnData
+from pandas.io.formats.style import Styler
 
 from lib.datasets import downloads
 from lib.errors import DataError
+from lib.experiments.tasks import PUBLISHED
+from lib.files import digest
 from lib.prepare import cells
 from lib.prepare.embeddings import choose
 
 FOLDER = Path(__file__).resolve().parent / "ladder"
 
 
-def read(name):
+def read(name: str) -> dict:
     """The content of a profile's file (dict)."""
     path = FOLDER / f"{name}.yaml"
     known = sorted(file.stem for file in FOLDER.glob("*.yaml"))
@@ -25,7 +30,7 @@ def read(name):
     return yaml.safe_load(path.read_text()) | {"name": name}
 
 
-def load(name, loaded=None, **overrides):
+def load(name: str | dict, loaded: AnnData | None = None, **overrides: Any) -> dict:
     """Read a profile and its cells; an override that is not None replaces the entry of that name.
 
     Parameters
@@ -38,7 +43,8 @@ def load(name, loaded=None, **overrides):
     Returns
     -------
     dict
-        The profile, with ``adata`` (the prepared cells, AnnData) and their ``fingerprint``.
+        The profile, with ``adata`` (the prepared cells, AnnData) and their ``fingerprint``; a file of the reader's to
+        pre-train on or to begin from is named by its content, so that describing runs need not open it.
     """
     profile = read(name) if isinstance(name, str) else copy.deepcopy(name)
     for key, value in overrides.items():
@@ -48,7 +54,8 @@ def load(name, loaded=None, **overrides):
         if key in cells.SELECTIONS:
             target = profile["data"]
         if target is None:
-            raise DataError(f"Profile {profile['name']} has no entry {key!r}. It has: {', '.join([*profile, *profile['data']])}.")
+            there = ", ".join([*profile, *profile["data"]])
+            raise DataError(f"Profile {profile['name']} has no entry {key!r}. It has: {there}.")
         target[key] = value
     if overrides.get("dataset"):  # figures of its own
         profile["name"] = f"{Path(str(overrides['dataset'])).stem}-{profile['name']}"
@@ -57,11 +64,23 @@ def load(name, loaded=None, **overrides):
     if profile["protocol"] not in ("paper", "clean"):
         raise DataError(f"protocol is {profile['protocol']!r}; it is one of paper, clean.")
     profile |= choose(profile["gene_embedding"])
+    before = profile["pretraining"]
+    before |= {key: _named(before[key], key) for key in ("checkpoint", "corpus") if before.get(key)}
     adata = cells.prepared(profile["data"], profile["split"], loaded)
     return profile | {"adata": adata, "fingerprint": cells.store(adata)}
 
 
-def external(profile, dataset=None):
+def _named(given, key):
+    """What a specification says of a checkpoint or corpus: a published name, or the file's content and, aside, its place."""
+    if isinstance(given, dict) or given in PUBLISHED:
+        return given
+    path = Path(given).expanduser().resolve()
+    if not path.is_file():
+        raise DataError(f"There is no {key} at {path}. Give the path of a file, or one of {', '.join(PUBLISHED)}.")
+    return {"sha256": digest(path), "_path": str(path)}
+
+
+def external(profile: dict, dataset: str | Path | None = None) -> dict | None:
     """Cells from elsewhere for the classifiers of a profile, or None where there are none.
 
     Parameters
@@ -84,7 +103,7 @@ def external(profile, dataset=None):
     return {"dataset": str(dataset), "fingerprint": cells.store(adata), "adata": adata}
 
 
-def describe(profile):
+def describe(profile: dict) -> Styler:
     """The data of a profile in a table: the card, the alignment report and the split (DataFrame)."""
     adata = profile["adata"]
     card, report = adata.uns["dataset"], adata.uns["alignment"]
@@ -97,7 +116,7 @@ def describe(profile):
         "genes matched / missing": f"{report['matched']:,} / {len(report['missing']):,}"
         if profile["data"]["vocabulary"]
         else "the data's own genes: no vocabulary was asked for",
-        **{key: card[name] for key, name in (("matrix", "matrix"), ("gene names", "gene_names")) if name in card},
+        **{name.replace("_", " "): card[name] for name in ("matrix", "gene_names") if name in card},
         "values found": report["values"],
         "cells dropped": f"{report['dropped_cells']} with fewer than {report['min_genes']} genes"
         + "".join(f"; {count} {name}" for name, count in report["dropped"].items()),

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 import warnings
+from concurrent.futures import as_completed
 
 import psutil
-from joblib import Parallel, delayed
+from joblib import cpu_count
+from joblib.externals.loky import get_reusable_executor
 
 from lib import settings
-from lib.experiments.store import Run, compute, is_done, run_id, small
+from lib.experiments.store import Run, code_hash, compute, edited, is_done, run_id, small
 from lib.experiments.tasks import dependencies
-from lib.settings import ROOT, cache
+from lib.settings import ROOT
 
 
-def complete(specs, scheduler=None):
+def complete(specs: list[dict], scheduler: str | None = None, again: str | None = None) -> list[Run]:
     """Make sure that all runs are done, those they depend on first, and return them in order.
+
+    The code on disk computes them: where it was edited since this process loaded it, in processes that load it anew.
 
     Parameters
     ----------
@@ -26,78 +29,82 @@ def complete(specs, scheduler=None):
         Address of a Dask scheduler whose workers see this folder under the same path. Default:
         ``SCBERT_SCHEDULER``, or run here: small models on as many processes as there are cores (``SCBERT_WORKERS``), up
         to 8, others one after the other.
+    again : str, optional
+        A word: runs whose mark carries another, or none, are done again. Default: ``SCBERT_FORCE``, or what is done serves.
 
     Returns
     -------
     list of Run
     """
-    scheduler = scheduler or settings.scheduler()
+    scheduler, again, code = scheduler or settings.scheduler(), again or settings.force(), code_hash()
     unique = {}
-    _gather(specs, unique)
-    missing = [spec for spec in unique.values() if not is_done(Run(spec))]
+    _gather(specs, unique, code)
+    missing = {name: spec for name, spec in unique.items() if not is_done(Run(spec, code), again)}
     if len(unique) > len(missing):
         print(f"{len(unique) - len(missing)} of {len(unique)} runs are stored already.", flush=True)
+    computed = _compute_there(missing, code, again, scheduler) if scheduler else _compute_here(missing, code, again)
     started = time.time()
-    for count, (spec, seconds) in enumerate(_compute_all(missing, scheduler), 1):
+    for count, (spec, seconds) in enumerate(computed, 1):
         left = (time.time() - started) / count * (len(missing) - count)
-        print(f"[{count}/{len(missing)}] {describe(spec)}: {seconds:.0f} s"
-              + (f", about {int(left // 60)}:{int(left % 60):02d} left" if count < len(missing) else ""), flush=True)  # fmt: skip
-    return [Run(spec) for spec in specs]
+        estimate = f", about {int(left // 60)}:{int(left % 60):02d} left" if count < len(missing) else ""
+        print(f"[{count}/{len(missing)}] {describe(spec)}: {seconds:.0f} s{estimate}", flush=True)
+    return [Run(spec, code) for spec in specs]
 
 
-def _gather(specs, found):
+def _gather(specs, found, code):
     """Put the specifications into ``found`` by their identifiers, each after those that it depends on."""
     for spec in specs:
-        if run_id(spec) not in found:
-            _gather(dependencies(spec), found)
-            found[run_id(spec)] = spec
+        if (name := run_id(spec, code)) not in found:
+            _gather(dependencies(spec), found, code)
+            found[name] = spec
 
 
-def _compute_all(specs, scheduler):
-    """Yield (spec, seconds) as the runs finish; a run stands after those that it depends on."""
-    if not specs:
-        return
-    if not scheduler:
-        yield from _compute_here(specs)
+def _compute_there(missing, code, again, scheduler):
+    """Yield (spec, seconds) as the runs finish on a Dask cluster; a run is sent after those that it depends on."""
+    if not missing:
         return
     from distributed import Client, as_completed
 
-    remote, futures = _remote(SCBERT_PROGRESS="log"), {}
+    remote, futures = _remote(code, again, SCBERT_PROGRESS="log"), {}
     with Client(scheduler, timeout=30) as client:
-        for spec in specs:
-            needed = [futures[run_id(other)] for other in dependencies(spec) if run_id(other) in futures]
-            futures[run_id(spec)] = client.submit(remote, spec, needed, pure=False, retries=1)
+        for name, spec in missing.items():
+            needed = [futures[other] for other in (run_id(other, code) for other in dependencies(spec)) if other in futures]
+            futures[name] = client.submit(remote, spec, needed, pure=False, retries=1)
         for future in as_completed(futures.values()):
             yield future.result()
 
 
-def _compute_here(specs):
+def _compute_here(missing, code, again):
     """Runs of small models side by side, a process and a thread each; others after them, with all threads."""
-    cheap = [spec for spec in specs if small(spec)]
-    workers = min(_places(), sum(spec.get("model") == "scBERT" for spec in cheap))
-    if workers < 2:  # others take a second or two, less than a process takes to start
-        for spec in specs:
-            yield spec, compute(spec)
+    cheap = [spec for spec in missing.values() if small(spec)]
+    others = [spec for spec in missing.values() if not small(spec)]
+    workers, anew = min(_places(), sum(spec.get("model") == "scBERT" for spec in cheap)), edited()
+    if not missing or (workers < 2 and not anew):  # others take a second or two, less than a process takes to start
+        yield from ((spec, compute(spec, again, code)) for spec in missing.values())
         return
+    print(f"{len(cheap)} runs, {max(workers, 1)} at a time{', by the code as it is now' if anew else ''}.", flush=True)
+    # The bars of several processes would overwrite each other.
+    executor = get_reusable_executor(max(workers, 1), timeout=300, env={"TQDM_DISABLE": "1"})
+    remote = _remote(code, again)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="A worker stopped")  # one that had grown is replaced: no harm
+            futures = [executor.submit(remote, spec) for spec in sorted(cheap, key=lambda spec: _turn(spec, missing, code))]
+            yield from (future.result() for future in as_completed(futures))
+            yield from (
+                executor.submit(remote, spec).result() if anew else (spec, compute(spec, again, code)) for spec in others
+            )
+    except BaseException:  # an error, or an interruption: what the others are at goes on from its checkpoint another time
+        executor.shutdown(kill_workers=True)
+        raise
 
-    print(f"{len(cheap)} runs, {workers} at a time.", flush=True)
-    missing = {run_id(spec) for spec in specs}
-    remote = _remote(TQDM_DISABLE="1")  # the bars of several processes would overwrite each other
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="A worker stopped")  # one that had grown is replaced: no harm
-        yield from Parallel(workers, backend="loky", return_as="generator_unordered")(
-            delayed(remote)(spec) for spec in sorted(cheap, key=lambda spec: _turn(spec, missing))
-        )
-    for spec in specs:
-        if not small(spec):
-            yield spec, compute(spec)
 
-
-def _turn(spec, missing):
+def _turn(spec, missing, code):
     """Sorts runs so that a process seldom waits for another: pre-training, the long ones first; then what waits for no run of
     those missing; then what needs a pre-training without gene embedding, which takes seconds; then the rest."""
+
     def depth(spec):
-        return max((1 + depth(other) for other in dependencies(spec) if run_id(other) in missing), default=0)
+        return max((1 + depth(other) for other in dependencies(spec) if run_id(other, code) in missing), default=0)
 
     fast = (spec.get("pretraining") or spec).get("gene_embedding") is None
     if spec["task"] == "pretraining":
@@ -106,33 +113,36 @@ def _turn(spec, missing):
     return 1, waits, waits and not fast, spec.get("model") != "scBERT", -spec.get("fraction", 1)
 
 
-def _remote(**variables):
-    """:func:`compute` for another process, with this one's settings and some of its own."""
-    own = {name: value for name, value in os.environ.items() if name.startswith("SCBERT_")}
-    variables = {"SCBERT_RUNS_SINCE": ""} | own | {"SCBERT_CACHE": str(cache())} | variables
-    root = str(ROOT)
+def _remote(code, again, **variables):
+    """:func:`compute` for another process, with this one's settings, some of its own, and this one's view of the code."""
+    variables, root = settings.given() | variables, str(ROOT)
 
-    def remote(spec, needed=()):  # travels by value: the settings are there before the library is imported from its folder
-        os.environ.update(variables)
+    def remote(spec, needed=()):  # travels by value: the library is imported from its folder
         if root not in sys.path:
             sys.path.insert(0, root)
         from lib.experiments import store
 
-        return spec, store.compute(spec)
+        if store.edited() or code != store.LOADED:  # it was imported by an earlier call, before an edit
+            for name in [name for name in sys.modules if name.split(".")[0] == "lib"]:
+                del sys.modules[name]
+            from lib.experiments import store
+        store.settings.put(variables)
+        return spec, store.compute(spec, again, code)
 
     return remote
 
 
 def _places():
     """How many small runs go side by side: ``SCBERT_WORKERS``, or a core each, 2 GB each, eight at most."""
-    if given := settings.workers():
-        return given
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(cores, int(psutil.virtual_memory().available / 2e9), 8))
+    return settings.workers() or max(1, min(cpu_count(), int(psutil.virtual_memory().available / 2e9), 8))
 
 
-def describe(spec):
-    """A run in a few words, for progress."""
+def describe(spec: dict) -> str:
+    """A run in a few words, for progress.
+
+    >>> describe({"task": "cell_types", "arm": "no_gene2vec", "fraction": 0.5, "seed": 1})
+    'cell types · no gene2vec · fraction 0.5 · seed 1'
+    """
     words = [spec["task"].replace("_", " "), spec["arm"].replace("_", " ")]
     words += [f"{name.replace('_', ' ')} {spec[name]}" for name in ("left_out", "fraction", "seed") if name in spec]
     return " · ".join(words)

@@ -1,35 +1,32 @@
-"""The specifications of the runs that a profile asks for."""
+"""The specifications of the runs that a profile asks for: plain values. Describing a run opens, fetches and writes nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lib.arms import ARMS, CONTROLS, FACTORIAL, by_factors
 from lib.errors import DataError
-from lib.experiments import tasks
-from lib.prepare import corpus
+
+Names, Specs = Sequence[str], list[dict]
 
 
-def cell_types(profile, arms, fractions=(1.0,), seeds=None):
+def cell_types(profile: dict, arms: Names, fractions: Sequence[float] = (1.0,), seeds: Sequence[int] | None = None) -> Specs:
     """Specifications of cell-type runs: arms × fractions × seeds, the same subset of cells for every arm."""
     seeds = profile["seeds"] if seeds is None else seeds
-    return [
-        _one(profile, arm, float(fraction), int(seed))
-        for arm in arms
-        for fraction in fractions
-        for seed in seeds
-    ]
+    return [_one(profile, arm, float(fraction), int(seed)) for arm in arms for fraction in fractions for seed in seeds]
 
 
-def masked(profile, arms=("full", "no_gene2vec")):
+def masked(profile: dict, arms: Names = ("full", "no_gene2vec")) -> Specs:
     """Specifications of the masked task on held-out cells."""
     return [_base(profile, "masked", arm) | {"seed": 0} for arm in arms]
 
 
-def representations(profile, arms=("pca", "full", "no_pretraining", "no_gene2vec")):
+def representations(profile: dict, arms: Names = ("pca", "full", "no_pretraining", "no_gene2vec")) -> Specs:
     """Specifications of cell and gene representations."""
     return [_base(profile, "representations", arm) | {"seed": 0} for arm in arms]
 
 
-def controls(profile, arms=CONTROLS):
+def controls(profile: dict, arms: Names = CONTROLS) -> Specs:
     """Specifications of the controls; ``controls`` of the profile, where there, thins their seeds and searches for C."""
     thin = profile.get("controls", {})
     settings = {"logistic_regression": thin.get("logistic_regression", profile["logistic_regression"])}
@@ -41,12 +38,12 @@ def _thinned(profile, seeds):
     return [seed for seed in profile["seeds"] if seed in (seeds or [])] or profile["seeds"]
 
 
-def clean(profile):
+def clean(profile: dict) -> Specs:
     """Specifications of scBERT under the protocol ``clean``, for ``clean_seeds`` of the profile, else all its seeds."""
     return cell_types(profile | {"protocol": "clean"}, ["full"], seeds=_thinned(profile, profile.get("clean_seeds")))
 
 
-def repeated(profile):
+def repeated(profile: dict) -> Specs:
     """Specifications of the same comparison on many stratified splits, each split with a seed of its own.
 
     ``repeated`` of the profile says how many ``splits``, the ``logistic_regression`` on them (default: the profile's),
@@ -64,7 +61,7 @@ def repeated(profile):
     return found
 
 
-def factorial(profile):
+def factorial(profile: dict) -> Specs:
     """Specifications of all arms of ``FACTORIAL``, on the same subsets of cells.
 
     ``factorial`` of the profile, where there, thins them: a ``fraction`` of the labels, and the ``seeds`` of those arms that
@@ -79,7 +76,7 @@ def factorial(profile):
     return found
 
 
-def pretraining_effect(profile):
+def pretraining_effect(profile: dict) -> Specs:
     """Specifications of pre-training's effect by the fraction of labels, on the subsets of the few-shot experiment.
 
     ``pretraining_effect`` of the profile, where there, thins their ``fractions`` and ``seeds``.
@@ -91,7 +88,7 @@ def pretraining_effect(profile):
     return cell_types(profile, ["full", "no_pretraining"], fractions or profile["fractions"], seeds)
 
 
-def unknown(profile, arms=("logistic_regression", "nearest_neighbours", "no_gene2vec", "full")):
+def unknown(profile: dict, arms: Names = ("logistic_regression", "nearest_neighbours", "no_gene2vec", "full")) -> Specs:
     """Specifications of classifiers from which one cell type was left out, every type once.
 
     ``unknown`` of the profile, where there, says on how many of the types, the most common first, an arm is tried.
@@ -107,11 +104,10 @@ def unknown(profile, arms=("logistic_regression", "nearest_neighbours", "no_gene
     ]
 
 
-def external(there, trained):
-    """What the classifiers of these specifications say of the cells that :func:`external` gives."""
-    data = {"dataset": there["dataset"], "fingerprint": there["fingerprint"]}
-    return [{"task": "external", "arm": spec["arm"], "seed": spec["seed"], "fraction": spec["fraction"], "trained": spec, "data": data}
-            for spec in trained]  # fmt: skip
+def external(there: dict, trained: Sequence[dict]) -> Specs:
+    """What the classifiers of these specifications say of the cells that :func:`lib.experiments.profiles.external` gives."""
+    other = {"task": "external", "data": {key: there[key] for key in ("dataset", "fingerprint")}}
+    return [other | {key: spec[key] for key in ("arm", "seed", "fraction")} | {"trained": spec} for spec in trained]
 
 
 def _base(profile, task, arm):
@@ -133,10 +129,10 @@ def _base(profile, task, arm):
             given, tokens_of = training.pop("checkpoint", None), training.pop("corpus", None)
             named = by_factors(True, "last_block", what.embedding)  # one pre-training for all arms that begin with it
             before = _base(profile, "pretraining", named) | {"seed": training.pop("seed"), "training": training}
-            if given and what.embedding == "own":  # the original's weights were trained with gene2vec: only for arms that have it
-                before |= {"checkpoint": tasks.checkpoint(given), "training": {}}
-            elif tokens_of:
-                before["corpus"] = corpus.build(tokens_of, tuple(profile["adata"].var_names))
+            if given and what.embedding == "own":  # a checkpoint's weights were trained with its gene embedding
+                before |= {"checkpoint": given, "training": {}}
+            elif tokens_of:  # an empty cell is none
+                before["corpus"] = {"file": tokens_of, "min_genes": max(1, profile["data"]["min_genes"])}
             spec["pretraining"] = before
     return spec
 

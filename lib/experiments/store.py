@@ -1,8 +1,9 @@
-"""The run store: a run is a folder named after the hash of its specification.
+"""The run store: a run is a folder named after the hash of its specification and of the code that computes it.
 
 ``data/cache/runs/<hash>/`` holds ``spec.json``, ``environment.json``, ``log.csv``, ``predictions.npz``, the weights
 ``model.pt`` where the run trains, ``checkpoint.pt`` while it is unfinished, and ``DONE``, written last, with the
-SHA-256 of the others. What is done is not done again; what was interrupted goes on; what is damaged is done anew.
+SHA-256 of the others. What is done is not done again; what was interrupted goes on; what is damaged is done anew; and
+what a process loaded before the code was edited computes nothing more.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import ast
 import contextlib
 import functools
-import hashlib
 import json
 import platform
 import shutil
@@ -26,82 +26,130 @@ from filelock import FileLock
 from threadpoolctl import threadpool_limits
 
 from lib import scbert, settings
+from lib.errors import DataError
 from lib.experiments.tasks import TASKS, dependencies
-from lib.files import digest, replacing, write_text
-from lib.settings import ROOT, cache
+from lib.files import digest, fingerprint, replacing, write_text
 
 FILES = ("spec.json", "environment.json", "log.csv", "predictions.npz")
+# What computes runs, in lib. How cells are read is not among it: their values are hashed in the specification.
+CODE = ("prepare", "scbert", "experiments/classifiers.py", "experiments/tasks.py")
 
 
 class Run:
     """A finished run: ``spec`` (dict), ``id``, ``folder``, ``log`` (DataFrame), ``predictions`` (dict of arrays)."""
 
-    def __init__(self, spec):
-        self.spec, self.id = spec, run_id(spec)
-        self.folder = cache() / "runs" / self.id
+    def __init__(self, spec: dict, code: str | None = None):
+        self.spec, self.id = spec, run_id(spec, code)
+        self.folder = settings.cache() / "runs" / self.id
 
     @functools.cached_property
-    def predictions(self):
+    def predictions(self) -> dict[str, np.ndarray]:
         with np.load(self.folder / "predictions.npz", allow_pickle=False) as file:
             return dict(file)
 
     @property
-    def log(self):
+    def log(self) -> pd.DataFrame:
         return pd.read_csv(self.folder / "log.csv", float_precision="round_trip")
 
     @property
-    def environment(self):
+    def environment(self) -> dict:
         return json.loads((self.folder / "environment.json").read_text())
 
 
-def run_id(spec):
-    """16 hexadecimal digits: a hash of the specification and of the code that computes it."""
-    text = json.dumps({"spec": spec, "code": code_hash()}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def run_id(spec: dict, code: str | None = None) -> str:
+    """16 hexadecimal digits: a hash of the specification and of the code that computes it (default: as it is on disk)."""
+    text = json.dumps({"spec": identity(spec), "code": code or code_hash()}, sort_keys=True)
+    return fingerprint(text)
 
 
-# What computes runs. How cells are read is not among it: their values are hashed in the specification.
-CODE = ("prepare", "scbert", "experiments/classifiers.py", "experiments/tasks.py")
+def identity(spec: dict) -> dict:
+    """A specification without what only helps to find things: the keys that begin with an underscore.
+
+    >>> identity({"seed": 0, "pretraining": {"checkpoint": {"sha256": "90ae", "_path": "mine.pth"}}})
+    {'seed': 0, 'pretraining': {'checkpoint': {'sha256': '90ae'}}}
+    """
+    kept = {key: value for key, value in spec.items() if not key.startswith("_")}
+    return {key: identity(value) if isinstance(value, dict) else value for key, value in kept.items()}
 
 
-def _code():
-    places = [ROOT / "lib" / name for name in CODE]
-    return [path for place in places for path in (sorted(place.rglob("*.py")) if place.is_dir() else [place])]
+def code_hash() -> str:
+    """Hash of the code that computes runs, as it is on disk now.
+
+    Comments, docstrings and layout do not count, so that rewording and formatting keep the runs; nor does the version of
+    Python, which a dump by :mod:`ast` itself would depend on.
+    """
+    places = [settings.ROOT / "lib" / name for name in CODE]
+    files = [path for place in places for path in (sorted(place.rglob("*.py")) if place.is_dir() else [place])]
+    return fingerprint(" ".join(_known(_meaning, path) for path in files))
 
 
-@functools.cache
-def code_hash():
-    """Hash of the code that computes runs, without comments and docstrings: rewording them keeps the runs."""
-    found = hashlib.sha256()
-    for path in _code():
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(
-                body[0].value, ast.Constant
-            ):  # fmt: skip
-                body[0].value.value = ""
-        found.update(ast.dump(tree).encode())
-    return found.hexdigest()[:16]
+def _meaning(path):
+    """Hash of a file's syntax tree."""
+    return fingerprint(_told(ast.parse(Path(path).read_text(encoding="utf-8"), path)))
 
 
-def is_done(run):
-    """Whether a run is finished and undamaged; one finished before ``SCBERT_RUNS_SINCE`` (--force) is not."""
+def _told(node):
+    """A syntax tree in words, without positions, docstrings and fields that are empty."""
+    if isinstance(node, list):
+        return f"[{' '.join(map(_told, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    fields = dict(ast.iter_fields(node))
+    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+    if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
+        fields["body"] = fields["body"][1:]
+    told = (f"{name}={_told(value)}" for name, value in fields.items() if value is not None and value != [])
+    return f"{type(node).__name__}({' '.join(told)})"
+
+
+def _known(function, path):
+    """A hash of a file, kept for as long as the file looks the same."""
+    stat = Path(path).stat()
+    return _remembered(function, str(path), stat.st_size, stat.st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4096)
+def _remembered(function, path, size, mtime):
+    return function(path)
+
+
+# The code that this process loaded, and whether another was seen on disk since; kept where this module alone is reloaded.
+LOADED, _edited = globals().get("LOADED") or code_hash(), globals().get("_edited", False)
+
+
+def edited() -> bool:
+    """Whether code that computes runs was seen to differ from what this process loaded: it may hold some of each since."""
+    global _edited
+    _edited = _edited or code_hash() != LOADED
+    return _edited
+
+
+def check_code(wanted: str = LOADED) -> None:
+    """Refuse to compute by code that is not what is on disk, or not ``wanted``, what the client of a worker has."""
+    if wanted != LOADED:
+        raise DataError(f"The worker's code is {LOADED}, its client's {wanted}: let both see the folder {settings.ROOT}.")
+    if edited():
+        raise DataError(f"The code was {LOADED} when it was loaded and is {code_hash()} now: nothing is stored. Call again.")
+
+
+def is_done(run: Run, again: str | None = None) -> bool:
+    """Whether a run is finished and undamaged; with ``again``, a word: and its mark carries that word."""
     try:
         mark = json.loads((run.folder / "DONE").read_text())
-        damaged = [name for name, digest in mark["sha256"].items() if _sha256(run.folder / name) != digest]
+        damaged = [name for name, wanted in mark["sha256"].items() if _known(digest, run.folder / name) != wanted]
+        marked = mark["again"]
     except FileNotFoundError as error:
         if (run.folder / "DONE").exists():
             print(f"Run {run.id} lacks {Path(error.filename).name}: it is done again.", file=sys.stderr)
         return False
     except (ValueError, KeyError, TypeError):
-        damaged, mark = ["DONE"], None
+        damaged, marked = ["DONE"], None
     if damaged:
         print(f"Run {run.id} is damaged ({', '.join(damaged)}): it is done again.", file=sys.stderr)
-    return not damaged and mark["finished"] >= settings.runs_since()
+    return not damaged and again in (None, marked)
 
 
-def small(spec):
+def small(spec: dict) -> bool:
     """Whether one thread serves a run as well as several: small models, and none at all."""
     import torch
 
@@ -126,65 +174,71 @@ def _threads(spec):
         torch.set_num_threads(before)
 
 
-def compute(spec):
+def compute(spec: dict, again: str | None = None, code: str = LOADED) -> float:
     """Compute one run unless another process has done it meanwhile; return the seconds it took.
 
     What it depends on is waited for where another process is at it, and done here where none is.
+
+    Parameters
+    ----------
+    spec : dict
+    again : str, optional
+        A word: the run is done again if its mark carries another. What was interrupted under that word goes on.
+    code : str
+        :func:`code_hash` of who asks.
+
+    Raises
+    ------
+    DataError
+        This process has loaded other code than is asked for, or it was edited meanwhile: the run is not marked as done.
     """
+    check_code(code)
     for other in dependencies(spec):
-        compute(other)
-    run, started = Run(spec), time.time()
+        compute(other, again, code)
+    run, started = Run(spec, LOADED), time.time()
     run.folder.mkdir(parents=True, exist_ok=True)
     with FileLock(run.folder.with_suffix(".lock")), _threads(spec):
-        if is_done(run):
+        if is_done(run, again):
             return 0.0
-        if (run.folder / "DONE").exists():  # damaged, or to be forced: nothing of it may be mixed with the new
+        if (run.folder / "DONE").exists():  # damaged, or to be done again: nothing of it may be mixed with the new
             shutil.rmtree(run.folder)
             run.folder.mkdir()
-        checkpoint = run.folder / "checkpoint.pt"
-        if checkpoint.exists() and checkpoint.stat().st_mtime < settings.runs_since():
-            checkpoint.unlink()
-        write_text(run.folder / "spec.json", json.dumps(spec, indent=1, sort_keys=True))
-        log, predictions, state = TASKS[spec["task"]](spec, checkpoint, lambda other: Run(other).folder / "model.pt")
-        seconds = time.time() - started
-        write_text(run.folder / "environment.json", json.dumps(environment() | {"seconds": round(seconds, 2)}, indent=1))
+        write_text(run.folder / "spec.json", json.dumps(identity(spec), indent=1, sort_keys=True))
+        checkpoint = run.folder / (f"checkpoint.{again}.pt" if again else "checkpoint.pt")
+        log, predictions, state = TASKS[spec["task"]](spec, checkpoint, lambda other: Run(other, LOADED).folder / "model.pt")
+        about = environment() | {"seconds": round(time.time() - started, 2)}
+        write_text(run.folder / "environment.json", json.dumps(about, indent=1))
         write_text(run.folder / "log.csv", pd.DataFrame(log).to_csv(index=False))
         with replacing(run.folder / "predictions.npz") as temporary:
             np.savez_compressed(temporary, **predictions)
-        names = list(FILES)
         if state is not None:
             scbert.training.save(run.folder / "model.pt", state)
-            names.append("model.pt")
-        mark = {"finished": time.time(), "sha256": {name: _sha256(run.folder / name) for name in names}}
+        names = [*FILES, *(["model.pt"] if state is not None else [])]
+        mark = {"finished": time.time(), "again": again, "sha256": {name: _known(digest, run.folder / name) for name in names}}
+        check_code()
         write_text(run.folder / "DONE", json.dumps(mark, indent=1))
-        checkpoint.unlink(missing_ok=True)
-    return seconds
+        for left in run.folder.glob("checkpoint*"):
+            left.unlink()
+    return about["seconds"]
 
 
-def environment():
+def environment() -> dict:
     """What a number depends on besides its specification."""
     packages = ("torch", "performer-pytorch", "numpy", "scipy", "scikit-learn", "scanpy", "anndata")
     found = {}
     for name in packages:
-        try:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # a bare GPU machine has no scanpy
             found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue  # a bare GPU machine has no scanpy
     import torch
 
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine()
+    date = datetime.now(UTC).isoformat(timespec="seconds")
     return {
-        "python": platform.python_version(), "platform": platform.platform(), "device": device,
-        "threads": torch.get_num_threads(), "packages": found, "code": code_hash(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }  # fmt: skip
-
-
-@functools.lru_cache(maxsize=4096)
-def _sha256_of(path, size, mtime):
-    return digest(path)
-
-
-def _sha256(path):
-    stat = Path(path).stat()
-    return _sha256_of(str(path), stat.st_size, stat.st_mtime_ns)
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "packages": found,
+        "code": LOADED,
+        "date": date,
+    }

@@ -7,7 +7,7 @@ says of another data set's cells).
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +17,14 @@ from lib import scbert
 from lib.datasets import downloads
 from lib.errors import DataError
 from lib.experiments import classifiers
+from lib.files import digest
 from lib.prepare import corpus, embeddings, splits
-from lib.prepare.cells import read
+from lib.prepare.cells import Cells, read
+
+PUBLISHED = {"original": "checkpoint", "panglao": "panglao"}  # what a profile may name in place of a path: what is fetched
 
 
-def dependencies(spec):
+def dependencies(spec: dict) -> list[dict]:
     """Specifications of the runs that must be done before this one."""
     return [spec[name] for name in ("pretraining", "trained") if spec.get(name)]
 
@@ -32,7 +35,17 @@ def _load(spec):
     return cells, *splits.holdout(cells.labels, **spec["split"])
 
 
-def gene_embedding(spec, cells, train):
+def _file(given):
+    """The path of a checkpoint or corpus that a specification names: the published one, or the user's, if it is the same."""
+    if isinstance(given, str):
+        return downloads.fetch(PUBLISHED[given])
+    path = Path(given["_path"])
+    if not path.is_file() or digest(path) != given["sha256"]:
+        raise DataError(f"{path} is not there any more, or another file than when the profile was loaded. Load it again.")
+    return path
+
+
+def gene_embedding(spec: dict, cells: Cells, train: np.ndarray) -> np.ndarray | None:
     """Array (genes, dim) of the kind that the specification names, or None."""
     kind, dim = spec["gene_embedding"], spec["size"]["dim"]
     if kind is None:
@@ -43,95 +56,110 @@ def gene_embedding(spec, cells, train):
         return embeddings.random(len(cells.genes), dim)
     if kind != "gene2vec":
         raise DataError(f"gene_embedding is {kind!r}; it is one of gene2vec, coexpression, random, None.")
-    return embeddings.reduce(embeddings.kept_gene2vec(cells.genes), dim)
+    return embeddings.reduce(embeddings.kept_gene2vec(cells.genes, spec["gene2vec"]), dim)
 
 
-def _new_model(spec, cells, train, seed):
-    """scBERT with random weights from ``seed``."""
-    import torch
-
-
-    torch.manual_seed(seed)
-    config = scbert.ScBertConfig(genes=len(cells.genes), **spec["size"])
-    return scbert.ScBert(config, gene_embedding(spec, cells, train))
+def _random_trunk(spec, cells, train):
+    return classifiers.random_trunk(spec["size"], len(cells.genes), gene_embedding(spec, cells, train), spec["seed"])
 
 
 def _trunk(spec, cells, train, weights_of):
     """Pre-trained weights where the specification has a pre-training, else random ones."""
     if not spec.get("pretraining"):
-        return _new_model(spec, cells, train, spec["seed"])
+        return _random_trunk(spec, cells, train)
     return scbert.ScBert.from_checkpoint(weights_of(spec["pretraining"]), genes=cells.genes.tolist())
 
 
+def _taken_over(spec, cells, train):
+    """The model of a checkpoint, whose gene embedding must be ours, gene by gene: so the order is the same."""
+    path = _file(spec["checkpoint"])
+    model = scbert.ScBert.from_checkpoint(path, gene_embedding(spec, cells, train), cells.genes)
+    published = downloads.registry()["checkpoint"]["holds"] if spec["checkpoint"] == "original" else {}
+    if any(getattr(model.config, name) != size for name, size in published.items()):
+        raise DataError(f"{path} is not scBERT's checkpoint: that has the sizes {published}. Delete it, or mend it.")
+    if other := {name: size for name, size in spec["size"].items() if getattr(model.config, name) != size}:
+        raise DataError(f"The checkpoint's model has other sizes than the profile's, {other}: change size in the profile.")
+    return model, [{"checkpoint": digest(path)}]
+
+
+def _how(what, spec, checkpoint):
+    """What both trainings are told: settings, seed, where to go on from, and a name for progress."""
+    name = f"{what}, {spec['arm'].replace('_', ' ')}"
+    return spec["training"] | {"seed": spec["seed"], "checkpoint": checkpoint, "name": name}
+
+
 def _weights(model, cells):
-    return {"model_state_dict": model.state_dict(), "genes": cells.genes.tolist()}
+    return {"model_state_dict": model.cpu().state_dict(), "genes": cells.genes.tolist()}
 
 
-def pretraining(spec, checkpoint, weights_of):
+def pretraining(spec: dict, checkpoint: Path, weights_of: Callable) -> tuple:
     """Pre-train on the training cells, without their labels, or on a corpus; or take over a checkpoint's weights."""
     cells, train, _ = _load(spec)
-    if given := spec.get("checkpoint"):  # the gene embedding in it must be ours, gene by gene: so the order is the same
-        model = scbert.ScBert.from_checkpoint(corpus.checkpoint_path(given), gene_embedding(spec, cells, train), cells.genes)
-        if other := {name: size for name, size in spec["size"].items() if getattr(model.config, name) != size}:
-            raise DataError(f"The checkpoint's model has other sizes than the profile's, {other}: change size in the profile.")
-        return [{"checkpoint": given}], {}, _weights(model, cells)
+    if "checkpoint" in spec:
+        model, log = _taken_over(spec, cells, train)
+        return log, {}, _weights(model, cells)
     tokens, used = cells.tokens[train], {"train": train}
-    if "corpus" in spec:
-        tokens, used = corpus.read(spec["corpus"], cells.genes), {}
-    model = _new_model(spec, cells, train, spec["seed"])
-    done = scbert.pretrain.pretrain(model, tokens, seed=spec["seed"], checkpoint=checkpoint,
-                   name=f"pre-training, {spec['arm'].replace('_', ' ')}", **spec["training"])  # fmt: skip
-    return done.log, used | {"ended": np.array(done.ended)}, _weights(model.cpu(), cells)
+    if given := spec.get("corpus"):
+        tokens, used = corpus.tokens(_file(given["file"]), cells.genes.tolist(), given["min_genes"]), {}
+    model = _random_trunk(spec, cells, train)
+    done = scbert.pretrain.pretrain(model, tokens, **_how("pre-training", spec, checkpoint))
+    return done.log, used | {"ended": np.array(done.ended)}, _weights(model, cells)
 
 
-def cell_types(spec, checkpoint, weights_of):
-    """Learn the cell types of a fraction of the training cells; predict the test cells.
+def _sides(spec):
+    """Cells, and the indices of those to train on, to choose the epoch by and to predict; and all training cells.
 
     With ``left_out``, the name of a type, no cell of it is learnt from or chosen by, and all of them are predicted.
     """
-    cells, train_all, test = _load(spec)
-    train, select = train_all, test
+    cells, everything, test = _load(spec)
+    train, select = everything, test
     if left_out := spec.get("left_out"):
         if left_out not in cells.classes:
             raise DataError(f"left_out is {left_out!r}; the cell types are {', '.join(cells.classes)}.")
         unseen = cells.labels == np.flatnonzero(cells.classes == left_out)[0]
-        train, select = train_all[~unseen[train_all]], test[~unseen[test]]
+        train, select = train[~unseen[train]], test[~unseen[test]]
         test = np.union1d(test, np.flatnonzero(unseen))
     train = splits.few_shot(train, spec["fraction"], spec["seed"])
-    by_test = spec["protocol"] == "paper"
-    if not by_test:  # a fifth of the labelled cells chooses the epoch, none of it is reported
-        inner = splits.few_shot(train, 0.8, spec["seed"])
-        train, select = inner, np.setdiff1d(train, inner)
+    if spec["protocol"] != "paper":  # a fifth of the labelled cells chooses the epoch, none of it is reported
+        train, select = classifiers.chosen_by(train, spec["seed"])
+    return cells, train, select, test, everything
+
+
+def _input(spec, cells):
+    """What a classifier without a transformer learns from and predicts."""
+    return cells.tokens[:, :-1].astype(np.float32) if spec.get("input") == "tokens" else cells.x
+
+
+def _learnt(spec, cells, train, select):
+    """A classifier without a transformer that has learnt: what tells its probabilities, what it learnt from, and itself.
+
+    It has no epochs to choose among, so it learns from all labelled cells; in seconds, so that its weights are not stored.
+    """
+    labelled = train if spec["protocol"] == "paper" else np.union1d(train, select)
+    classifier = classifiers.MODELS[spec["model"]](**spec.get("training", {}))
+    x, labels = _input(spec, cells)[labelled], cells.labels[labelled]
+    return classifiers.learn(classifier, x, labels, spec["seed"], len(cells.classes), spec["arm"]), labelled, classifier
+
+
+def cell_types(spec: dict, checkpoint: Path, weights_of: Callable) -> tuple:
+    """Learn the cell types of a fraction of the training cells; predict the test cells."""
+    cells, train, select, test, everything = _sides(spec)
     about = {"test": test, "train": train, "labels": cells.labels[test], "classes": cells.classes}
-    if spec["model"] != "scBERT":  # has no epochs to choose among, so it learns from all labelled cells
-
-        labelled = train if by_test else np.union1d(train, select)
-        x = cells.tokens[:, :-1].astype(np.float32) if spec.get("input") == "tokens" else cells.x
-        classifier = classifiers.MODELS[spec["model"]](**spec.get("training", {}))
-        classifier.fit(x[labelled], cells.labels[labelled], spec["seed"])
-        probabilities = np.zeros((len(test), len(cells.classes)), np.float32)
-        probabilities[:, classifier.classes_] = classifier.predict_proba(x[test])
-        learned = classifier.classes_[classifier.predict_proba(x[labelled]).argmax(1)]
-        log = {"C": getattr(classifier, "C_", None), "train_accuracy": np.mean(learned == cells.labels[labelled])}
-        return [log], about | {"train": labelled, "probabilities": probabilities}, None
-
-    import torch
-
-
-    trunk = _trunk(spec, cells, train_all, weights_of)
-    torch.manual_seed(spec["seed"])
-    classifier = scbert.CellTypeClassifier.from_pretrained(trunk, len(cells.classes))
-    done = scbert.finetune.finetune(classifier, cells.tokens, cells.labels, train, test, select=select, seed=spec["seed"],
-                    checkpoint=checkpoint, name=f"fine-tuning, {spec['arm'].replace('_', ' ')}",
-                    **spec["training"])  # fmt: skip
-    arrays = {"probabilities": done.probabilities, "best_epoch": np.array(done.best_epoch), "select": select,
-              "ended": np.array(done.ended), "redrawn": np.array(done.redrawn)}  # fmt: skip
-    if done.predicted_by_epoch is not None:
-        arrays["predicted_by_epoch"] = done.predicted_by_epoch
-    return done.log, about | arrays, _weights(classifier.cpu(), cells)
+    if spec["model"] != "scBERT":
+        probabilities, labelled, classifier = _learnt(spec, cells, train, select)
+        x = _input(spec, cells)
+        accuracy = np.mean(probabilities(x[labelled]).argmax(1) == cells.labels[labelled])
+        log = [{"C": getattr(classifier, "C_", None), "train_accuracy": accuracy}]
+        return log, about | {"train": labelled, "probabilities": probabilities(x[test]).astype(np.float32)}, None
+    trunk, how = _trunk(spec, cells, everything, weights_of), _how("fine-tuning", spec, checkpoint) | {"select": select}
+    classifier, done = classifiers.fine_tuned(trunk, cells.tokens, cells.labels, len(cells.classes), train, test, **how)
+    arrays = {"probabilities": done.probabilities, "best_epoch": np.array(done.best_epoch), "select": select}
+    arrays |= {"ended": np.array(done.ended), "redrawn": np.array(done.redrawn)}
+    arrays |= {} if done.predicted_by_epoch is None else {"predicted_by_epoch": done.predicted_by_epoch}
+    return done.log, about | arrays, _weights(classifier, cells)
 
 
-def masked(spec, checkpoint, weights_of):
+def masked(spec: dict, checkpoint: Path, weights_of: Callable) -> tuple:
     """The masked task on the test cells, and the bin that is most common in each cell, for comparison."""
     cells, train, test = _load(spec)
     result = scbert.pretrain.evaluate_masked(_trunk(spec, cells, train, weights_of), cells.tokens[test], seed=spec["seed"])
@@ -140,7 +168,7 @@ def masked(spec, checkpoint, weights_of):
     return log, result | {"most_common_bin": 1 + counts.argmax(1)[result["cell"]], "test": test}, None
 
 
-def representations(spec, checkpoint, weights_of):
+def representations(spec: dict, checkpoint: Path, weights_of: Callable) -> tuple:
     """Cells and genes as a model represents them, with a UMAP of the cells.
 
     ``cells`` (cells, dim): mean over the genes of the final, normalised hidden states, or principal components;
@@ -175,9 +203,8 @@ def _hidden_means(model, cells, batch_size=32):
     genes, width, dim = len(cells.genes), model.config.tokens, model.config.dim
     per_cell, closing = [], []
     sums, counts, squares = np.zeros((genes * width, dim)), np.zeros(genes * width), 0.0
-    batches = range(0, cells.tokens.shape[0], batch_size)
     with torch.no_grad():
-        for i in batches:
+        for i in range(0, cells.tokens.shape[0], batch_size):
             tokens = cells.tokens[i : i + batch_size].toarray()
             hidden = model.norm(model.hidden(torch.as_tensor(tokens))).numpy()  # (b, genes + 1, d)
             per_cell.append(hidden[:, :-1].mean(1))
@@ -193,67 +220,33 @@ def _hidden_means(model, cells, batch_size=32):
     for c in range(len(per_cell)):
         left[c] = per_cell[c] - means[np.arange(genes) * width + cells.tokens[c].toarray()[0, :-1]].mean(0)
     per_gene = sums.reshape(genes, width, dim).sum(1) / len(per_cell)
-    explained = [len(per_cell) * genes * np.square(per_gene.mean(0)).sum(), len(per_cell) * np.square(per_gene).sum(),
-                 (counts[:, None] * np.square(means)).sum()]  # fmt: skip
+    explained = [len(per_cell) * genes * np.square(per_gene.mean(0)).sum(), len(per_cell) * np.square(per_gene).sum()]
+    explained.append((counts[:, None] * np.square(means)).sum())
     explained += [explained[-1] + genes * np.square(left).sum(), squares]
-    arrays = {"cells": per_cell, "cells_closing": np.concatenate(closing), "genes_out": per_gene.astype(np.float32),
-              "variance": np.diff(explained) / (explained[-1] - explained[0])}  # fmt: skip
+    variance = np.diff(explained) / (explained[-1] - explained[0])
+    arrays = {"cells": per_cell, "cells_closing": np.concatenate(closing), "variance": variance}
+    arrays["genes_out"] = per_gene.astype(np.float32)
     if model.gene_embedding is not None:
         arrays["genes_in"] = model.gene_embedding[:-1].numpy()
     return arrays
 
 
-def external(spec, checkpoint, weights_of):
+def external(spec: dict, checkpoint: Path, weights_of: Callable) -> tuple:
     """What a classifier of the task ``cell_types``, named by ``trained``, says of all cells of another data set.
 
     ``probabilities`` (cells, ``classes``); ``labels`` are the other data set's own, indices into ``label_names``.
     """
     trained, there = spec["trained"], read(spec["data"]["fingerprint"])
-    cells, train, _ = _load(trained)
+    cells, train, select, *_ = _sides(trained)
     if not np.array_equal(cells.genes, there.genes):
         raise DataError("The other cells were prepared with other genes than the classifier's. Align them to its genes.")
     if trained["model"] == "scBERT":
-        import torch
+        classifier = classifiers.ScBertClassifier.stored(weights_of(trained), cells.genes.tolist())
+        found = classifiers.probabilities(classifier, classifier.classes_, len(cells.classes), trained["arm"], there.x)
+    else:
+        found = _learnt(trained, cells, train, select)[0](_input(trained, there))
+    arrays = {"probabilities": found.astype(np.float32), "classes": cells.classes}
+    return [], arrays | {"labels": there.labels, "label_names": there.classes}, None
 
 
-        fabric = scbert.training.make_fabric()
-        path = weights_of(trained)
-        classifier = fabric.to_device(scbert.CellTypeClassifier.from_checkpoint(path, genes=cells.genes.tolist()))
-        probabilities = []
-        with torch.no_grad(), fabric.autocast():
-            for _, shown in scbert.training.feed(there.tokens, scbert.training.in_batches(np.arange(len(there.labels)), 32), fabric.device):
-                probabilities.append(classifier(shown.to(fabric.device)).float().softmax(1).cpu().numpy())
-        probabilities = np.concatenate(probabilities)
-    else:  # learns in seconds, the same again from the same seed: its weights are not stored
-
-        labelled = splits.few_shot(train, trained["fraction"], trained["seed"])
-        labelled = np.sort(labelled) if trained["protocol"] == "clean" else labelled  # the order of ``cell_types``
-        classifier = classifiers.MODELS[trained["model"]](**trained.get("training", {}))
-        classifier.fit(cells.x[labelled], cells.labels[labelled], trained["seed"])
-        probabilities = np.zeros((len(there.labels), len(cells.classes)), np.float32)
-        probabilities[:, classifier.classes_] = classifier.predict_proba(there.x)
-    return [], {"probabilities": probabilities, "classes": cells.classes, "labels": there.labels,
-                "label_names": there.classes}, None  # fmt: skip
-
-
-TASKS = {"pretraining": pretraining, "cell_types": cell_types, "masked": masked, "representations": representations,
-         "external": external}  # fmt: skip
-
-
-@functools.lru_cache
-def checkpoint(given="original"):
-    """The SHA-256 under which a pre-trained checkpoint is kept, after its sizes were checked.
-
-    Parameters
-    ----------
-    given : str
-        ``original`` (downloaded) or the path of the user's own copy.
-    """
-    path = downloads.fetch("checkpoint") if given == "original" else Path(given).expanduser()
-    config = scbert.ScBert.from_checkpoint(path).config  # refuses what is no checkpoint of a pre-trained scBERT
-    if given == "original":
-        holds = downloads.registry()["checkpoint"]["holds"]
-        wrong = {name: getattr(config, name) for name, size in holds.items() if getattr(config, name) != size}
-        if wrong:
-            raise DataError(f"{path} is not scBERT's checkpoint: it has {wrong}, where scBERT has other sizes.")
-    return corpus.keep_checkpoint(path)
+TASKS = {task.__name__: task for task in (pretraining, cell_types, masked, representations, external)}

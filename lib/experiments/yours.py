@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 
-from lib import files, settings
+from lib import files, scbert, settings
 from lib.datasets import catalogue
-from lib import scbert
 from lib.errors import DataError
-from lib.experiments import profiles
+from lib.experiments import classifiers, profiles
 from lib.prepare import cells, splits
 
 MIN_CELLS = 10  # of a type: with fewer, a fifth held out is one cell or none
@@ -23,12 +23,12 @@ FEW = 50  # training cells of a fraction, at least: among fewer there may be a s
 SEEDS, FRACTIONS, FEW_SHOT_SEEDS = [0, 1, 2], [0.1, 0.3, 1.0], [0, 1]
 
 
-def name(profile, data=None):
+def name(profile: str, data: str | Path | None = None) -> str:
     """The folder of figures: the profile's, or one of the file's own, so that no comparison overwrites another."""
     return profile if data is None else f"{Path(data).stem}-{profile}"
 
 
-def load(profile, data=None, label=None, minutes=10):
+def load(profile: str, data: str | Path | None = None, label: str | None = None, minutes: float = 10) -> dict:
     """A profile for the cells of a file, in the model and training of a rung of the ladder.
 
     Parameters
@@ -56,35 +56,27 @@ def load(profile, data=None, label=None, minutes=10):
     base |= {"reproduces": None, "seeds": SEEDS, "fractions": FRACTIONS, "few_shot_seeds": FEW_SHOT_SEEDS}
     read = catalogue.load(data, label)
     panel = read.n_vars < 1000  # a selection of genes, of which a cell need not show 200
-    base["data"] = {"dataset": str(data), "label": label, "vocabulary": None, "min_genes": 1 if panel else 200,
-                    "library_size": read.uns["dataset"].get("library_size"), "min_cells_per_type": MIN_CELLS}  # fmt: skip
+    base["data"] = {"dataset": str(data), "label": label, "vocabulary": None, "min_genes": 1 if panel else 200}
+    base["data"] |= {"library_size": read.uns["dataset"].get("library_size"), "min_cells_per_type": MIN_CELLS}
     base["logistic_regression"] = {"C": [0.03, 0.1, 0.3, 1.0, 3.0], "folds": 3}
     base["name"] = name(profile, data)
     whole = cells.prepared(base["data"], base["split"], read)
     key = files.fingerprint(repr((cells.store(whole), base, SIZES, float(minutes))))
-    plan = _remembered(settings.cache() / "plans" / f"{key}.json", lambda: _plan(whole, base, minutes))
+    path = settings.cache() / "plans" / f"{key}.json"
+    if not path.exists():
+        files.write_text(path, json.dumps(_plan(whole, base, minutes)))
+    plan = json.loads(path.read_text(encoding="utf-8"))
     training = (1 - base["split"]["test_size"]) * plan["cells"]
     base["fractions"] = [fraction for fraction in FRACTIONS if fraction * training >= FEW or fraction == 1]
     chosen = profiles.load(base, read, max_cells=plan["cells"], variable_genes=plan["genes"])
     chosen["adata"].uns["sizing"] = {
-        "cells used": f"{chosen['adata'].n_obs:,} of {whole.n_obs:,}" + _drawn(chosen["adata"].n_obs, whole.n_obs),
+        "cells used": f"{chosen['adata'].n_obs:,} of {whole.n_obs:,}"
+        + (", drawn at random within each type" if chosen["adata"].n_obs < whole.n_obs else ""),
         "genes used": f"{chosen['adata'].n_vars:,} of {whole.n_vars:,} seen, the most variable of the training cells",
         "time asked for": f"about {minutes:g} minutes; estimated: {plan['minutes']:.1f}"
         + ("" if plan["minutes"] <= minutes else ", since fewer cells would say little"),
     }
     return chosen
-
-
-def _drawn(used, available):
-    return ", drawn at random within each type" if used < available else ""
-
-
-def _remembered(path, compute):
-    if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))
-    plan = compute()
-    files.write_text(path, json.dumps(plan))
-    return plan
 
 
 def _plan(adata, profile, minutes):
@@ -108,7 +100,6 @@ def _seconds_a_token(profile, n_cells=16, n_genes=500):
     """Time of a pre-training step of this model on this machine, for each token of a cell: the best of three."""
     import torch
 
-
     random_state = torch.get_rng_state()
     embedding = np.zeros((n_genes, profile["size"]["dim"]), np.float32)
     model = scbert.ScBert(scbert.ScBertConfig(genes=n_genes, **profile["size"]), embedding).train()
@@ -116,14 +107,14 @@ def _seconds_a_token(profile, n_cells=16, n_genes=500):
     times = []
     for _ in range(3):
         begun = time.perf_counter()
-        loss = torch.nn.functional.cross_entropy(scbert.pretrain.target_logits(model, masked, targets), targets[targets != scbert.pretrain.IGNORED])
-        loss.backward()
+        logits = scbert.pretrain.target_logits(model, masked, targets)
+        torch.nn.functional.cross_entropy(logits, targets[targets != scbert.pretrain.IGNORED]).backward()
         times.append(time.perf_counter() - begun)
     torch.set_rng_state(random_state)
     return min(times) / (n_cells * (n_genes + 1))
 
 
-def evaluate(make, profile, arm, seeds=None):
+def evaluate(make: Callable, profile: dict, arm: str, seeds: Sequence[int] | None = None) -> list[SimpleNamespace]:
     """Let a classifier learn and predict the cells that the runs of a profile learn and predict.
 
     Parameters
@@ -151,28 +142,12 @@ def evaluate(make, profile, arm, seeds=None):
     adata = profile["adata"]
     labels = adata.obs["cell_type"].cat.codes.to_numpy(np.int64)
     classes = adata.obs["cell_type"].cat.categories.to_numpy(str)
-    train_all, test = splits.holdout(labels, **profile["split"])
+    everything, test = splits.holdout(labels, **profile["split"])
     done = []
     for seed in profile["seeds"] if seeds is None else seeds:
-        train = splits.few_shot(train_all, 1.0, seed)
-        classifier = make()
-        for method in ("fit", "predict_proba"):
-            if not callable(getattr(classifier, method, None)):
-                raise DataError(f"{arm} has no method {method}: it needs fit(x, labels, seed) and predict_proba(x).")
-        classifier.fit(adata.X[train], labels[train], seed)
-        probabilities = np.zeros((len(test), len(classes)))
-        found = np.asarray(classifier.predict_proba(adata.X[test]), float)
-        known = np.asarray(getattr(classifier, "classes_", np.unique(labels[train])))
-        if not np.isin(known, labels).all() or len(np.unique(known)) != len(known):
-            raise DataError(f"classes_ of {arm} is {known.tolist()}; it must hold labels that fit was given, each once.")
-        if found.ndim != 2 or found.shape != (len(test), len(known)) or not np.allclose(found.sum(1), 1, atol=1e-3) or found.min() < 0:
-            raise DataError(
-                f"predict_proba of {arm} gave an array of shape {found.shape}, rows summing to {found.sum(-1).min():.3g} … "
-                f"{found.sum(-1).max():.3g}; it must be {(len(test), len(known))}, probabilities of the types in classes_."
-            )
-        probabilities[:, known] = found
-        predictions = {"test": test, "train": train, "labels": labels[test], "classes": classes,
-                       "probabilities": probabilities}  # fmt: skip
+        train = splits.few_shot(everything, 1.0, seed)
+        probabilities = classifiers.learn(make(), adata.X[train], labels[train], seed, len(classes), arm)(adata.X[test])
+        predictions = {"test": test, "train": train, "labels": labels[test], "classes": classes, "probabilities": probabilities}
         spec = {"task": "cell_types", "arm": arm, "fraction": 1.0, "seed": int(seed)}
         done.append(SimpleNamespace(spec=spec, predictions=predictions, id="not stored", log=pd.DataFrame()))
     return done

@@ -1,7 +1,7 @@
 """The paper's own numbers, beside ours.
 
-Read: published (every run that the authors printed), scorecard (each number with ours and a verdict), errata (their
-statistics computed again, and what in them to beware of).
+Read: published (every run that the authors printed), scorecard (their claims asked of our runs, each pair judged once; each
+number with ours and a verdict), errata (their statistics computed again, and what in them to beware of).
 """
 
 import lazy_loader

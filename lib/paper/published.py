@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pandas as pd
 
 from lib.evaluate import intervals
@@ -10,8 +12,9 @@ from lib.settings import ROOT
 FOLDER = ROOT / "data" / "published"
 
 
+@cache
 def runs() -> pd.DataFrame:
-    """Every run: experiment, dataset, model, arm, C, fraction, seed, metric, value, source.
+    """Every run: experiment, dataset, model, arm, C, fraction, seed, metric, value, source. Not to be changed in place.
 
     ``arm`` is one of this project's: ``full``, ``no_pretraining``, ``no_gene2vec``, ``logistic_regression``, or
     ``as_reported_by_Yang_2022`` for two numbers of the original scBERT paper.
@@ -36,12 +39,9 @@ def values(experiment: str, dataset: str, arm: str, metric: str = "accuracy", fr
 
 
 def difference(experiment: str, dataset: str, first: str, second: str, metric: str = "accuracy", fraction: float = 1.0):
-    """The paper's difference of two arms, for :func:`lib.evaluate.words.describe`.
+    """The paper's difference of two arms, for :func:`lib.evaluate.words.describe`; None where it published no runs of one.
 
-    Returns
-    -------
-    dict or None
-        Of :func:`lib.evaluate.intervals.effect`, first − second, with ``metric``; None where it published no runs of one.
+    It is that of :func:`lib.evaluate.intervals.effect`, first − second, with ``metric``.
     """
     found = intervals.effect(*(values(experiment, dataset, arm, metric, fraction) for arm in (first, second)))
     return found | {"metric": metric} if found["n_first"] and found["n_second"] else None

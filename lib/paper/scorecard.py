@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 
@@ -34,12 +36,8 @@ def family(experiment: str, runs: list) -> pd.DataFrame:
         Of :func:`lib.evaluate.differences.family`, with ``experiment``.
     """
     few = sorted({run.spec["fraction"] for run in runs if run.spec["fraction"] < 1})
-    questions = [
-        (arm, "full", metric, {"fraction": fraction})
-        for fraction in (few if experiment == "few_shot" else [1.0])
-        for arm in CLAIMS[experiment]
-        for metric in differences.METRICS
-    ]
+    asked = product(few if experiment == "few_shot" else [1.0], CLAIMS[experiment], differences.METRICS)
+    questions = [(arm, "full", metric, {"fraction": fraction}) for fraction, arm, metric in asked]
     return differences.family(questions, runs).assign(experiment=experiment)
 
 

@@ -128,8 +128,14 @@ def gene2vec_path() -> Path:
     return next((path for path in (settings.downloads() / name, cache() / name) if path.exists()), settings.downloads() / name)
 
 
-def kept_gene2vec(genes: Sequence[str]) -> np.ndarray:
+def kept_gene2vec(genes: Sequence[str], chosen: str | None = None) -> np.ndarray:
     """gene2vec in the order of the vocabulary (genes, 200); the text is read once for each vocabulary.
+
+    Parameters
+    ----------
+    genes : sequence of str
+    chosen : str, optional
+        What :func:`choose` said of the file: another one is refused.
 
     Returns
     -------
@@ -137,7 +143,10 @@ def kept_gene2vec(genes: Sequence[str]) -> np.ndarray:
         Zero rows for genes that gene2vec lacks; their number is reported.
     """
     text = gene2vec_path()
-    key = fingerprint("\n".join([digest(text), *map(str, genes)]))
+    found = digest(text) if text.is_file() else ""
+    if chosen and found and found[:16] != chosen:
+        raise DataError(f"{text} is another file than when the profile was loaded. Load the profile again.")
+    key = fingerprint("\n".join([found, digest(__file__), *map(str, genes)]))
     path = cache() / "gene2vec" / f"{key}.npy"
     if path.exists():
         return np.load(path, allow_pickle=False)
@@ -149,15 +158,19 @@ def kept_gene2vec(genes: Sequence[str]) -> np.ndarray:
     return vectors
 
 
-def choose(kind: str) -> dict:
-    """Which gene embedding: ``auto`` is gene2vec where its file is, else the stand-in from the training cells."""
+def choose(kind: str) -> dict[str, str]:
+    """Which gene embedding: ``auto`` is gene2vec where its file is, else the stand-in from the training cells.
+
+    Returns
+    -------
+    dict
+        Entries of a profile: ``gene_embedding``, and of gene2vec's file (downloaded if asked for by name) the fingerprint.
+    """
     path = gene2vec_path()
     if kind == "auto":
         kind = "gene2vec" if path.exists() else "coexpression"
     if kind == "gene2vec":
-        if not path.exists():
-            path = downloads.fetch("gene2vec")
-        return {"gene_embedding": kind, "gene2vec": digest(path)[:16]}
+        return {"gene_embedding": kind, "gene2vec": digest(path if path.exists() else downloads.fetch("gene2vec"))[:16]}
     if kind != "coexpression":
         raise DataError(f"gene_embedding is {kind!r}; it is one of auto, gene2vec, coexpression.")
     return {"gene_embedding": kind}

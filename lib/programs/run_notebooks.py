@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import yaml
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
-from lib import files, plots
+from lib import files, plots, settings
 from lib.errors import DataError
 from lib.experiments import profiles, yours
 from lib.programs import committed
@@ -83,6 +83,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler that shall do the runs")
     value = "a parameter of the notebooks, its value as YAML (5, [0, 1], text); may be repeated"
     parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=value)
+    parser.add_argument("--from", dest="called_from", default=".", help=argparse.SUPPRESS)  # what paths are meant from
     chosen = parser.parse_args(arguments)
     profiles.read(chosen.profile)
     # Names of columns and files are taken as they are written: a label column may be called 1 or yes.
@@ -90,17 +91,19 @@ def main(arguments: list[str]) -> int:
         name: value if name in ("data", "label") else yaml.safe_load(value) for name, value in chosen.parameters
     }
     if "data" in parameters:  # the notebooks run in their own folder
-        path = Path(os.environ.get("SCBERT_CALLED_FROM", "."), Path(parameters["data"]).expanduser())
+        path = Path(chosen.called_from, Path(parameters["data"]).expanduser())
         if path.exists():
             parameters["data"] = str(path.resolve())
     books = notebooks([start for given in chosen.only or () for start in given.split(",")])
     for path in books:
         check_parameters(path, parameters)
-    os.environ["SCBERT_PROGRESS"] = "log"
+    variables = settings.given() | {"SCBERT_PROGRESS": "log"}
     if chosen.force:
-        os.environ["SCBERT_RUNS_SINCE"] = str(time.time())
+        variables["SCBERT_FORCE"] = settings.force() or uuid.uuid4().hex
+        print(f"Should this be interrupted, SCBERT_FORCE={variables['SCBERT_FORCE']} ./run_all.sh goes on where it stopped.")
     if chosen.scheduler:
-        os.environ["SCBERT_SCHEDULER"] = chosen.scheduler
+        variables["SCBERT_SCHEDULER"] = chosen.scheduler
+    settings.put(variables)  # what the notebooks' kernels start with
     target = plots.folder({"name": yours.name(chosen.profile, parameters.get("data") or parameters.get("dataset"))})
     published = committed.tables(target.name)  # now: without git, the files about to be written over are what there is
     started, failed = time.time(), []

@@ -25,6 +25,7 @@ import math
 
 import torch
 from performer_pytorch.performer_pytorch import FastAttention
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
@@ -35,7 +36,9 @@ CHUNK = {"cpu": 2**21, "cuda": 2**28}
 SAFE = 60.0  # exp of this, times exp of as much again, is finite in fp32
 
 
-def favor_attention(q, k, v, projection, stabiliser="cell", counts=None):
+def favor_attention(
+    q: Tensor, k: Tensor, v: Tensor, projection: Tensor, stabiliser: str = "cell", counts: Tensor | None = None
+) -> Tensor:
     """Attention by positive orthogonal random features.
 
     Parameters
@@ -172,7 +175,7 @@ class Features:
 
     def gradient(self, grad, row_sums, x):
         """From gradients of the exponents (g, h, c, m) and their sums over m to the gradient of x (g, h, c, d)."""
-        g, h, c, d = x.shape
+        g, _, c, d = x.shape
         rows = (grad.transpose(1, 2) if g == 1 else grad).reshape(-1, grad.shape[3])
         result = self.empty("grad_x", g, c, d)
         torch.mm(rows, self.rows, out=(result.transpose(1, 2) if g == 1 else result).view(-1, d))
@@ -306,5 +309,5 @@ class FavorAttention(FastAttention):
             raise ValueError(f"stabiliser is {stabiliser!r}; one of {', '.join(STABILISERS)}")
         self.stabiliser = stabiliser
 
-    def forward(self, q, k, v, counts=None):
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, counts: Tensor | None = None) -> Tensor:
         return favor_attention(q, k, v, self.projection_matrix, self.stabiliser, counts)

@@ -12,12 +12,20 @@ The parameters are performer-pytorch's own modules', so that its checkpoints and
 from __future__ import annotations
 
 import torch
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lib.scbert.attention import Features, Memory
 
 
-def performer_block(x, attention, feed_forward, counts=None, overwrite=False, queries=None):
+def performer_block(
+    x: Tensor,
+    attention: nn.Module,
+    feed_forward: nn.Module,
+    counts: Tensor | None = None,
+    overwrite: bool = False,
+    queries: Tensor | None = None,
+) -> Tensor:
     """One block: x + attention(norm(x)), then y + feed_forward(norm(y)).
 
     Parameters

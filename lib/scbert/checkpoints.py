@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from lib.errors import DataError
 
 
-def read(path):
+def read(path: str | Path) -> tuple[dict, dict[str, torch.Tensor]]:
     """The file's dictionary and its weights under this project's names."""
     path = Path(path)
     if not path.is_file():
@@ -46,7 +48,7 @@ def _rename(state):
     return renamed
 
 
-def check_gene_order(stored, genes, path):
+def check_gene_order(stored: Sequence[str] | None, genes: Sequence[str] | None, path: str | Path) -> None:
     """Refuse a gene vocabulary (list of str) that differs from the stored one; either may be None."""
     if stored is None or genes is None:
         return
@@ -61,7 +63,7 @@ def check_gene_order(stored, genes, path):
         raise DataError(f"{path} was made for {len(stored)} genes, the cells have {len(genes)}.")
 
 
-def check_gene_embedding(stored, given, path):
+def check_gene_embedding(stored: torch.Tensor | None, given: ArrayLike, path: str | Path) -> None:
     """Refuse a gene embedding (genes, dim) that differs from the stored one (genes + 1, dim), if there is one."""
     if stored is None:
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
@@ -11,10 +12,19 @@ import torch
 from torch.nn import functional as F
 
 from lib.errors import DataError
+from lib.scbert.model import CellTypeClassifier
 from lib.scbert.training import Epochs, Plateau, feed, fit, in_batches, make_fabric
 
 
-def learning_rate(epoch, max_lr=1e-4, min_lr=1e-6, warmup=5, cycle=15, cycle_mult=2, gamma=0.9):
+def learning_rate(
+    epoch: int,
+    max_lr: float = 1e-4,
+    min_lr: float = 1e-6,
+    warmup: int = 5,
+    cycle: int = 15,
+    cycle_mult: float = 2,
+    gamma: float = 0.9,
+) -> float:
     """The authors' schedule, epoch by epoch: warm-up, then cosine, in cycles.
 
     Parameters
@@ -51,7 +61,7 @@ class FineTuned:
 TRAINED = ("last_block", "all")
 
 
-def freeze(model, trained="last_block"):
+def freeze(model: CellTypeClassifier, trained: str = "last_block") -> None:
     """Leave trainable what the paper trains: the last block (where there is one), the final norm and the head.
 
     ``trained="all"`` leaves everything trainable but the gene embedding, which is no parameter.
@@ -63,7 +73,7 @@ def freeze(model, trained="last_block"):
         part.requires_grad_(True)
 
 
-def class_weights(labels, classes):
+def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
     """1 / class count in the *training* cells, (classes,); 0 for a class without any."""
     counts = np.bincount(labels, minlength=classes)
     return np.divide(1.0, counts, out=np.zeros(classes), where=counts > 0).astype(np.float32)
@@ -98,7 +108,7 @@ class FrozenBlocks:
 
 
 @torch.no_grad()
-def redraw_dead_head(model, tokens, train, batch_size=32):
+def redraw_dead_head(model: CellTypeClassifier, tokens: sp.csr_matrix, train: np.ndarray, batch_size: int = 32) -> int:
     """Draw the head's convolution again until some token of some training cell passes its ReLU; return how often.
 
     About one drawn head in a hundred lets no token of any cell pass: then every cell looks alike to the layers behind it, no
@@ -124,24 +134,24 @@ def redraw_dead_head(model, tokens, train, batch_size=32):
 
 
 def finetune(
-    model,
+    model: CellTypeClassifier,
     tokens,
-    labels,
-    train,
-    test,
+    labels: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
     *,
-    select=None,
-    epochs=10,
-    ends=None,
-    batch_size=32,
-    schedule=None,
-    seed=0,
-    trained="last_block",
-    checkpoint=None,
-    accelerator="auto",
-    cache_bytes=2**29,
-    name="fine-tuning",
-):
+    select: np.ndarray | None = None,
+    epochs: int = 10,
+    ends: dict | None = None,
+    batch_size: int = 32,
+    schedule: dict | None = None,
+    seed: int = 0,
+    trained: str = "last_block",
+    checkpoint: Path | None = None,
+    accelerator: str = "auto",
+    cache_bytes: int = 2**29,
+    name: str = "fine-tuning",
+) -> FineTuned:
     """Fine-tune a classifier as the paper does, and predict the test cells.
 
     Parameters

@@ -8,11 +8,15 @@ redistributed.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
 
 from lib.errors import DataError
 from lib.scbert import checkpoints
@@ -52,7 +56,7 @@ class ScBert(nn.Module):
         embedding, and the model cannot tell one gene from another.
     """
 
-    def __init__(self, config=None, gene_embedding=None):
+    def __init__(self, config: ScBertConfig | None = None, gene_embedding: ArrayLike | None = None):
         super().__init__()
         config = config or ScBertConfig()
         if gene_embedding is not None:
@@ -78,20 +82,20 @@ class ScBert(nn.Module):
     # compute the 7 distinct ones, each key counting as often as its token occurs in the cell. Below, a "place" is a
     # gene (or the closing token) where there is a gene embedding, and a token value where there is none.
 
-    def forward(self, tokens):
+    def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (cells, genes + 1), any integer dtype, to logits (cells, genes + 1, 7)."""
         return self.spread(self.to_out(self.norm(self.states(tokens))), tokens)
 
-    def hidden(self, tokens):
+    def hidden(self, tokens: Tensor) -> Tensor:
         """Hidden states before the final norm, (cells, genes + 1, dim)."""
         return self.spread(self.states(tokens), tokens)
 
-    def states(self, tokens):
+    def states(self, tokens: Tensor) -> Tensor:
         """Hidden states before the final norm, (cells, places, dim)."""
         self.count_forward()
         return self.blocks(self.embed(tokens), self.counts(tokens))
 
-    def states_at(self, tokens, cell, gene):
+    def states_at(self, tokens: Tensor, cell: Tensor, gene: Tensor) -> Tensor:
         """Hidden states before the final norm of some genes of some cells, (targets, dim): the last block computes no others.
 
         Parameters
@@ -105,14 +109,12 @@ class ScBert(nn.Module):
         x = self.blocks(self.embed(tokens), stop=-1)
         wanted = torch.bincount(cell, minlength=len(tokens))
         slot = torch.arange(len(cell), device=cell.device) - (wanted.cumsum(0) - wanted)[cell]
-        place = torch.zeros(
-            len(tokens), max(1, int(wanted.max())), dtype=torch.long, device=cell.device
-        )  # filled up with gene 0
+        place = gene.new_zeros(len(tokens), max(1, int(wanted.max())))  # filled up with gene 0, whose answer is not used
         place[cell, slot] = gene
         queries = x.gather(1, place[:, :, None].expand(-1, -1, x.shape[2]))
         return performer_block(x, *self.performer.net.layers[-1], queries=queries)[cell, slot]
 
-    def embed(self, tokens):
+    def embed(self, tokens: Tensor) -> Tensor:
         """Token embedding plus gene embedding, (cells, places, dim)."""
         if self.gene_embedding is None:
             return self.token_emb.weight.expand(len(tokens), -1, -1)
@@ -123,26 +125,26 @@ class ScBert(nn.Module):
             )
         return self.token_emb(tokens.long()).add_(self.gene_embedding)
 
-    def counts(self, tokens):
+    def counts(self, tokens: Tensor) -> Tensor | None:
         """How often each token occurs in each cell, (cells, 7); None where places are genes."""
         if self.gene_embedding is not None:
             return None
         zeros = torch.zeros(len(tokens), self.config.tokens, dtype=self.token_emb.weight.dtype, device=tokens.device)
         return zeros.scatter_add_(1, tokens.long(), zeros.new_ones(()).expand(tokens.shape))
 
-    def spread(self, values, tokens):
+    def spread(self, values: Tensor, tokens: Tensor) -> Tensor:
         """From places to genes: (cells, places, …) to (cells, genes + 1, …)."""
         if self.gene_embedding is not None:
             return values
         return values[torch.arange(len(tokens), device=tokens.device)[:, None], tokens.long()]
 
-    def blocks(self, x, counts=None, start=0, stop=None):
+    def blocks(self, x: Tensor, counts: Tensor | None = None, start: int = 0, stop: int | None = None) -> Tensor:
         """Run blocks ``start`` to ``stop`` of the Performer on hidden states (cells, places, dim)."""
         for i, (attention, feed_forward) in enumerate(self.performer.net.layers[start:stop]):
             x = performer_block(x, attention, feed_forward, counts, overwrite=i > 0)
         return x
 
-    def count_forward(self):
+    def count_forward(self) -> bool:
         """Count a training forward; every ``redraw_interval`` redraw the random features of all blocks.
 
         Returns
@@ -155,7 +157,13 @@ class ScBert(nn.Module):
         return self.training and int(updater.calls_since_last_redraw) == 0
 
     @classmethod
-    def from_checkpoint(cls, path, gene_embedding=None, genes=None, stabiliser="cell"):
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        gene_embedding: ArrayLike | None = None,
+        genes: Sequence[str] | None = None,
+        stabiliser: str = "cell",
+    ) -> Self:
         """Read a checkpoint of the original scBERT or of this project; sizes are read off its tensors.
 
         Parameters
@@ -207,8 +215,11 @@ class ScBert(nn.Module):
 
     @classmethod
     def _sizes(cls, state, path):
+        depth = len({key.split(".")[3] for key in state if key.startswith("performer.net.layers.")})
         try:
             tokens, dim = state["token_emb.weight"].shape
+            if depth == 0:  # the head alone: blocks that are not there have no sizes
+                return cls._head_sizes(ScBertConfig(tokens=tokens, dim=dim, depth=0, heads=1), state, path)
             features, dim_head = state["performer.net.layers.0.0.fn.fast_attention.projection_matrix"].shape
             inner = state["performer.net.layers.0.0.fn.to_q.weight"].shape[0]
             hidden = state["performer.net.layers.0.1.fn.fn.w1.weight"].shape[0]
@@ -239,18 +250,18 @@ class CellTypeClassifier(ScBert):
     def _head(self, config):
         return ClassificationHead(config.dim, config.genes + 1, config.classes)
 
-    def forward(self, tokens):
+    def forward(self, tokens: Tensor) -> Tensor:
         """Tokens (cells, genes + 1) to logits (cells, classes)."""
         return self.classify(self.states(tokens), tokens)
 
-    def classify(self, states, tokens):
+    def classify(self, states: Tensor, tokens: Tensor) -> Tensor:
         """Hidden states (cells, places, dim) of these tokens to logits (cells, classes)."""
         if tokens.shape[1] != self.config.genes + 1:
             raise DataError(f"Cells have {tokens.shape[1] - 1} genes, the head was made for {self.config.genes}.")
         return self.to_out(self.spread(self.to_out.squeeze(self.norm(states)), tokens))
 
     @classmethod
-    def from_pretrained(cls, model, classes):
+    def from_pretrained(cls, model: ScBert, classes: int) -> CellTypeClassifier:
         """Put a new head on a copy of a pre-trained :class:`ScBert`."""
         embedding = None if model.gene_embedding is None else model.gene_embedding[:-1].cpu().numpy()
         classifier = cls(replace(model.config, classes=classes), embedding)
@@ -276,12 +287,12 @@ class ClassificationHead(nn.Module):
         self.fc2 = nn.Linear(512, 128)
         self.fc3 = nn.Linear(128, classes)
 
-    def squeeze(self, x):
+    def squeeze(self, x: Tensor) -> Tensor:
         """Hidden states (cells, places, dim) to one number for each, (cells, places)."""
         # The convolution covers the whole width, so it is a product with its only kernel, and faster as one.
         return nn.functional.linear(x, self.conv1.weight.flatten(1), self.conv1.bias).squeeze(2).relu()
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         """One number per gene (cells, genes + 1) to logits (cells, classes)."""
         return self.fc3(self.fc2(self.fc1(x).relu()).relu())
 

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import scipy.sparse as sp
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from lib.errors import DataError
 from lib.prepare.tokens import MASK
-from lib.scbert.training import Epochs, Plateau, feed, fit, in_batches, make_fabric
+from lib.scbert.model import ScBert
+from lib.scbert.training import Epochs, Fit, Plateau, feed, fit, in_batches, make_fabric
 
 IGNORED = -100  # PyTorch's ignore_index: not a target
 
 
-def mask_tokens(tokens, generator=None, mask_prob=0.15, replace_prob=0.9):
+def mask_tokens(
+    tokens: Tensor, generator: torch.Generator | None = None, mask_prob: float = 0.15, replace_prob: float = 0.9
+) -> tuple[Tensor, Tensor]:
     """Choose the targets of the masked task and hide them.
 
     Parameters
@@ -50,25 +55,25 @@ def mask_tokens(tokens, generator=None, mask_prob=0.15, replace_prob=0.9):
     return masked, targets
 
 
-def target_logits(model, masked, targets):
+def target_logits(model: ScBert, masked: Tensor, targets: Tensor) -> Tensor:
     """Logits of the targets only, (targets, 7): neither the head nor the last block's queries need the other tokens."""
     return model.to_out(model.norm(model.states_at(masked, *torch.nonzero(targets != IGNORED, as_tuple=True))))
 
 
 def pretrain(
-    model,
+    model: ScBert,
     tokens,
     *,
-    epochs=None,
-    ends=None,
-    batch_size=32,
-    max_lr=1e-4,
-    seed=0,
-    validation=0.05,
-    checkpoint=None,
-    accelerator="auto",
-    name="pre-training",
-):
+    epochs: int | None = None,
+    ends: dict | None = None,
+    batch_size: int = 32,
+    max_lr: float = 1e-4,
+    seed: int = 0,
+    validation: float = 0.05,
+    checkpoint: Path | None = None,
+    accelerator: str = "auto",
+    name: str = "pre-training",
+) -> Fit:
     """Pre-train on the masked task, all weights trained.
 
     Parameters
@@ -130,7 +135,7 @@ def pretrain(
     )
 
 
-def warm_cosine(epoch, epochs, max_lr):
+def warm_cosine(epoch: int, epochs: int, max_lr: float) -> float:
     """A tenth of the epochs of linear warm-up, then a cosine down to ``max_lr`` / 100."""
     warmup = max(1, epochs // 10)
     if epoch < warmup:
@@ -139,7 +144,7 @@ def warm_cosine(epoch, epochs, max_lr):
 
 
 @torch.no_grad()
-def evaluate_masked(model, tokens, seed=0, batch_size=32):
+def evaluate_masked(model: ScBert, tokens, seed: int = 0, batch_size: int = 32) -> dict:
     """The masked task on held-out cells (tokens as :func:`pretrain` takes them), scored on the targets that are hidden.
 
     The tenth of the targets that is shown as it is would only have to be copied.

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm as tqdm_auto
@@ -20,7 +21,7 @@ from lib import settings
 from lib.files import replacing
 
 
-def make_fabric(accelerator="auto"):
+def make_fabric(accelerator: str = "auto"):
     """Lightning Fabric on the best device there is: CUDA (bf16 autocast), Apple, or CPU (fp32)."""
     from lightning_fabric import Fabric  # imported late: it takes seconds, and a rerun from stored runs needs none
 
@@ -205,13 +206,13 @@ def fit(model, tokens, cells, loss_of, evaluate, *, rule, batch_size, seed, fabr
     return done
 
 
-def save(path, content):
+def save(path: str | Path, content: dict) -> None:
     """``torch.save``, whole or not at all."""
     with replacing(Path(path)) as temporary:
         torch.save(content, temporary)
 
 
-def load_checkpoint(path):
+def load_checkpoint(path: str | Path | None) -> dict | None:
     """The content of a checkpoint, or None if there is none or it is damaged (then it is set aside)."""
     if path is None or not Path(path).exists():
         return None
@@ -220,7 +221,7 @@ def load_checkpoint(path):
             if (member := file.testzip()) is not None:
                 raise ValueError(f"{member} fails its checksum")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a truncated zip raises, the remedy is the same
+    except Exception as error:  # noqa: BLE001 - whatever a truncated zip raises, the remedy is the same
         print(f"The checkpoint {path} is damaged ({type(error).__name__}): training starts again.", file=sys.stderr)
         os.replace(path, f"{path}.damaged")
         return None
@@ -248,7 +249,7 @@ class _Lines(io.TextIOBase):
         return len(text)
 
 
-def progress(name, **kwargs):
+def progress(name: str, **kwargs) -> tqdm_text:
     """A tqdm bar: live in a terminal or notebook, one line every ten seconds where output goes to a log.
 
     ``SCBERT_PROGRESS=log`` asks for lines, as ``run_all.sh`` does.
@@ -268,7 +269,7 @@ def progress(name, **kwargs):
     return tqdm_auto(desc=name, leave=False, **kwargs)
 
 
-def feed(tokens, batches, device):
+def feed(tokens: sp.csr_matrix, batches: list[np.ndarray], device: torch.device) -> DataLoader:
     """Batches of cells: of each array of indices, (indices, tokens as a uint8 tensor).
 
     For CUDA they are assembled by other processes ahead of time, and pinned, so that copying them overlaps computing.
@@ -278,7 +279,7 @@ def feed(tokens, batches, device):
     return DataLoader(_Batches(tokens, batches), batch_size=None, generator=own, **ahead)
 
 
-def in_batches(cells, batch_size):
+def in_batches(cells: np.ndarray, batch_size: int) -> list[np.ndarray]:
     """Cells in their order, as arrays of at most ``batch_size``."""
     return [cells[i : i + batch_size] for i in range(0, len(cells), batch_size)]
 

@@ -32,7 +32,7 @@ def test_good_input_is_taken(tmp_path):
 
 
 def test_a_path_that_cannot_be_one():
-    with pytest.raises(DataError, match="no data set named 'x{80}' and no file at that path"):
+    with pytest.raises(DataError, match="no data set named 'x{300}' and no file at that path"):
         catalogue.load("x" * 5000)
 
 

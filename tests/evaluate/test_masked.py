@@ -4,8 +4,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import recall_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from lib.evaluate import calibration, masked
 from lib.prepare.tokens import sparse_tokens
@@ -118,3 +122,32 @@ def test_rules_of_few_counts_by_hand():
     assert np.allclose(found["gene_rule"][:, 1:6], [[1, 0, 0, 0, 0], [1, 0, 0, 0, 0], [1, 0, 0, 0, 0]], atol=1e-5)
     thinned = masked.rules(tokens, np.array([0, 1]), run, entries=4, seed=3)
     assert not np.allclose(thinned["additive"], found["additive"]) and np.allclose(thinned["cell_rule"], found["cell_rule"])
+
+
+def test_the_additive_rule_is_the_regression_it_says():
+    """Fitted on every expressed value of the training cells, on its cell's and its gene's other values, one by one."""
+    rng = np.random.default_rng(0)
+    dense = np.concatenate([rng.choice(6, (30, 12), p=[0.3, 0.3, 0.2, 0.1, 0.05, 0.05]), np.zeros((30, 1), int)], 1).astype(
+        np.uint8
+    )
+    train, test = np.arange(20), np.arange(20, 30)
+    cell = np.repeat(np.arange(10), 2)
+    gene = np.concatenate([np.flatnonzero(row)[:2] for row in dense[test]])
+    run = SimpleNamespace(predictions={"cell": cell, "gene": gene, "target": dense[test][cell, gene].astype(int), "test": test})
+
+    def features(visible, among):
+        counts = [np.bincount(values, minlength=6)[1:] + 0.5 for values in (visible, among)]
+        return np.concatenate([np.log(c / c.sum()) for c in counts])
+
+    x, y = [], []
+    for i, j in zip(*np.nonzero(dense[train])):
+        others = [k for k in np.flatnonzero(dense[i]) if k != j], [k for k in train if dense[k, j] and k != i]
+        x.append(features(dense[i, others[0]], dense[others[1], j]))
+        y.append(dense[i, j])
+    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(x, y)
+    asked = []
+    for i, j in zip(cell, gene):
+        visible = np.setdiff1d(np.flatnonzero(dense[test[i]]), gene[cell == i])
+        asked.append(features(dense[test[i], visible], dense[train, j][dense[train, j] > 0]))
+    found = masked.rules(sp.csr_matrix(dense), train, run)["additive"]
+    assert np.allclose(found[:, 1:6], model.predict_proba(asked), atol=1e-3) and (found[:, [0, 6]] == 0).all()

@@ -103,6 +103,8 @@ def test_the_rules_of_the_epoch_by_hand():
     # Epoch 0 is right on two cells, epoch 1 on the other two: a third of the halves hold one kind, and then all is wrong.
     pair = measures.epoch_choice([epochs_run([[1, 1, 0, 0], [0, 0, 1, 1]], "paper", 0)]).set_index("rule")["value"]
     assert pair["halves"] == pytest.approx((1 / 3) * 0 + (2 / 3) * 0.5, abs=0.05)
+    two = measures.epoch_choice([epochs_run([[1, 0], [0, 1]], "paper", 0)]).set_index("rule")["value"]
+    assert two["halves"] == 0  # right on the cell that chose it alone
     one = measures.epoch_choice([epochs_run([[1, 1, 1, 1], [0, 0, 0, 0]], "paper", 0)], halves=3)
     assert one.set_index("rule")["value"].to_dict() == {"reported": 1, "last": 0, "halves": 1}
     # Three cells, one against two: (0 + ½ + ½) / 3 from one to two, nothing the other way.

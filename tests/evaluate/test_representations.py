@@ -132,10 +132,13 @@ def test_knn_by_hand():
     assert representations.knn_accuracy(x, labels, np.array([0, 1, 2]), np.array([3])) == 1
     assert representations.knn_accuracy(x, labels, np.array([0, 1, 2]), np.array([2])) == 0  # outvoted
     assert representations.knn_accuracy(x, labels, np.array([0, 1, 2]), np.array([2, 3]), neighbours=1) == 1
+    # Next to the second cell by the first column, to the first by the second, whose numbers are larger but no more telling.
+    x = np.array([[0, 0], [1, 1e4], [0.9, 4e3]])
+    assert representations.knn_accuracy(x, np.array([0, 1, 1]), np.array([0, 1]), np.array([2]), neighbours=1) == 1
 
 
 def test_overlap_by_hand():
-    """Six genes on a circle, two neighbours each: of the ends' neighbours one is lost when the order is another."""
+    """Five genes on a circle, two neighbours each, in two orders; where all are alike, no more than all are in common."""
     angle = np.arange(5) * 0.3
     line = np.stack([np.cos(angle), np.sin(angle)], 1)
     assert representations.neighbour_overlap(line, line[::-1], 2) == 1  # the mirrored line has the same neighbours
@@ -144,3 +147,4 @@ def test_overlap_by_hand():
     swapped = [{1, 2}, {0, 2}, {0, 3}, {2, 4}, {3, 2}]
     expected = np.mean([len(a & b) / 2 for a, b in zip(near, swapped)])
     assert representations.neighbour_overlap(line, other, 2) == pytest.approx(expected)
+    assert representations.neighbour_overlap(np.ones((30, 2)), np.ones((30, 2)), 3) == 1

@@ -66,6 +66,10 @@ def test_a_difference_in_a_sentence():
         "**On your 99 cells A is behind B**: -4.1 points of macro-F1 for A minus B, 95 % interval -6.1 to -2.2 (bootstrap "
         "over 755 test cells and 2 seeds; p = 0.002, by Holm's method 0.004; of equivalence within 2 points p = 0.98)."
     )
+    plain = {"difference": 0.02, "low": 0.01, "high": 0.03}
+    assert words.describe(plain, "A", "B") == (
+        "**Here A is ahead of B**: +2.0 points of accuracy for A minus B, 95 % interval +1.0 to +3.0."
+    )
     assert words.describe(UNSURE | ours, "A", "B").startswith("**Here it is undecided whether A or B is ahead**: +0.7 points")
     same = UNSURE | {"low": -0.01, "high": 0.01, "p_equivalence": 0.001} | ours
     assert words.describe(same, "A", "B").startswith("**Here A and B are equivalent, within 2 points either way**: +0.7 points")

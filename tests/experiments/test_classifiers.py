@@ -1,4 +1,4 @@
-"""The controls against scikit-learn and closed forms; what a run learns from; class weights."""
+"""The protocol, the controls against scikit-learn and closed forms, scBERT behind it; class weights."""
 
 import numpy as np
 import pytest
@@ -7,11 +7,9 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression as Binary
 from sklearn.neighbors import KNeighborsClassifier
 
-from lib.arms import CONTROLS, FACTORIAL, factors
 from lib.errors import DataError
-from lib.experiments import classifiers, profiles, runs, specs, store
+from lib.experiments import classifiers, profiles
 from lib.prepare import splits, tokenize
-from lib.prepare.cells import read
 
 
 @pytest.fixture(scope="module")
@@ -71,52 +69,6 @@ def test_random_is_drawn_by_share(split):
     assert np.allclose(drawn[0].mean(0), share, atol=0.015) and not np.array_equal(*drawn)
 
 
-@pytest.fixture
-def smoke_profile(tmp_path, monkeypatch):
-    monkeypatch.setenv("SCBERT_CACHE", str(tmp_path))
-    return profiles.load("smoke")
-
-
-@pytest.mark.slow
-def test_runs_store_the_cells_they_learnt_from(smoke_profile):
-    """Under ``clean`` a baseline learns from all labelled cells and says so; scBERT's epoch is chosen by the rest."""
-    clean = smoke_profile | {"protocol": "clean"}
-    regression, scbert = runs.complete(specs.cell_types(clean, ["logistic_regression", "head_only"], [0.5], [3]))
-    cells = read(clean["fingerprint"])
-    train, test = splits.holdout(cells.labels, **clean["split"])
-    labelled = set(splits.few_shot(train, 0.5, 3))
-    assert set(regression.predictions["train"]) == labelled
-    own, chooses = (set(scbert.predictions[name]) for name in ("train", "select"))
-    assert own | chooses == labelled and not own & chooses and len(own) == round(0.8 * len(labelled))
-    assert not labelled & set(test) and np.array_equal(scbert.predictions["test"], test)
-    paper = runs.complete(specs.cell_types(smoke_profile, ["logistic_regression", "head_only"], [0.5], [3]))
-    assert all(set(run.predictions["train"]) == labelled for run in paper)
-    assert np.array_equal(paper[1].predictions["select"], test)
-
-
-def test_tokens_are_what_the_control_learns_from(smoke_profile):
-    """The token control gives what logistic regression on scBERT's own tokens gives."""
-    spec = specs.controls(smoke_profile, ["logistic_regression_tokens"])[0]
-    run = runs.complete([spec])[0]
-    cells = read(smoke_profile["fingerprint"])
-    p, x = run.predictions, cells.tokens[:, :-1].toarray().astype(float)
-    model = classifiers.LogisticRegression(**spec["training"]).fit(x[p["train"]], cells.labels[p["train"]], spec["seed"])
-    assert np.allclose(p["probabilities"][:, model.classes_], model.predict_proba(x[p["test"]]), atol=1e-3)
-
-
-def test_head_alone_has_no_transformer(smoke_profile):
-    """No block, no pre-training; what is left to train is the norm and the head."""
-    from lib.scbert.finetune import freeze
-    from lib.scbert.model import CellTypeClassifier, ScBertConfig
-
-    spec = specs.controls(smoke_profile, ["head_only"])[0]
-    assert spec["size"]["depth"] == 0 and "pretraining" not in spec
-    model = CellTypeClassifier(ScBertConfig(genes=9, dim=8, depth=0, heads=2, dim_head=4, features=8, classes=3))
-    freeze(model)
-    trained = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert trained == {"norm", "to_out"} and len(model.performer.net.layers) == 0
-
-
 def test_labels_of_test_cells_reach_no_weight(split):
     """Class weights, and all else in training, come from the training cells: other test labels, the same answers."""
     import torch
@@ -137,43 +89,6 @@ def test_labels_of_test_cells_reach_no_weight(split):
     assert np.array_equal(*found)
 
 
-def test_repeated_splits_differ_and_pair(smoke_profile):
-    """Every split has its own test cells, the same for all its arms; the profile says how many."""
-    wanted = specs.repeated(smoke_profile)
-    seeds = [spec["split"]["seed"] for spec in wanted if spec["arm"] == "logistic_regression"]
-    assert seeds == [0, 1, 2]
-    scbert = [spec["split"]["seed"] for spec in wanted if spec["model"] == "scBERT"]
-    assert scbert == [0, 1] and all(spec["seed"] == spec["split"]["seed"] for spec in wanted)
-    whole = {key: value for key, value in smoke_profile.items() if key not in ("repeated", "controls", "clean_seeds")}
-    arms = [spec["arm"] for spec in specs.repeated(whole)]
-    assert arms.count("full") == 5 and arms.count("logistic_regression") == 20
-    assert {spec["seed"] for spec in specs.controls(smoke_profile | {"seeds": [7, 1]})} == {1}
-    assert {spec["seed"] for spec in specs.clean(smoke_profile | {"seeds": [7]})} == {7}
-    assert len(specs.clean(whole)) == len(whole["seeds"])
-    assert len(specs.controls(whole)) == len(CONTROLS) * len(whole["seeds"])
-
-
-def test_the_factorial_varies_one_factor_at_a_time(smoke_profile):
-    """Twelve arms, each another specification; what differs between two is what their factors say."""
-    wanted = {spec["arm"]: spec for spec in specs.factorial(smoke_profile) if spec["seed"] == 0}
-    assert list(wanted) and set(wanted) == set(FACTORIAL) and len({store.run_id(spec) for spec in wanted.values()}) == 12
-    for arm in FACTORIAL:
-        spec = wanted[arm]
-        pretrained, trained, embedding = factors(arm)
-        assert ("pretraining" in spec) == pretrained and spec["training"]["trained"] == trained
-        kind = spec["gene_embedding"]
-        assert kind == {"own": smoke_profile["gene_embedding"], "random": "random", None: None}[embedding]
-        if pretrained:  # shared by the arms that differ in fine-tuning alone, made with the same embedding
-            assert spec["pretraining"]["gene_embedding"] == kind
-    assert len({store.run_id(spec["pretraining"]) for spec in wanted.values() if "pretraining" in spec}) == 3
-
-
-def test_an_unknown_gene_embedding_is_refused(smoke_profile):
-    spec = specs.cell_types(smoke_profile, ["no_pretraining"], seeds=[0])[0] | {"gene_embedding": "word2vec"}
-    with pytest.raises(DataError, match="gene_embedding is 'word2vec'"):
-        runs.complete([spec])
-
-
 def test_training_all_blocks_moves_all_but_the_gene_embedding(split):
     """``trained="all"``: every parameter moves; the paper's choice: only the last block, the norm and the head."""
     import torch
@@ -188,7 +103,9 @@ def test_training_all_blocks_moves_all_but_the_gene_embedding(split):
         torch.manual_seed(0)
         model = CellTypeClassifier(config, np.random.default_rng(0).normal(size=(genes, 8)))
         before = {name: value.clone() for name, value in model.state_dict().items()}
-        finetune(model, tokens, labels, train[:40], test[:20], epochs=2, trained=trained, schedule={"max_lr": 1e-2, "warmup": 1})
+        finetune(
+            model, tokens, labels, train[:40], test[:20], epochs=2, trained=trained, schedule={"max_lr": 1e-2, "warmup": 1}
+        )
         moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
         names = {name for name, _ in model.named_parameters()}
         last = {name for name in names if name.startswith(("performer.net.layers.1.", "norm.", "to_out."))}
@@ -196,3 +113,111 @@ def test_training_all_blocks_moves_all_but_the_gene_embedding(split):
         assert torch.equal(model.gene_embedding, before["gene_embedding"])
     with pytest.raises(DataError, match="trained is 'head'"):
         finetune(model, tokens, labels, train[:40], test[:20], trained="head")
+
+
+# scBERT behind the protocol.
+
+
+def classifier_of(profile):
+    return classifiers.ScBertClassifier(profile["size"], profile["pretraining"], profile["finetuning"])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda profile: classifiers.LogisticRegression(0.1),
+        lambda profile: classifiers.Majority(),
+        lambda profile: classifiers.NearestNeighbours(5),
+        lambda profile: classifiers.StratifiedRandom(),
+        classifier_of,
+    ],
+    ids=["logistic regression", "majority", "neighbours", "random", "scBERT"],
+)
+def test_every_classifier_keeps_the_protocol(make):
+    """fit, predict_proba and classes_: probabilities of the types met, the same again with the same seed."""
+    profile = profiles.read("smoke")
+    rng = np.random.default_rng(0)
+    labels = np.repeat([2, 5, 9], 20)
+    x = (rng.random((60, 40)) < 0.3) * rng.random((60, 40)) * 6 + np.eye(3)[np.repeat(range(3), 20)] @ (np.eye(3, 40) * 5)
+    x, found = sp.csr_matrix(x, dtype=np.float32), []
+    for _ in range(2):
+        model = make(profile)
+        model.fit(x, labels, 1)
+        found.append(np.asarray(model.predict_proba(x[::2])))
+        assert model.classes_.tolist() == [2, 5, 9]
+    assert found[0].shape == (30, 3) and np.allclose(found[0].sum(1), 1, atol=1e-5) and (found[0] >= 0).all()
+    assert np.array_equal(*found)
+
+
+def test_scbert_classifier_learns():
+    """Types that differ in their genes are told apart, also on cells it has not seen."""
+    rng = np.random.default_rng(1)
+    labels = np.tile([0, 1], 60)
+    x = np.where(rng.random((120, 30)) < 0.4, 5 * rng.random((120, 30)), 0)
+    x[:, :8] = np.where(labels[:, None] == 0, 4.5, 0)
+    x = sp.csr_matrix(x.astype(np.float32))
+    size = {"dim": 16, "depth": 1, "heads": 2, "dim_head": 8, "features": 16}
+    finetuning = {"epochs": 12, "batch_size": 8, "schedule": {"max_lr": 5e-3, "warmup": 1, "cycle": 14}}
+    embedding = rng.standard_normal((30, 16)).astype(np.float32)
+    model = classifiers.ScBertClassifier(size, None, finetuning, embedding)
+    model.fit(x[:80], labels[:80], 0)
+    assert (model.predict_proba(x[80:]).argmax(1) == labels[80:]).mean() > 0.9
+    with pytest.raises(DataError, match="20 genes, the model learnt from 30"):
+        model.predict_proba(x[:, :20])
+    with pytest.raises(DataError, match="gene_embedding is 'word2vec'"):
+        classifiers.ScBertClassifier(size, None, finetuning, "word2vec").fit(x, labels)
+
+
+# Anyone's classifier.
+
+
+class Says:
+    """A classifier that has met some classes and gives fixed probabilities, and faults."""
+
+    def __init__(self, probabilities, classes=None):
+        self.probabilities = np.asarray(probabilities)
+        if classes is not None:
+            self.classes_ = np.asarray(classes)
+
+    def fit(self, x, labels, seed):
+        self.given = x, labels, seed
+
+    def predict_proba(self, x):
+        return self.probabilities[: x.shape[0]]
+
+
+@pytest.mark.parametrize(
+    "columns, classes, expected",
+    [
+        ([[0.7, 0.3], [0.1, 0.9]], [1, 3], [[0, 0.7, 0, 0.3], [0, 0.1, 0, 0.9]]),
+        ([[0.7, 0.3], [0.1, 0.9]], [3, 1], [[0, 0.3, 0, 0.7], [0, 0.9, 0, 0.1]]),
+        ([[0.7, 0.3], [0.1, 0.9]], None, [[0, 0.7, 0, 0.3], [0, 0.1, 0, 0.9]]),
+        ([[1], [1]], [3], [[0, 0, 0, 1], [0, 0, 0, 1]]),
+    ],
+    ids=["as sorted", "in another order", "not said", "one alone"],
+)
+def test_columns_go_to_their_classes(columns, classes, expected):
+    """Whatever the order of a classifier's classes; those it has not met get zero; it is given what was asked."""
+    classifier, x = Says(columns, classes), np.ones((3, 5))
+    says = classifiers.learn(classifier, x, np.array([1, 3, 3]), 7, 4, "theirs")
+    assert classifier.given[0] is x and classifier.given[1].tolist() == [1, 3, 3] and classifier.given[2] == 7
+    assert np.array_equal(says(np.zeros((2, 5))), expected)
+
+
+@pytest.mark.parametrize(
+    "classifier, words",
+    [
+        (object(), "theirs has no method fit"),
+        (Says([[0.5, 0.5]], ["a", "b"]), "must hold labels that fit was given"),
+        (Says([[0.5, 0.5]], [1, 2]), r"classes_ of theirs is \[1, 2\]; it must hold labels that fit was given, each once"),
+        (Says([[0.5, 0.5]], [1, 1]), "each once"),
+        (Says([[0.5, 0.5]], [1]), r"shape \(1, 2\).*must be \(1, 1\)"),
+        (Says([[0.9, 0.9]], [1, 3]), "rows summing to 1.8"),
+        (Says([[1.5, -0.5]], [1, 3]), "must be"),
+        (Says([[np.nan, 1.0]], [1, 3]), "must be"),
+    ],
+)
+def test_what_breaks_the_protocol_is_refused(classifier, words):
+    """With its name, what it gave and what is expected."""
+    with pytest.raises(DataError, match=words):
+        classifiers.learn(classifier, np.ones((3, 5)), np.array([1, 3, 3]), 0, 4, "theirs")(np.ones((1, 5)))

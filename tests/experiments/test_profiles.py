@@ -1,4 +1,4 @@
-"""Profiles: what a data set changes in one, and what is refused."""
+"""Profiles: what a rung of the ladder says, what a data set or a file changes in it, and what is refused."""
 
 import pytest
 
@@ -9,14 +9,35 @@ from lib.experiments import profiles, yours
 from lib.prepare import cells, embeddings, preprocess
 
 
+def test_unknown_names_are_refused(profile):
+    """Profiles and overrides that do not exist are named, with those that do."""
+    with pytest.raises(DataError, match="Profiles: .*quick"):
+        profiles.load("nonsense")
+    with pytest.raises(DataError, match="no entry 'colour'.*seeds"):
+        profiles.load("smoke", colour=1)
+
+
 def test_macparland_in_the_paper_profile_has_its_own_search(place, monkeypatch):
     monkeypatch.setattr(cells, "prepared", lambda *_: None)
     monkeypatch.setattr(cells, "store", lambda _: "0")
     monkeypatch.setattr(embeddings, "gene2vec_path", lambda: place[0] / "g2v")
     (place[0] / "g2v").write_text("")
-    assert profiles.load("paper")["logistic_regression"] == {"C": 0.1}
+    paper = profiles.load("paper")
+    assert paper["logistic_regression"] == {"C": 0.1} and paper["pretraining"]["corpus"] == "panglao"
     liver = profiles.load("paper", dataset="macparland")
     assert liver["logistic_regression"]["C"] == [1, 10, 100, 1000, 10000] and liver["reproduces"] == "macparland"
+
+
+def test_a_readers_file_is_named_by_its_content(profile, tmp_path):
+    """A checkpoint or corpus by its path: what a specification holds is its hash, and its place aside."""
+    for key in ("checkpoint", "corpus"):
+        content, path = profiles.read("smoke"), tmp_path / key
+        content["pretraining"][key] = str(path)
+        with pytest.raises(DataError, match=f"no {key} at .*{key}"):
+            profiles.load(content)
+        path.write_bytes(b"abc")  # of the standard's examples
+        named = profiles.load(content)["pretraining"][key]
+        assert named["sha256"].startswith("ba7816bf8f01cfea") and named["_path"] == str(path)
 
 
 @pytest.mark.parametrize(

@@ -1,67 +1,194 @@
-"""What a run computes: from a corpus, from a checkpoint, of other cells."""
+"""What a run computes: which cells it learns from, a corpus or a checkpoint before it, and other cells after it."""
+
+import shutil
 
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 import torch
 
 from lib.errors import DataError
-from lib.experiments import profiles, runs, specs, tasks
-from lib.prepare import corpus
-from lib.scbert.model import ScBert, ScBertConfig
-from tests.making import counts
+from lib.experiments import classifiers, profiles, runs, specs, tasks
+from lib.prepare import cells, splits
+from lib.scbert.finetune import freeze
+from lib.scbert.model import CellTypeClassifier, ScBert, ScBertConfig
 
 
-@pytest.mark.slow
-def test_pretraining_on_a_corpus_and_from_a_checkpoint(place, monkeypatch):
-    """A profile's `corpus` and `checkpoint` reach the runs: what is fine-tuned starts from them."""
-    profile = profiles.load("smoke")
-    genes = list(profile["adata"].var_names)
-    source = anndata.AnnData(counts(80, len(genes)), var=pd.DataFrame(index=genes[::-1]))
-    source.write_h5ad(place[0] / "mine.h5ad")
-    monkeypatch.setattr(corpus, "build", lambda path, names, inner=corpus.build: inner(path, names, min_genes=1))
-    profile["pretraining"] |= {"corpus": str(place[0] / "mine.h5ad")}
+def test_every_model_learns_from_the_same_cells(profile):
+    """Training and test cells of a fraction and seed are one artefact, shared by all arms."""
+    done = runs.complete(specs.cell_types(profile, ["full", "logistic_regression", "majority"], [0.5], [0]))
+    first = done[0].predictions
+    for run in done[1:]:
+        assert np.array_equal(run.predictions["train"], first["train"])
+        assert np.array_equal(run.predictions["test"], first["test"])
+    assert not set(first["train"]) & set(first["test"])
+
+
+def test_runs_store_the_cells_they_learnt_from(profile):
+    """Under ``clean`` a baseline learns from all labelled cells and says so; scBERT's epoch is chosen by the rest."""
+    clean = profile | {"protocol": "clean"}
+    regression, scbert = runs.complete(specs.cell_types(clean, ["logistic_regression", "head_only"], [0.5], [3]))
+    stored = cells.read(clean["fingerprint"])
+    train, test = splits.holdout(stored.labels, **clean["split"])
+    labelled = set(splits.few_shot(train, 0.5, 3))
+    assert set(regression.predictions["train"]) == labelled
+    own, chooses = (set(scbert.predictions[name]) for name in ("train", "select"))
+    assert own | chooses == labelled and not own & chooses and len(own) == round(0.8 * len(labelled))
+    assert not labelled & set(test) and np.array_equal(scbert.predictions["test"], test)
+    paper = runs.complete(specs.cell_types(profile, ["logistic_regression", "head_only"], [0.5], [3]))
+    assert all(set(run.predictions["train"]) == labelled for run in paper)
+    assert np.array_equal(paper[1].predictions["select"], test)
+
+
+def test_tokens_are_what_the_control_learns_from(profile):
+    """The token control gives what logistic regression on scBERT's own tokens gives."""
+    spec = specs.controls(profile, ["logistic_regression_tokens"])[0]
+    run = runs.complete([spec])[0]
+    stored = cells.read(profile["fingerprint"])
+    p, x = run.predictions, np.minimum(np.floor(stored.x.toarray()), 5)
+    model = classifiers.LogisticRegression(**spec["training"]).fit(x[p["train"]], stored.labels[p["train"]], spec["seed"])
+    assert np.allclose(p["probabilities"][:, model.classes_], model.predict_proba(x[p["test"]]), atol=1e-3)
+
+
+def test_head_alone_has_no_transformer(profile):
+    """No block, no pre-training; what is left to train is the norm and the head."""
+    spec = specs.controls(profile, ["head_only"])[0]
+    assert spec["size"]["depth"] == 0 and "pretraining" not in spec
+    model = CellTypeClassifier(ScBertConfig(genes=9, dim=8, depth=0, heads=2, dim_head=4, features=8, classes=3))
+    freeze(model)
+    trained = {name.split(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {"norm", "to_out"} and len(model.performer.net.layers) == 0
+
+
+def test_names_that_a_specification_cannot_have_are_refused(profile):
+    """A gene embedding and a type to leave out that do not exist."""
+    [spec] = specs.cell_types(profile, ["no_pretraining"], seeds=[0])
+    with pytest.raises(DataError, match="gene_embedding is 'word2vec'"):
+        runs.complete([spec | {"gene_embedding": "word2vec"}])
+    [spec] = specs.cell_types(profile, ["majority"], seeds=[0])
+    with pytest.raises(DataError, match="left_out is 'Neurons'; the cell types are CD14"):
+        runs.complete([spec | {"left_out": "Neurons"}])
+
+
+def test_weights_for_other_genes_are_refused(profile):
+    """Weights whose genes stand in another order are not used."""
+    [spec] = specs.cell_types(profile, ["no_gene2vec"], [0.5], [0])
+    path = runs.complete([spec["pretraining"]])[0].folder / "model.pt"
+    genes = torch.load(path, weights_only=True)["genes"]
+    assert ScBert.from_checkpoint(path, genes=genes).config.genes == len(genes)
+    swapped = [genes[0], genes[2], genes[1], *genes[3:]]
+    with pytest.raises(DataError, match=f"Gene 1 .* is {genes[1]}, gene 1 of the cells is {genes[2]}"):
+        ScBert.from_checkpoint(path, genes=swapped)
+
+
+# What other cells are called.
+
+BASELINES = (
+    "logistic_regression",
+    "logistic_regression_l2",
+    "logistic_regression_tokens",
+    "nearest_neighbours",
+    "majority",
+    "stratified_random",
+)
+
+
+@pytest.mark.parametrize("protocol", ["paper", "clean"])
+@pytest.mark.parametrize("left_out", [None, "Dendritic"])
+def test_the_external_task_gives_the_trained_models_own_predictions(profile, protocol, left_out):
+    """On the very cells that a run was tested on, `external` says what the run said, whatever it was trained on and how."""
+    arms = [*BASELINES, "no_gene2vec", "head_only"]
+    trained = specs.cell_types(profile | {"protocol": protocol}, arms, [0.5], [1])
+    trained = [spec | ({"left_out": left_out} if left_out else {}) for spec in trained]
+    before = [run.predictions for run in runs.complete(trained)]
+    tested = profile["adata"][before[0]["test"]].copy()
+    there = {"dataset": "the tested cells", "fingerprint": cells.store(tested)}
+    for arm, own, run in zip(arms, before, runs.complete(specs.external(there, trained)), strict=True):
+        found = run.predictions
+        assert np.array_equal(found["probabilities"].argmax(1), own["probabilities"].argmax(1)), arm
+        if arm in BASELINES:
+            assert np.array_equal(found["probabilities"], own["probabilities"]), arm
+        assert np.allclose(found["probabilities"], own["probabilities"], atol=1e-6), arm
+        assert np.array_equal(found["label_names"][found["labels"]], own["classes"][own["labels"]])
+
+
+def test_other_genes_are_refused(profile):
+    trained = specs.cell_types(profile, ["majority"], [0.5], [0])
+    other = profile["adata"][:, ::-1].copy()
+    with pytest.raises(DataError, match="Align them to its genes"):
+        runs.complete(specs.external({"dataset": "other", "fingerprint": cells.store(other)}, trained))
+
+
+def test_the_classifier_is_the_run(profile):
+    """scBERT behind the protocol, on a run's labelled cells, says of its test cells what the run of protocol ``clean`` says."""
+    clean = profile | {"protocol": "clean"}
+    [run] = runs.complete(specs.cell_types(clean, ["no_pretraining"], seeds=[1]))
+    stored = cells.read(clean["fingerprint"])
+    train, test = splits.holdout(stored.labels, **clean["split"])
+    embedding = tasks.gene_embedding(run.spec, stored, train)
+    classifier = classifiers.ScBertClassifier(clean["size"], None, clean["finetuning"], embedding)
+    labelled = splits.few_shot(train, 1.0, 1)
+    says = classifiers.learn(classifier, stored.x[labelled], stored.labels[labelled], 1, len(stored.classes), "ours")
+    assert np.allclose(says(stored.x[test]), run.predictions["probabilities"], atol=1e-5)
+
+
+# What comes before fine-tuning.
+
+
+def test_pretraining_on_a_corpus(place):
+    """A profile's `corpus` reaches the runs of all arms; a file that has changed since is refused."""
+    genes = list(profiles.load("smoke")["adata"].var_names)
+    counts = np.random.default_rng(0).poisson(1.0, (80, len(genes))).astype(np.float32)
+    path = place[0] / "mine.h5ad"
+    anndata.AnnData(sp.csr_matrix(counts), var=pd.DataFrame(index=genes[::-1])).write_h5ad(path)
+    content = profiles.read("smoke")
+    content["pretraining"] |= {"corpus": str(path)}
+    profile = profiles.load(content)
     full, none = specs.cell_types(profile, ["full", "no_gene2vec"], seeds=[0])
     assert full["pretraining"]["corpus"] == none["pretraining"]["corpus"] and "corpus" not in full
-    [run] = runs.complete([full["pretraining"]])
-    assert len(run.log) == full["pretraining"]["training"]["epochs"]
-    embedding = np.random.default_rng(0).normal(size=(len(genes), profile["size"]["dim"])).astype(np.float32)
-    model = ScBert(ScBertConfig(genes=len(genes), **profile["size"]), embedding)
-    torch.save({"model_state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, place[0] / "own.pth")
-    profile["pretraining"] |= {"checkpoint": str(place[0] / "own.pth")}
-    full, none = specs.cell_types(profile, ["full", "no_gene2vec"], seeds=[0])
-    assert "checkpoint" not in none["pretraining"]
-    with pytest.raises(DataError, match="same order"):  # the stand-in is not the checkpoint's gene embedding
+    assert full["pretraining"]["corpus"]["min_genes"] == 1  # smoke asks for 0 genes a cell, and an empty cell is none
+    [run] = runs.complete([none["pretraining"]])
+    assert len(run.log) == none["pretraining"]["training"]["epochs"] and set(run.predictions) == {"ended"}
+    assert str(place[0]) not in (run.folder / "spec.json").read_text()
+    path.write_bytes(b"something else")
+    with pytest.raises(DataError, match="mine.h5ad is not there any more, or another file"):
         runs.complete([full["pretraining"]])
+
+
+def test_a_checkpoint_takes_the_place_of_pretraining(place, monkeypatch):
+    """What is fine-tuned starts from it, in the arms with gene embedding; its sizes and its gene embedding must be ours."""
+    content = profiles.read("smoke")
+    genes, size = list(profiles.load("smoke")["adata"].var_names), content["size"]
+    embedding = np.random.default_rng(0).normal(size=(len(genes), size["dim"])).astype(np.float32)
+    model = ScBert(ScBertConfig(genes=len(genes), **size), embedding)
+
+    def spec_of(checkpoint, **changes):
+        chosen = content | {"pretraining": content["pretraining"] | {"checkpoint": checkpoint}} | changes
+        full, none = specs.cell_types(profiles.load(chosen), ["full", "no_gene2vec"], seeds=[0])
+        assert "checkpoint" not in none["pretraining"]
+        return full["pretraining"]
+
+    state = {f"module.{key}": value for key, value in model.state_dict().items()}
+    torch.save({"model_state_dict": state}, place[0] / "own.pth")
+    shutil.copy(place[0] / "own.pth", place[0] / "panglao_pretrain.pth")
+    own = spec_of(str(place[0] / "own.pth"))
+    with pytest.raises(DataError, match="same order"):  # the stand-in is not the checkpoint's gene embedding
+        runs.complete([own])
     monkeypatch.setattr(tasks, "gene_embedding", lambda *_: embedding)
-    [run] = runs.complete([full["pretraining"]])
+    [run] = runs.complete([own])
     stored = torch.load(run.folder / "model.pt", weights_only=True)
     assert torch.equal(stored["model_state_dict"]["token_emb.weight"], model.token_emb.weight)
-    assert stored["genes"] == genes
-
-
-def test_the_external_task_gives_the_trained_models_own_predictions(place):
-    """On the very cells that a run was tested on, `external` says what the run said, for both models."""
-
-    profile = profiles.load("smoke")
-    trained = specs.cell_types(profile, ["no_gene2vec", "logistic_regression"], seeds=[0])
-    wanted = [{"task": "external", "arm": spec["arm"], "seed": 0, "trained": spec, "data": spec["data"]} for spec in trained]
-    for run, before in zip(runs.complete(wanted), runs.complete(trained)):
-        test = before.predictions["test"]
-        assert np.allclose(run.predictions["probabilities"][test], before.predictions["probabilities"], atol=1e-5)
-        assert np.array_equal(run.predictions["labels"][test], before.predictions["labels"])
-
-
-def test_a_checkpoint_of_other_sizes_is_refused(place):
-
-    tasks.checkpoint.cache_clear()
-    model = ScBert(ScBertConfig(genes=20, dim=8, depth=1, heads=2, dim_head=4, features=8), np.ones((20, 8), np.float32))
-    torch.save({"model_state_dict": model.state_dict()}, place[0] / "panglao_pretrain.pth")
+    assert stored["genes"] == genes and run.log["checkpoint"][0] == own["checkpoint"]["sha256"]
+    with pytest.raises(DataError, match="other sizes than the profile's, {'heads': 4}"):
+        runs.complete([spec_of(str(place[0] / "own.pth"), size=size | {"heads": 4})])
+    original = spec_of("original")
+    assert original["checkpoint"] == "original"
     with pytest.raises(DataError, match="not scBERT's checkpoint"):
-        tasks.checkpoint()
-    place[1]["checkpoint"]["holds"] = {"genes": 20, "dim": 8}
-    assert corpus.checkpoint_path(tasks.checkpoint()).is_file()
+        runs.complete([original])
+    place[1]["checkpoint"]["holds"] = {"genes": len(genes), "dim": 8}
+    assert runs.complete([original])[0].log["checkpoint"][0] == own["checkpoint"]["sha256"]
     (place[0] / "page.pth").write_bytes(b"<html>quota exceeded</html>")
     with pytest.raises(DataError, match="cannot be read as a checkpoint"):
-        tasks.checkpoint(str(place[0] / "page.pth"))
+        runs.complete([spec_of(str(place[0] / "page.pth"))])

@@ -42,7 +42,7 @@ def test_scorecard_has_every_published_number(card):
     expected = published.runs().groupby(KEYS).size()
     found = card[card["experiment"] != "masked"].set_index(KEYS)["n_paper"]
     pd.testing.assert_series_equal(found.sort_index(), expected.sort_index(), check_names=False)
-    assert (card["experiment"] == "masked").sum() == 3 * len(published.masked())
+    assert (card["experiment"] == "masked").sum() == 3 * len(published.masked()) and card.index.is_unique
 
 
 def test_scorecard_verdicts_follow_the_rule(card):
@@ -286,7 +286,11 @@ def test_the_papers_claims_are_three_families(runs, families, monkeypatch):
         )
         for m in ("accuracy", "macro_f1")
     ]
-    assert set(table["reference"]) == {"full"} and not table.duplicated(["arm", "reference", "fraction", "metric"]).any()
+    assert (
+        set(table["reference"]) == {"full"}
+        and table.index.is_unique
+        and not table.duplicated(["arm", "reference", "fraction", "metric"]).any()
+    )
     for _, part in table.groupby("experiment"):
         assert np.allclose(part["p_holm"], intervals.holm(part["p"]))
     few = table[table["experiment"] == "few_shot"].reset_index(drop=True)

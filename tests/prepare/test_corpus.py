@@ -28,22 +28,24 @@ def test_the_corpus_holds_the_tokens_of_prepared_cells(place):
     adata = anndata.AnnData(x, var=pd.DataFrame(index=GENES), obs=pd.DataFrame(index=np.arange(5000).astype(str)))
     adata.write_h5ad(path)
     genes = (*GENES[250:10:-1], "ABSENT")
-    fingerprint = corpus.build("panglao", genes, min_genes=100)
-    store = corpus.read(fingerprint, genes)
+    store = corpus.tokens(path, genes, min_genes=100)
     expected = tokenize(preprocess.prepare(adata, genes, min_genes=100))
     assert 0 < len(expected) < 5000 and np.array_equal(store.toarray(), expected)
     assert mapped(store.indices) and mapped(store.data)
-    assert corpus.build("panglao", genes, min_genes=100) == fingerprint  # known already
-    with pytest.raises(DataError, match="or another order"):
-        corpus.read(fingerprint, genes[::-1])
-    assert not list((place[0].parent / "corpus").glob(".*"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(corpus, "_write", lambda *_: pytest.fail("written again"))
+        assert (corpus.tokens(path, genes, min_genes=100) != store).nnz == 0
+    turned = corpus.tokens(path, genes[::-1], min_genes=100)  # of other genes, or cells, it is another
+    assert np.array_equal(turned.toarray()[:, :-1], expected[:, -2::-1])
+    assert corpus.tokens(path, genes, min_genes=1).shape[0] > len(expected)
+    assert not list((place[0].parent / "corpus").glob("*.partial"))
 
 
 def test_a_corpus_on_scberts_scale_stays_as_it_is(place):
     x = log2_normalised(counts(200, 300, seed=3))
     path = place[0] / "mine.h5ad"
     anndata.AnnData(x, var=pd.DataFrame(index=GENES)).write_h5ad(path)
-    store = corpus.read(corpus.build(str(path), tuple(GENES), min_genes=1), GENES)
+    store = corpus.tokens(path, GENES, min_genes=1)
     assert np.array_equal(store[:, :-1].toarray(), np.minimum(np.floor(x.toarray()), 5))
 
 
@@ -51,15 +53,15 @@ def test_a_corpus_that_cannot_be_used_is_refused_and_leaves_nothing(place):
     path = place[0] / "mine.h5ad"
     anndata.AnnData(sp.csc_matrix(counts()), var=pd.DataFrame(index=GENES)).write_h5ad(path)
     with pytest.raises(DataError, match="Store it by cells"):
-        corpus.build(str(path), tuple(GENES), min_genes=1)
+        corpus.tokens(path, GENES, min_genes=1)
     mixed = sp.vstack([counts(4096), log2_normalised(counts(100))]).tocsr()
     anndata.AnnData(mixed, var=pd.DataFrame(index=GENES)).write_h5ad(path)
     with pytest.raises(DataError, match="mixed scales"):
-        corpus.build(str(path), tuple(GENES), min_genes=1)
+        corpus.tokens(path, GENES, min_genes=1)
     anndata.AnnData(counts(20), var=pd.DataFrame(index=GENES)).write_h5ad(place[0] / "few.h5ad")
     with pytest.raises(DataError, match="no corpus"):
-        corpus.build(str(place[0] / "few.h5ad"), tuple(GENES), 299)
-    assert not list((place[0].parent / "corpus").iterdir())
+        corpus.tokens(place[0] / "few.h5ad", GENES, 299)
+    assert not [made for made in (place[0].parent / "corpus").iterdir() if made.is_dir()]
 
 
 def test_a_block_without_a_cell_to_keep_is_passed_over(place, monkeypatch):
@@ -71,7 +73,7 @@ def test_a_block_without_a_cell_to_keep_is_passed_over(place, monkeypatch):
     adata = anndata.AnnData(x.tocsr(), var=pd.DataFrame(index=GENES))
     adata.write_h5ad(path)
     genes = tuple(GENES[:200])
-    store = corpus.read(corpus.build(str(path), genes, min_genes=20), genes)
+    store = corpus.tokens(path, genes, min_genes=20)
     assert np.array_equal(store.toarray(), tokenize(preprocess.prepare(adata, genes, min_genes=20))) and store.shape[0] == 100
 
 
@@ -81,5 +83,5 @@ def test_no_more_than_a_block_is_read_at_once(place, monkeypatch):
         anndata.AnnData(x, var=pd.DataFrame(index=GENES)).write_h5ad(place[0] / f"{name}.h5ad")
     asked = asked_in_blocks(monkeypatch, 32)
     for name in ("sparse", "dense"):
-        corpus.build(str(place[0] / f"{name}.h5ad"), tuple(GENES), min_genes=1)
+        corpus.tokens(place[0] / f"{name}.h5ad", GENES, min_genes=1)
     assert asked == [(0, 32), (32, 64), (64, 96), (96, 128)] * 2

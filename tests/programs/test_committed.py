@@ -12,8 +12,9 @@ import pytest
 from lib.programs import committed
 from lib.settings import ROOT
 
-TABLE = pd.DataFrame({"arm": ["full", "pca"], "value": [0.75, 0.5], "cells": [200, 100], "run": ["6347", "4adc"],
-                      "says": ["ahead", "undecided"]})  # fmt: skip
+TABLE = pd.DataFrame(
+    {"arm": ["full", "pca"], "value": [0.75, 0.5], "cells": [200, 100], "run": ["6347", "4adc"], "says": ["ahead", "undecided"]}
+)
 
 
 def git(folder, *arguments):

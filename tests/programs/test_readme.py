@@ -53,9 +53,20 @@ def test_sentences_on_laptop_are_those_of_the_published_figures():
 
 def card(experiment, arm, metric, paper, ours, fraction=1.0):
     """A row of the scorecard: means, half widths a tenth of them, the paper's effect half of its mean."""
-    return {"experiment": experiment, "dataset": "zheng68k", "arm": arm, "fraction": fraction, "metric": metric,
-            "paper": paper, "half_width_paper": paper / 10, "ours": ours, "half_width_ours": ours / 10,
-            "effect_paper": paper / 2, "low_paper": paper / 4, "high_paper": paper}  # fmt: skip
+    return {
+        "experiment": experiment,
+        "dataset": "zheng68k",
+        "arm": arm,
+        "fraction": fraction,
+        "metric": metric,
+        "paper": paper,
+        "half_width_paper": paper / 10,
+        "ours": ours,
+        "half_width_ours": ours / 10,
+        "effect_paper": paper / 2,
+        "low_paper": paper / 4,
+        "high_paper": paper,
+    }
 
 
 @pytest.fixture
@@ -63,8 +74,10 @@ def tables():
     """Hand-made tables of a profile, each number in its own place."""
     rows = []
     for k, (_, experiment, arm, fraction) in enumerate(readme.ROWS, 1):
-        rows += [card(experiment, arm, "accuracy", 0.1 * k, 0.1 * k + 0.05, fraction),
-                 card(experiment, arm, "macro_f1", 0.1 * k + 0.01, 0.1 * k + 0.06, fraction)]  # fmt: skip
+        rows += [
+            card(experiment, arm, "accuracy", 0.1 * k, 0.1 * k + 0.05, fraction),
+            card(experiment, arm, "macro_f1", 0.1 * k + 0.01, 0.1 * k + 0.06, fraction),
+        ]
     rows += [card("masked", arm, metric, 0.7, 0.3) for _, arm, metric in readme.MASKED]
     other = [row | {"dataset": "macparland", "paper": 0.99, "ours": 0.99} for row in rows]
 
@@ -108,8 +121,18 @@ def test_costs_are_computed_from_the_seconds_a_cell():
     rows = []
     for job in ("forward", "finetuning step", "pretraining step"):
         for k, model in enumerate(readme.MODELS, 1):
-            rows.append({"job": job, "model": model, "genes": 16_906, "seconds": 1 / k, "ratio": k, "bytes": k * 2**20,
-                         "share_of_rate": k / 10, "matrix_rate": 5e10})  # fmt: skip
+            rows.append(
+                {
+                    "job": job,
+                    "model": model,
+                    "genes": 16_906,
+                    "seconds": 1 / k,
+                    "ratio": k,
+                    "bytes": k * 2**20,
+                    "share_of_rate": k / 10,
+                    "matrix_rate": 5e10,
+                }
+            )
         rows.append({"job": f"{job}: error", "model": "ours", "genes": 16_906, "error": 3e-7})
     parts = {"matrix products": 0.25, "exponentials": 0.05, "the rest": 0.2}
     rows += [{"job": "forward: profile", "model": part, "genes": 16_906, "seconds": s} for part, s in parts.items()]
@@ -208,8 +231,9 @@ def test_pins_stand_once(name):
 def test_no_path_of_a_machine_is_committed():
     """No tracked text file names a home or working folder of the machine that made it."""
     pattern = r"(^|[^A-Za-z0-9_.])/(work|root|home)/"
-    found = subprocess.run(["git", "grep", "--cached", "-nIE", pattern, "--", ".", ":!figures/*.svg"],
-                           cwd=ROOT, capture_output=True, text=True)  # fmt: skip
+    found = subprocess.run(
+        ["git", "grep", "--cached", "-nIE", pattern, "--", ".", ":!figures/*.svg"], cwd=ROOT, capture_output=True, text=True
+    )
     if found.returncode > 1:
         pytest.skip("no git here")
     assert [line for line in found.stdout.splitlines() if "test_readme.py" not in line] == []

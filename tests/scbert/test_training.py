@@ -464,7 +464,7 @@ def test_without_gene_embedding_one_answer_for_all_hidden_genes(cells):
 
 
 def dead(model, times=1):
-    """The head's convolution lets nothing pass, as one in a hundred does when drawn; drawing again repairs it after ``times``."""
+    """The head's convolution lets nothing pass, as one in a hundred does when drawn; drawn again ``times`` times, it does."""
     conv, draw = model.to_out.conv1, model.to_out.conv1.reset_parameters
     left = [times - 1]
 

@@ -1,0 +1,84 @@
+"""Specifications: which runs a profile asks for, and that asking opens nothing."""
+
+import json
+import socket
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+from lib.arms import CONTROLS, FACTORIAL, factors
+from lib.errors import DataError
+from lib.experiments import profiles, specs, store
+
+LADDER = sorted(path.stem for path in profiles.FOLDER.glob("*.yaml"))
+
+
+def everything(profile):
+    """All that the notebooks ask of a profile."""
+    arms = ["logistic_regression", "full", "no_pretraining", "no_gene2vec", "majority"]
+    wanted = specs.cell_types(profile, arms) + specs.cell_types(profile, arms, profile["fractions"], profile["few_shot_seeds"])
+    for part in (specs.masked, specs.representations, specs.controls, specs.clean, specs.repeated, specs.factorial):
+        wanted += part(profile)
+    wanted += specs.pretraining_effect(profile) + specs.unknown(profile)
+    return wanted + specs.external({"dataset": "elsewhere", "fingerprint": "1"}, wanted[:3])
+
+
+@pytest.mark.parametrize("name", LADDER)
+@pytest.mark.parametrize("checkpoint", [None, "original", {"sha256": "0", "_path": "/nowhere/own.pth"}])
+@pytest.mark.parametrize("corpus", [None, "panglao", {"sha256": "0", "_path": "/nowhere/own.h5ad"}])
+def test_describing_runs_opens_nothing(name, checkpoint, corpus, tmp_path, monkeypatch):
+    """Without a network, downloads and a cache that could be written, all runs of a rung have a name."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SCBERT_CACHE", str(tmp_path / "file" / "cache"))  # below a file no folder can be made
+    monkeypatch.delenv("SCBERT_DATA_DIR", raising=False)
+    monkeypatch.delenv("SCBERT_OFFLINE", raising=False)
+    monkeypatch.setattr(socket, "socket", lambda *_, **__: pytest.fail("the network was asked"))
+    obs = pd.DataFrame({"cell_type": pd.Categorical(["A", "B", "B"])}, index=["c1", "c2", "c3"])
+    profile = profiles.read(name) | {"adata": anndata.AnnData(np.ones((3, 4), np.float32), obs=obs), "fingerprint": "0"}
+    profile |= {"gene_embedding": "gene2vec", "gene2vec": "0"}
+    profile["pretraining"] |= {"checkpoint": checkpoint, "corpus": corpus}
+    wanted = everything(profile)
+    names = {store.run_id(spec): json.loads(json.dumps(spec)) for spec in wanted}
+    assert len(names) > 60 and {spec["task"] for spec in names.values()} == store.TASKS.keys() - {"pretraining"}
+    assert [path.name for path in tmp_path.rglob("*")] == ["file"]
+    own, without = (specs.cell_types(profile, [arm])[0]["pretraining"] for arm in ("full", "no_gene2vec"))
+    assert own.get("checkpoint") == checkpoint and "checkpoint" not in without
+    assert without.get("corpus") == (corpus and {"file": corpus, "min_genes": max(1, profile["data"]["min_genes"])})
+
+
+def test_unknown_arms_are_refused(profile):
+    with pytest.raises(DataError, match="no arm 'gpt'.*full"):
+        specs.cell_types(profile, ["gpt"])
+
+
+def test_repeated_splits_differ_and_pair(profile):
+    """Every split has its own test cells, the same for all its arms; the profile says how many."""
+    wanted = specs.repeated(profile)
+    seeds = [spec["split"]["seed"] for spec in wanted if spec["arm"] == "logistic_regression"]
+    assert seeds == [0, 1, 2]
+    scbert = [spec["split"]["seed"] for spec in wanted if spec["model"] == "scBERT"]
+    assert scbert == [0, 1] and all(spec["seed"] == spec["split"]["seed"] for spec in wanted)
+    whole = {key: value for key, value in profile.items() if key not in ("repeated", "controls", "clean_seeds")}
+    arms = [spec["arm"] for spec in specs.repeated(whole)]
+    assert arms.count("full") == 5 and arms.count("logistic_regression") == 20
+    assert {spec["seed"] for spec in specs.controls(profile | {"seeds": [7, 1]})} == {1}
+    assert {spec["seed"] for spec in specs.clean(profile | {"seeds": [7]})} == {7}
+    assert len(specs.clean(whole)) == len(whole["seeds"])
+    assert len(specs.controls(whole)) == len(CONTROLS) * len(whole["seeds"])
+
+
+def test_the_factorial_varies_one_factor_at_a_time(profile):
+    """Twelve arms, each another specification; what differs between two is what their factors say."""
+    wanted = {spec["arm"]: spec for spec in specs.factorial(profile) if spec["seed"] == 0}
+    assert list(wanted) and set(wanted) == set(FACTORIAL) and len({store.run_id(spec) for spec in wanted.values()}) == 12
+    for arm in FACTORIAL:
+        spec = wanted[arm]
+        pretrained, trained, embedding = factors(arm)
+        assert ("pretraining" in spec) == pretrained and spec["training"]["trained"] == trained
+        kind = spec["gene_embedding"]
+        assert kind == {"own": profile["gene_embedding"], "random": "random", None: None}[embedding]
+        if pretrained:  # shared by the arms that differ in fine-tuning alone, made with the same embedding
+            assert spec["pretraining"]["gene_embedding"] == kind
+    assert len({store.run_id(spec["pretraining"]) for spec in wanted.values() if "pretraining" in spec}) == 3

@@ -1,0 +1,233 @@
+"""The run store: done once, found again, redone after damage; by the code that is on disk, in a kernel that lives too."""
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lib.errors import DataError
+from lib.experiments import runs, specs, store
+from lib.settings import ROOT
+
+
+@pytest.fixture(scope="module")
+def done(profile):
+    """One run of scBERT, of logistic regression and of the majority class, on half of the training cells."""
+    return runs.complete(specs.cell_types(profile, ["full", "logistic_regression", "majority"], [0.5], [0]))
+
+
+def test_a_run_holds_what_a_reader_needs(done, profile):
+    """Specification, environment, log and per-cell probabilities are in the folder, the checkpoint is gone."""
+    run = done[0]
+    assert json.loads((run.folder / "spec.json").read_text()) == json.loads(json.dumps(run.spec))
+    assert run.environment["packages"]["torch"] and run.environment["seconds"] > 0
+    assert run.environment["code"] == store.code_hash()
+    assert len(run.log) == profile["finetuning"]["epochs"]
+    p = run.predictions
+    assert p["probabilities"].shape == (len(p["test"]), len(p["classes"]))
+    np.testing.assert_allclose(p["probabilities"].sum(1), 1, atol=1e-5)
+    assert run.log["accuracy"].max() == np.mean(p["probabilities"].argmax(1) == p["labels"])
+    assert not list(run.folder.glob("checkpoint*")) and (run.folder / "model.pt").exists()
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["predictions.npz", "log.csv", "spec.json", "DONE"])
+@pytest.mark.parametrize("damage", [truncate, flip_a_byte, lambda path: path.unlink()], ids=["cut", "flip", "delete"])
+def test_damage_is_found_and_mended(done, name, damage, capsys, same):
+    """A file cut short, changed or deleted: the run is done again and gives the same numbers."""
+    run = done[1]
+    before = dict(run.predictions)
+    damage(run.folder / name)
+    mended = runs.complete([run.spec])[0]
+    assert store.is_done(mended) and same(mended.predictions, before)
+    assert "stored already" not in capsys.readouterr().out
+
+
+def test_what_determines_a_run_is_in_its_name(profile):
+    """Another seed, fraction, rate, split or cell gives another run; where a file lies does not."""
+    base = specs.cell_types(profile, ["full"], [1.0], [0])[0]
+    others = [
+        specs.cell_types(profile, ["full"], [1.0], [1])[0],
+        specs.cell_types(profile, ["full"], [0.5], [0])[0],
+        specs.cell_types(profile, ["no_pretraining"], [1.0], [0])[0],
+        specs.cell_types(profile | {"split": {"test_size": 0.3, "seed": 1}}, ["full"], [1.0], [0])[0],
+        specs.cell_types(profile | {"fingerprint": "0"}, ["full"], [1.0], [0])[0],
+        specs.cell_types(profile | {"pretraining": profile["pretraining"] | {"epochs": 9}}, ["full"], [1.0], [0])[0],
+        base | {"pretraining": {"checkpoint": {"sha256": "1", "_path": "here"}}},
+        base | {"pretraining": {"checkpoint": {"sha256": "2", "_path": "here"}}},
+    ]
+    assert len({store.run_id(spec) for spec in [base, *others]}) == len(others) + 1
+    assert store.run_id(base) == store.run_id(json.loads(json.dumps(base)))
+    moved = base | {"pretraining": {"checkpoint": {"sha256": "2", "_path": "there"}}}
+    assert store.run_id(moved) == store.run_id(others[-1])
+
+
+# The code that computes a run.
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the library, to be edited."""
+    shutil.copytree(ROOT / "lib", tmp_path / "lib", ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "data").mkdir()
+    shutil.copy(ROOT / "data" / "sources.yaml", tmp_path / "data")
+    return tmp_path
+
+
+def test_comments_and_layout_keep_runs_and_code_does_not(copy, monkeypatch):
+    """The code's part of the name ignores comments, docstrings, blank lines, blanks and formatting, and nothing else."""
+    monkeypatch.setattr(store.settings, "ROOT", copy)
+    path, before = copy / "lib" / "scbert" / "finetune.py", store.code_hash()
+    assert before == store.LOADED
+    text = path.read_text()
+    for other in (
+        "# a remark\n" + text.replace("From 0.", "Counted from 0."),
+        text.replace("\n\n\n", "\n\n\n\n\n") + "\n",
+        text.replace("peak = max_lr\n", "peak = max_lr  # remarkable   \n"),
+        text.replace('"""What :func:`finetune` returns."""', '"""Other words."""'),
+        text.replace("peak = max_lr\n", "peak = (\n        max_lr\n    )\n"),
+    ):
+        path.write_text(other)
+        assert other != text and store.code_hash() == before
+    for other in (
+        text.replace("warmup=5", "warmup=60"),
+        text.replace("peak = max_lr\n", "peak = 2.0 * max_lr\n"),
+        text.replace("is made for", "was made for").replace("the model was made", "the model is made"),
+    ):
+        path.write_text(other)
+        assert other != text and store.code_hash() != before
+    path.write_text(text)
+    assert store.code_hash() == before
+    (copy / "lib" / "prepare" / "more.py").write_text("MORE = 1\n")
+    assert store.code_hash() != before
+
+
+def test_all_code_that_a_task_reaches_is_in_the_hash():
+    """Followed from import to import; left out are the readers of files, whose cells are hashed, and what computes nothing."""
+    lib, found = ROOT / "lib", set()
+
+    def file_of(name):
+        place = ROOT.joinpath(*name.split("."))
+        return place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+
+    def follow(path):
+        if path in found or path == lib / "__init__.py":
+            return
+        found.add(path)
+        if path.name == "__init__.py":  # a face: its modules are reached by it
+            for module in path.parent.glob("*.py"):
+                follow(module)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+                names = [name if file_of(name).exists() else node.module for name in names]
+            else:
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                if name.split(".")[0] == "lib":
+                    follow(file_of(name))
+
+    follow(lib / "experiments" / "tasks.py")
+    names = {str(path.relative_to(lib)) for path in found}
+    assert {"scbert/model.py", "prepare/tokens.py", "datasets/scale.py", "experiments/classifiers.py"} <= names
+    outside = [name for name in names if not name.startswith(tuple(store.CODE))]
+    assert {name for name in outside if not name.startswith("datasets/")} <= {"errors.py", "files.py", "settings.py"}
+
+
+LIVE = """
+import importlib, sys
+from pathlib import Path
+from lib.errors import DataError
+from lib.experiments import classifiers, profiles, runs, specs, store
+
+path = Path("lib/experiments/classifiers.py")
+text, share = path.read_text(), 'strategy = "prior"'
+assert text.count(share) == 1
+wanted = specs.cell_types(profiles.load("smoke"), ["majority"], seeds=[0, 1])
+
+def complete(spec):
+    run = runs.complete([spec])[0]
+    return run.id, sorted(round(float(share), 4) for share in run.predictions["probabilities"][0])
+
+def edit(new):
+    path.write_text(text.replace(share, new))
+
+first = complete(wanted[0])
+edit('strategy = "most_frequent"')
+edited = complete(wanted[0])
+assert edited[0] != first[0] and edited[1] == [0] * 9 + [1], edited
+edit('strategy = "uniform"')
+importlib.reload(classifiers), importlib.reload(store), importlib.reload(runs)
+reloaded = complete(wanted[0])
+assert reloaded[0] not in (first[0], edited[0]) and reloaded[1] == [0.1] * 10, reloaded
+edit(share)  # as at first, though this process still holds the reloaded module
+assert complete(wanted[0]) == first
+assert complete(wanted[1])[1] == first[1]
+print("all as on disk")
+"""
+
+MEANWHILE = """
+from pathlib import Path
+from lib.errors import DataError
+from lib.experiments import profiles, runs, specs, store
+
+path = Path("lib/scbert/finetune.py")
+[spec] = specs.cell_types(profiles.load("smoke"), ["majority"], seeds=[0])
+task = store.TASKS["cell_types"]
+
+def edited_meanwhile(*arguments):
+    path.write_text(path.read_text().replace("warmup=5", "warmup=60"))
+    return task(*arguments)
+
+store.TASKS["cell_types"] = edited_meanwhile
+try:
+    runs.complete([spec])
+except DataError as error:
+    print(error)
+print(*store.settings.cache().glob("runs/*/DONE"), sep="\\n")
+"""
+
+
+def live(copy, code):
+    environment = os.environ | {"SCBERT_CACHE": str(copy / "cache"), "SCBERT_WORKERS": "1", "PYTHONPATH": str(copy)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_an_edit_in_a_living_process_computes_new_runs(copy):
+    """Edited, reloaded, edited back: each call gives what the code on disk gives, whatever the process has loaded."""
+    output = live(copy, LIVE)
+    assert output.splitlines()[-1] == "all as on disk" and "by the code as it is now" in output
+
+
+@pytest.mark.slow
+def test_an_edit_while_a_run_is_computed_leaves_no_mark(copy):
+    """Nobody knows which code computed it: the call ends with both hashes, and nothing counts as done."""
+    message, marks = live(copy, MEANWHILE).splitlines()[-2:]
+    assert "nothing is stored" in message and store.LOADED in message and not marks
+
+
+def test_a_worker_with_other_code_refuses(profile):
+    """It names its own code and the client's."""
+    [spec] = specs.cell_types(profile, ["majority"], [0.5], [7])
+    with pytest.raises(DataError, match=f"{store.LOADED}.* 0123"):
+        store.compute(spec, code="0123")
+    assert not Path(store.Run(spec).folder).exists()
