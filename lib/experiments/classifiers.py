@@ -228,7 +228,8 @@ class ScBertClassifier:
             embedding = embeddings.coexpression(tokens, self.size["dim"])
         trunk = random_trunk(self.size, x.shape[1], embedding, seed)
         if self.pretraining:
-            wanted = {key: self.pretraining[key] for key in ("epochs", "batch_size", "max_lr") if key in self.pretraining}
+            how = ("epochs", "ends", "batch_size", "max_lr", "validation")
+            wanted = {key: self.pretraining[key] for key in how if key in self.pretraining}
             scbert.pretrain.pretrain(trunk, tokens, seed=seed, **wanted)
         train, select = chosen_by(np.arange(len(codes)), seed)
         self.model, _ = fine_tuned(trunk, tokens, codes, len(self.classes_), train, select, seed=seed, **self.finetuning)
@@ -242,7 +243,8 @@ class ScBertClassifier:
         fabric, parts = scbert.training.make_fabric(), []
         model = fabric.to_device(self.model)
         with torch.no_grad(), fabric.autocast():
-            for _, shown in scbert.training.feed(sparse_tokens(x), np.arange(x.shape[0]), batch_size, fabric.device):
+            batches = scbert.training.in_batches(np.arange(x.shape[0]), batch_size)
+            for _, shown in scbert.training.feed(sparse_tokens(x), batches, fabric.device):
                 parts.append(model(shown.to(fabric.device)).float().softmax(1).cpu())
         return torch.cat(parts).numpy()
 

@@ -102,8 +102,8 @@ def pretraining(spec: dict, checkpoint: Path, weights_of: Callable) -> tuple:
     if given := spec.get("corpus"):
         tokens, used = corpus.tokens(_file(given["file"]), cells.genes.tolist(), given["min_genes"]), {}
     model = _random_trunk(spec, cells, train)
-    log = scbert.pretrain.pretrain(model, tokens, **_how("pre-training", spec, checkpoint))
-    return log, used, _weights(model, cells)
+    done = scbert.pretrain.pretrain(model, tokens, **_how("pre-training", spec, checkpoint))
+    return done.log, used | {"ended": np.array(done.ended)}, _weights(model, cells)
 
 
 def _sides(spec):
@@ -153,8 +153,9 @@ def cell_types(spec: dict, checkpoint: Path, weights_of: Callable) -> tuple:
         return log, about | {"train": labelled, "probabilities": probabilities(x[test]).astype(np.float32)}, None
     trunk, how = _trunk(spec, cells, everything, weights_of), _how("fine-tuning", spec, checkpoint) | {"select": select}
     classifier, done = classifiers.fine_tuned(trunk, cells.tokens, cells.labels, len(cells.classes), train, test, **how)
-    arrays = {"probabilities": done.probabilities, "predicted_by_epoch": done.predicted_by_epoch}
-    arrays |= {"best_epoch": np.array(done.best_epoch), "select": select}
+    arrays = {"probabilities": done.probabilities, "best_epoch": np.array(done.best_epoch), "select": select}
+    arrays |= {"ended": np.array(done.ended), "redrawn": np.array(done.redrawn)}
+    arrays |= {} if done.predicted_by_epoch is None else {"predicted_by_epoch": done.predicted_by_epoch}
     return done.log, about | arrays, _weights(classifier, cells)
 
 

@@ -134,14 +134,17 @@ class Features:
         self.rows = F.pad(projection * self.scale, (0, 0, 0, -self.count % 16))  # (m, d)
         self.columns = (self.rows * math.log2(math.e)).t().contiguous()  # (d, m); powers of two are faster than exp
         self.scratch, self.branch = Scratch(device), device.type == "cpu"
-        wanted = max(1, CHUNK.get(device.type, 2**24) // (heads * len(self.rows)))  # tokens of a chunk
+        self.chunks = self.chunks_of(tokens)
+
+    def chunks_of(self, tokens):
+        """Chunks of all cells with so many tokens each."""
+        wanted = max(1, CHUNK.get(self.scratch.device.type, 2**24) // (self.heads * len(self.rows)))  # tokens of a chunk
         if wanted >= 2 * tokens:
             step = wanted // tokens
-            self.chunks = [(slice(i, min(i + step, cells)), slice(None)) for i in range(0, cells, step)]
-        else:
-            step = max(64, -(-tokens // max(1, round(tokens / wanted))))
-            spans = [slice(i, min(i + step, tokens)) for i in range(0, tokens, step)]
-            self.chunks = [(slice(i, i + 1), span) for i in range(cells) for span in spans]
+            return [(slice(i, min(i + step, self.cells)), slice(None)) for i in range(0, self.cells, step)]
+        step = max(64, -(-tokens // max(1, round(tokens / wanted))))
+        spans = [slice(i, min(i + step, tokens)) for i in range(0, tokens, step)]
+        return [(slice(i, i + 1), span) for i in range(self.cells) for span in spans]
 
     def empty(self, name, g, c, width):
         """Scratch memory of shape (g, h, c, width)."""

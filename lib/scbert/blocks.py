@@ -19,7 +19,12 @@ from lib.scbert.attention import Features, Memory
 
 
 def performer_block(
-    x: Tensor, attention: nn.Module, feed_forward: nn.Module, counts: Tensor | None = None, overwrite: bool = False
+    x: Tensor,
+    attention: nn.Module,
+    feed_forward: nn.Module,
+    counts: Tensor | None = None,
+    overwrite: bool = False,
+    queries: Tensor | None = None,
 ) -> Tensor:
     """One block: x + attention(norm(x)), then y + feed_forward(norm(y)).
 
@@ -32,10 +37,12 @@ def performer_block(
         How often each place occurs as a key.
     overwrite : bool
         Write the result into ``x``, where no gradient is asked for: fresh memory for each block costs time.
+    queries : tensor, (cells, some places, dim), optional
+        The states, among ``x``, of the places whose result is wanted: all are keys, only these ask. Default: all.
 
     Returns
     -------
-    tensor like ``x``
+    tensor like ``queries``, or ``x``
         Under ``torch.autocast`` the linear layers and, in bf16, the products with features run in that dtype; the
         residual stream, norms and features stay in fp32.
     """
@@ -60,7 +67,7 @@ def performer_block(
     fast = fn.fast_attention
     with torch.autocast(device, enabled=False):
         options = fn.heads, fast.stabiliser, attention.norm.eps, dtype, overwrite and not torch.is_grad_enabled()
-        return _Block.apply(x, fast.projection_matrix, counts, options, *weights)
+        return _Block.apply(x, queries, fast.projection_matrix, counts, options, *weights)
 
 
 class _Weights:
@@ -134,7 +141,7 @@ class _Block(torch.autograd.Function):
     """Forward and backward of :func:`performer_block`; the projection is not differentiated."""
 
     @staticmethod
-    def forward(ctx, x, projection, counts, options, *weights):
+    def forward(ctx, x, queries, projection, counts, options, *weights):
         cells, places, dim = x.shape
         heads, stabiliser, _, dtype, overwrite = options
         features = Features(projection, x, cells, heads, places)
@@ -145,9 +152,10 @@ class _Block(torch.autograd.Function):
             normed, _, _ = w.norm(part.reshape(-1, dim), 1)
             memory.add(w.split(w.linear(normed, "k"), len(part)), w.split(w.linear(normed, "v"), len(part)), at, counts)
         memory.close(stabiliser)
-        out = x if overwrite else torch.empty_like(x, memory_format=torch.contiguous_format)
-        for at in features.chunks:
-            part = x[at]
+        asking = x if queries is None else queries
+        out = asking if overwrite else torch.empty_like(asking, memory_format=torch.contiguous_format)
+        for at in features.chunks_of(asking.shape[1]):
+            part = asking[at]
             rows = part.reshape(-1, dim)
             normed, _, _ = w.norm(rows, 1)
             answer, _ = memory.answer(w.split(w.linear(normed, "q"), len(part)), at)
@@ -157,19 +165,21 @@ class _Block(torch.autograd.Function):
             torch.add(rows, w.linear(inner, "w2"), out=out[at].view_as(rows))
         features.scratch.clear()
         ctx.memory, ctx.options = memory, options
-        ctx.save_for_backward(x, counts, *weights)
+        ctx.save_for_backward(x, queries, counts, *weights)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, counts, *weights = ctx.saved_tensors
+        x, queries, counts, *weights = ctx.saved_tensors
         memory, dim = ctx.memory, x.shape[2]
         w = _Weights(ctx.options, weights, memory.features.scratch, grads=True)
-        grad_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+        asking = x if queries is None else queries
+        grad_asking = torch.empty_like(asking, memory_format=torch.contiguous_format)
+        grad_x = grad_asking if queries is None else torch.zeros_like(x, memory_format=torch.contiguous_format)
         memory.begin_backward()
-        for at in memory.features.chunks:
-            part = x[at]
+        for at in memory.features.chunks_of(asking.shape[1]):
+            part = asking[at]
             rows, g, grad_out = part.reshape(-1, dim), len(part), grad[at].reshape(-1, dim)
             normed, *stats = w.norm(rows, 1)
             query = w.split(w.linear(normed, "q"), g)
@@ -185,7 +195,7 @@ class _Block(torch.autograd.Function):
             grad_answer = w.split(w.linear_backward(grad_middle, answer, "o"), g)
             grad_query = _merge(memory.answer_backward(grad_answer, query, state, at))
             grad_normed = w.linear_backward(grad_query, normed, "q")
-            grad_x[at] = (grad_middle + w.norm_backward(grad_normed, rows, *stats, 1)).view_as(part)
+            grad_asking[at] = (grad_middle + w.norm_backward(grad_normed, rows, *stats, 1)).view_as(part)
         memory.turn_backward()
         for at in memory.features.chunks:
             part = x[at]
@@ -197,4 +207,4 @@ class _Block(torch.autograd.Function):
             grad_normed += w.linear_backward(_merge(grad_value), normed, "v")
             grad_x[at] += w.norm_backward(grad_normed, rows, *stats, 1).view_as(part)
         ctx.memory = None
-        return grad_x, None, None, None, *w.grads
+        return grad_x, None if queries is None else grad_asking, None, None, None, *w.grads

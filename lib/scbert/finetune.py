@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lib.errors import DataError
 from lib.scbert.model import CellTypeClassifier
-from lib.scbert.training import feed, fit, make_fabric
+from lib.scbert.training import Epochs, Plateau, feed, fit, in_batches, make_fabric
 
 
 def learning_rate(
@@ -50,10 +50,12 @@ def learning_rate(
 class FineTuned:
     """What :func:`finetune` returns."""
 
-    probabilities: np.ndarray  # (test cells, classes), of the best epoch
-    predicted_by_epoch: np.ndarray  # (epochs, test cells)
+    probabilities: np.ndarray  # (test cells, classes), of the best round
+    predicted_by_epoch: np.ndarray | None  # (epochs, test cells); None where training ended by a plateau
     log: list
-    best_epoch: int
+    best_epoch: int  # or round
+    ended: str  # epochs, plateau, or maximum: the rule was not met
+    redrawn: int  # how often the head was drawn again, since no token passed it
 
 
 TRAINED = ("last_block", "all")
@@ -105,6 +107,32 @@ class FrozenBlocks:
         return self.model.blocks(self.model.embed(tokens), self.model.counts(tokens), stop=-1)
 
 
+@torch.no_grad()
+def redraw_dead_head(model: CellTypeClassifier, tokens: sp.csr_matrix, train: np.ndarray, batch_size: int = 32) -> int:
+    """Draw the head's convolution again until some token of some training cell passes its ReLU; return how often.
+
+    About one drawn head in a hundred lets no token of any cell pass: then every cell looks alike to the layers behind it, no
+    gradient reaches the convolution, and training changes nothing.
+    """
+    device = next(model.parameters()).device
+
+    def alive():
+        for _, shown in feed(tokens, in_batches(np.asarray(train), batch_size), device):
+            shown = shown.to(device)
+            states = model.blocks(model.embed(shown), model.counts(shown))
+            if (model.to_out.squeeze(model.norm(states)) > 0).any():
+                return True
+        return False
+
+    for redrawn in range(100):
+        if alive():
+            return redrawn
+        model.to_out.conv1.reset_parameters()
+    raise DataError(
+        "No token of any training cell passes the head's ReLU, though it was drawn 100 times: the states are all alike."
+    )
+
+
 def finetune(
     model: CellTypeClassifier,
     tokens,
@@ -114,6 +142,7 @@ def finetune(
     *,
     select: np.ndarray | None = None,
     epochs: int = 10,
+    ends: dict | None = None,
     batch_size: int = 32,
     schedule: dict | None = None,
     seed: int = 0,
@@ -135,9 +164,11 @@ def finetune(
     train, test : int arrays
         Indices of cells.
     select : int array, optional
-        Cells on which accuracy chooses the epoch. Default: ``test``, the paper's protocol.
-    schedule : dict, optional
-        Arguments of :func:`learning_rate`.
+        Cells on which accuracy chooses the epoch, or loss the end. Default: ``test``, the paper's protocol.
+    epochs, schedule : int, dict
+        The authors' way: a fixed number of passes; arguments of :func:`learning_rate`.
+    ends : dict, optional
+        Instead: until the loss on ``select`` is flat, with these settings of :class:`lib.scbert.training.Plateau`.
     trained : {"last_block", "all"}
         The paper's choice (see :func:`freeze`), or every block and the token embedding too.
     cache_bytes : int
@@ -177,8 +208,15 @@ def finetune(
         return F.cross_entropy(logits(batch, shown), targets[batch.to(fabric.device)], weight=weights)
 
     def probabilities(cells):
-        batches = feed(tokens, cells, batch_size, fabric.device)
+        batches = feed(tokens, in_batches(cells, batch_size), fabric.device)
         return torch.cat([logits(batch, shown).softmax(1) for batch, shown in batches]).cpu().numpy()
+
+    def loss_and_accuracy():
+        batches = feed(tokens, in_batches(select, batch_size), fabric.device)
+        found = torch.cat([logits(batch, shown) for batch, shown in batches])
+        right = targets[torch.as_tensor(select, device=fabric.device)]
+        loss = float(F.cross_entropy(found, right, weight=weights))
+        return {"validation_loss": loss, "accuracy": float((found.argmax(1) == right).float().mean())}, {}, np.zeros(0)
 
     def evaluate():
         result = probabilities(test)
@@ -186,19 +224,27 @@ def finetune(
         accuracy = float((chosen.argmax(1) == labels[select]).mean())
         return {"accuracy": accuracy}, {"probabilities": result}, result.argmax(1).astype(np.int16)
 
+    if ends is None:
+        rule = Epochs(epochs, lambda epoch: learning_rate(epoch, **(schedule or {})), lambda row: row["accuracy"])
+    else:
+        rule = Plateau(**ends)
+    redrawn = redraw_dead_head(model, tokens, train, batch_size)
     done = fit(
         model,
         tokens,
         train,
         loss_of,
-        evaluate,
-        epochs=epochs,
+        evaluate if ends is None else loss_and_accuracy,
+        rule=rule,
         batch_size=batch_size,
         seed=seed,
-        learning_rate=lambda epoch: learning_rate(epoch, **(schedule or {})),
-        score=lambda metrics: metrics["accuracy"],
         fabric=fabric,
         checkpoint=checkpoint,
         name=name,
     )
-    return FineTuned(done.best_outputs["probabilities"], np.stack(done.history), done.log, done.best_epoch)
+    if ends is None:
+        found, history = done.best_outputs["probabilities"], np.stack(done.history)
+    else:
+        with torch.no_grad(), fabric.autocast():
+            found, history = probabilities(test), None
+    return FineTuned(found, history, done.log, done.best, done.ended, redrawn)

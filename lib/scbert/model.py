@@ -95,6 +95,25 @@ class ScBert(nn.Module):
         self.count_forward()
         return self.blocks(self.embed(tokens), self.counts(tokens))
 
+    def states_at(self, tokens: Tensor, cell: Tensor, gene: Tensor) -> Tensor:
+        """Hidden states before the final norm of some genes of some cells, (targets, dim): the last block computes no others.
+
+        Parameters
+        ----------
+        cell, gene : int tensors, (targets,)
+            ``cell`` ascending.
+        """
+        if self.gene_embedding is None:  # there are but 7 states a cell
+            return self.states(tokens)[cell, tokens[cell, gene].long()]
+        self.count_forward()
+        x = self.blocks(self.embed(tokens), stop=-1)
+        wanted = torch.bincount(cell, minlength=len(tokens))
+        slot = torch.arange(len(cell), device=cell.device) - (wanted.cumsum(0) - wanted)[cell]
+        place = gene.new_zeros(len(tokens), max(1, int(wanted.max())))  # filled up with gene 0, whose answer is not used
+        place[cell, slot] = gene
+        queries = x.gather(1, place[:, :, None].expand(-1, -1, x.shape[2]))
+        return performer_block(x, *self.performer.net.layers[-1], queries=queries)[cell, slot]
+
     def embed(self, tokens: Tensor) -> Tensor:
         """Token embedding plus gene embedding, (cells, places, dim)."""
         if self.gene_embedding is None:
@@ -206,6 +225,7 @@ class ScBert(nn.Module):
             hidden = state["performer.net.layers.0.1.fn.fn.w1.weight"].shape[0]
         except (KeyError, ValueError) as error:
             raise DataError(f"{path} holds no scBERT weights ({error} is missing or has another shape).") from error
+        depth = len({key.split(".")[3] for key in state if key.startswith("performer.net.layers.")})
         config = ScBertConfig(
             tokens=tokens,
             dim=dim,

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from lib.errors import DataError
 from lib.prepare.tokens import MASK
 from lib.scbert.model import ScBert
-from lib.scbert.training import feed, fit, make_fabric
+from lib.scbert.training import Epochs, Fit, Plateau, feed, fit, in_batches, make_fabric
 
 IGNORED = -100  # PyTorch's ignore_index: not a target
 
@@ -56,17 +56,16 @@ def mask_tokens(
 
 
 def target_logits(model: ScBert, masked: Tensor, targets: Tensor) -> Tensor:
-    """Logits of the targets only, (targets, 7): the head need not see the other tokens."""
-    cell, gene = torch.nonzero(targets != IGNORED, as_tuple=True)
-    place = gene if model.gene_embedding is not None else masked[cell, gene].long()
-    return model.to_out(model.norm(model.states(masked)[cell, place]))
+    """Logits of the targets only, (targets, 7): neither the head nor the last block's queries need the other tokens."""
+    return model.to_out(model.norm(model.states_at(masked, *torch.nonzero(targets != IGNORED, as_tuple=True))))
 
 
 def pretrain(
     model: ScBert,
     tokens,
     *,
-    epochs: int,
+    epochs: int | None = None,
+    ends: dict | None = None,
     batch_size: int = 32,
     max_lr: float = 1e-4,
     seed: int = 0,
@@ -74,25 +73,29 @@ def pretrain(
     checkpoint: Path | None = None,
     accelerator: str = "auto",
     name: str = "pre-training",
-) -> list[dict]:
+) -> Fit:
     """Pre-train on the masked task, all weights trained.
 
     Parameters
     ----------
     model : ScBert
-        Trained in place; ends with the weights of the epoch with the lowest loss on the validation cells.
+        Trained in place; ends with the weights of the round with the lowest loss on the validation cells.
     tokens : CSR matrix of uint8, or array, (cells, genes + 1)
+    epochs : int, optional
+        A fixed number of passes: the rate warms up over a tenth of them and falls by a cosine to a hundredth.
+    ends : dict, optional
+        Instead: until the validation loss is flat, with these settings of :class:`lib.scbert.training.Plateau`.
     max_lr : float
-        Adam's rate after a warm-up of a tenth of the epochs; from there by a cosine to a hundredth.
+        Adam's highest rate.
     validation : float
-        Share of the cells set aside to choose the epoch.
+        Share of the cells set aside to judge by.
     checkpoint, accelerator
         See :func:`lib.scbert.training.fit` and :func:`lib.scbert.training.make_fabric`.
 
     Returns
     -------
-    list of dict
-        The log: epoch, learning_rate, loss, validation_loss, validation_accuracy.
+    Fit
+        Its log has ``steps``, ``learning_rate``, ``loss``, ``validation_loss`` and ``validation_accuracy`` of each round.
     """
     if tokens.shape[0] < 2:
         raise DataError(f"{tokens.shape[0]} cells are too few to pre-train on and validate.")
@@ -113,22 +116,23 @@ def pretrain(
         accuracy = float((result["predicted"] == result["target"]).mean())
         return {"validation_loss": result["loss"], "validation_accuracy": accuracy}, {}, np.zeros(0)
 
-    done = fit(
+    if ends is None:
+        rule = Epochs(epochs, lambda epoch: warm_cosine(epoch, epochs, max_lr), lambda row: -row["validation_loss"])
+    else:
+        rule = Plateau(max_lr, **ends)
+    return fit(
         model,
         tokens,
         order[held_out:],
         loss_of,
         evaluate,
-        epochs=epochs,
+        rule=rule,
         batch_size=batch_size,
         seed=seed,
-        learning_rate=lambda epoch: warm_cosine(epoch, epochs, max_lr),
-        score=lambda metrics: -metrics["validation_loss"],
         fabric=fabric,
         checkpoint=checkpoint,
         name=name,
     )
-    return done.log
 
 
 def warm_cosine(epoch: int, epochs: int, max_lr: float) -> float:
@@ -156,7 +160,7 @@ def evaluate_masked(model: ScBert, tokens, seed: int = 0, batch_size: int = 32) 
     generator = torch.Generator().manual_seed(seed)
     tokens = sp.csr_matrix(tokens, dtype=np.uint8)
     logits, found = [], []
-    for batch, shown in feed(tokens, np.arange(tokens.shape[0]), batch_size, device):
+    for batch, shown in feed(tokens, in_batches(np.arange(tokens.shape[0]), batch_size), device):
         masked, targets = mask_tokens(shown, generator)
         targets[masked != MASK] = IGNORED
         cell, gene = torch.nonzero(targets != IGNORED, as_tuple=True)

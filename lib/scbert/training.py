@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,52 +29,106 @@ def make_fabric(accelerator: str = "auto"):
     return Fabric(accelerator=accelerator, devices=1, precision="bf16-mixed" if cuda else "32-true")
 
 
+@dataclass(frozen=True)
+class Epochs:
+    """Train for a fixed number of passes over the cells and keep the best, as the authors do."""
+
+    epochs: int
+    learning_rate: Callable[[int], float]  # of an epoch, from 0
+    score: Callable[[dict], float]  # of an entry of the log; its maximum makes the best epoch (the first one, among equals)
+
+    def steps(self, a_pass: int) -> int:
+        """Steps of a round, after which the model is looked at; ``a_pass``: of one pass over the cells."""
+        return a_pass
+
+    def rate(self, log: list) -> float | None:
+        """The rate of the round that follows those of the log; None where training has ended."""
+        return self.learning_rate(len(log)) if len(log) < self.epochs else None
+
+    def best(self, log: list) -> int:
+        """The round whose weights are kept."""
+        return int(np.argmax([self.score(row) for row in log]))
+
+    def ended(self, log: list) -> str:
+        return "epochs"
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """Train until the loss on cells that are neither trained on nor reported stops falling.
+
+    After every ``every`` steps that loss is looked at. Whenever it has not reached a new low, by more than ``least`` of the
+    lowest, for ``patience`` looks, the rate falls to ``factor`` of itself; the time after the last of ``drops`` falls,
+    training has ended. Counted in steps, so that few cells are learnt from for as long as many.
+    """
+
+    max_lr: float  # Adam's rate, after a warm-up over the first ``warmup`` looks
+    every: int = 50
+    patience: int = 4
+    drops: int = 2
+    factor: float = 0.3
+    least: float = 2e-3
+    warmup: int = 2
+    most: int = 20_000  # steps at which it is given up: a run that gets here has not ended, and is flagged
+
+    def steps(self, a_pass: int) -> int:
+        return self.every
+
+    def rate(self, log: list) -> float | None:
+        falls, _ = self._falls(log)
+        if falls > self.drops or len(log) * self.every >= self.most:
+            return None
+        return self.max_lr * self.factor**falls * min(1.0, (len(log) + 1) / (self.warmup + 1))
+
+    def best(self, log: list) -> int:
+        return int(np.argmin([row["validation_loss"] for row in log]))
+
+    def ended(self, log: list) -> str:
+        return "plateau" if self._falls(log)[0] > self.drops else "maximum"
+
+    def _falls(self, log):
+        """How often the rate has fallen, and the looks since the last new low or fall."""
+        lowest, waited, falls = np.inf, 0, 0
+        for row in log:
+            if row["validation_loss"] < lowest * (1 - self.least):
+                lowest, waited = row["validation_loss"], 0
+            else:
+                waited += 1
+            if waited >= self.patience:
+                falls, waited = falls + 1, 0
+        return falls, waited
+
+
 @dataclass
 class Fit:
     """What :func:`fit` returns."""
 
-    log: list = field(default_factory=list)  # one dictionary an epoch
-    best_epoch: int = -1
-    best_outputs: dict = field(default_factory=dict)  # arrays that evaluate() gave in the best epoch
-    history: list = field(default_factory=list)  # arrays to keep of every epoch
+    log: list = field(default_factory=list)  # one dictionary a round: an epoch, or the steps between two looks
+    best: int = -1  # the round whose weights are kept
+    best_outputs: dict = field(default_factory=dict)  # arrays that evaluate() gave in it
+    history: list = field(default_factory=list)  # arrays to keep of every round
+    ended: str = ""  # epochs, plateau, or maximum: the rule was not met
 
 
-def fit(
-    model,
-    tokens,
-    cells,
-    loss_of,
-    evaluate,
-    *,
-    epochs,
-    batch_size,
-    learning_rate,
-    seed,
-    score,
-    fabric,
-    checkpoint=None,
-    name="training",
-):
-    """Train for some epochs, each cell once an epoch, and keep the weights of the best epoch.
+def fit(model, tokens, cells, loss_of, evaluate, *, rule, batch_size, seed, fabric, checkpoint=None, name="training"):
+    """Train by a rule, each cell once a pass, and keep the weights of the best round.
 
     Parameters
     ----------
     model : Module
         Already on ``fabric``'s device; parameters with ``requires_grad`` are trained by Adam. Ends with the
-        weights of the best epoch.
+        weights of the best round.
     tokens : CSR matrix of uint8, (cells, genes + 1)
     cells : int array
         Indices of the cells to train on.
     loss_of : callable (indices, tokens, generator) -> scalar tensor
-        Loss of a batch, whose tokens are still on the CPU; ``generator`` is seeded anew each epoch from ``seed`` and
-        the epoch.
+        Loss of a batch, whose tokens are still on the CPU; ``generator`` is seeded anew each round from ``seed`` and
+        the round.
     evaluate : callable () -> (metrics, outputs, keep)
-        After each epoch: numbers for the log, arrays to keep for the best epoch, an array to keep for every one.
-    learning_rate : callable (epoch) -> float
-    score : callable (metrics) -> float
-        Its maximum makes the best epoch (the first one, among equals).
+        After each round: numbers for the log, arrays to keep for the best round, an array to keep for every one.
+    rule : Epochs or Plateau
     checkpoint : path, optional
-        Written after each epoch; training goes on from it if it is there, and ends bit-identical to an
+        Written after each round; training goes on from it if it is there, and ends bit-identical to an
         uninterrupted one. A damaged file is discarded.
 
     Returns
@@ -82,43 +136,52 @@ def fit(
     Fit
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=learning_rate(0), fused=True)
-    done, best_state = Fit(), None
+    optimizer = torch.optim.Adam(trained, lr=0.0, fused=True)
+    cells = np.asarray(cells)
+    done, best_state, left = Fit(), None, cells[:0]  # left: cells that the present pass has still to visit
     if saved := load_checkpoint(checkpoint):
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         _restore_random_state(saved["random_state"])
         outputs = {name: value.numpy() for name, value in saved["best_outputs"].items()}
-        done = Fit(saved["log"], saved["best_epoch"], outputs, [value.numpy() for value in saved["history"]])
-        best_state = saved["best_model"]
-    cells = np.asarray(cells)
-    steps = -(-len(cells) // batch_size)
-    with progress(name, total=epochs * steps, initial=len(done.log) * steps, unit="step") as bar:
-        for epoch in range(len(done.log), epochs):
+        done = Fit(saved["log"], saved["best"], outputs, [value.numpy() for value in saved["history"]])
+        best_state, left = saved["best_model"], saved["left"].numpy()
+    steps = rule.steps(-(-len(cells) // batch_size))
+    total = rule.epochs * steps if isinstance(rule, Epochs) else None
+    with progress(name, total=total, initial=len(done.log) * steps, unit="step") as bar:
+        while (rate := rule.rate(done.log)) is not None:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(epoch)
-            generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0]))
-            order = cells[torch.randperm(len(cells), generator=generator).numpy()]
+                group["lr"] = rate
+            round_ = len(done.log)
+            generator = torch.Generator().manual_seed(int(np.random.SeedSequence([seed, round_]).generate_state(1)[0]))
+            batches = []
+            while len(batches) < steps:
+                if not len(left):
+                    left = cells[torch.randperm(len(cells), generator=generator).numpy()]
+                batches.append(left[:batch_size])
+                left = left[batch_size:]
             model.train()
-            total = 0.0
-            for batch, shown in feed(tokens, order, batch_size, fabric.device):
+            summed = 0.0
+            for batch, shown in feed(tokens, batches, fabric.device):
                 with fabric.autocast():
                     loss = loss_of(batch, shown, generator)
                 optimizer.zero_grad(set_to_none=True)
                 fabric.backward(loss)
+                if isinstance(rule, Plateau):
+                    torch.nn.utils.clip_grad_norm_(trained, 1.0)  # one odd batch must not undo what was learnt
                 optimizer.step()
-                total += loss.detach() * len(batch)
+                summed += loss.detach() * len(batch)
                 bar.update()
             model.eval()
             with torch.no_grad(), fabric.autocast():
                 metrics, outputs, keep = evaluate()
-            loss = float(total) / len(cells)
+            loss = float(summed) / sum(map(len, batches))
             if not np.isfinite(loss):
-                raise FloatingPointError(f"{name}: the loss is {loss} in epoch {epoch + 1}. Lower the learning rate.")
-            done.log.append({"epoch": epoch, "learning_rate": learning_rate(epoch), "loss": loss, **metrics})
+                raise FloatingPointError(f"{name}: the loss is {loss} after {bar.n} steps. Lower the learning rate.")
+            done.log.append({"epoch": round_, "steps": (round_ + 1) * steps, "learning_rate": rate, "loss": loss, **metrics})
             done.history.append(keep)
-            if best_state is None or score(metrics) > score(done.log[done.best_epoch]):
-                done.best_epoch, done.best_outputs = epoch, outputs
+            if rule.best(done.log) == round_:
+                done.best, done.best_outputs = round_, outputs
                 best_state = {key: value.detach().cpu().clone() for key, value in model.state_dict().items()}
             shown = next(iter(metrics))
             bar.set_postfix({shown: f"{metrics[shown]:.3f}"}, refresh=False)
@@ -130,14 +193,16 @@ def fit(
                         "optimizer": optimizer.state_dict(),
                         "random_state": _random_state(),
                         "log": done.log,
-                        "best_epoch": done.best_epoch,
+                        "best": done.best,
                         "best_model": best_state,
+                        "left": torch.as_tensor(left),
                         "best_outputs": {key: torch.as_tensor(value) for key, value in done.best_outputs.items()},
                         "history": [torch.as_tensor(value) for value in done.history],
                     },
                 )
     model.load_state_dict(best_state)
     model.eval()
+    done.ended = rule.ended(done.log)
     return done
 
 
@@ -204,27 +269,29 @@ def progress(name: str, **kwargs) -> tqdm_text:
     return tqdm_auto(desc=name, leave=False, **kwargs)
 
 
-def feed(tokens: sp.csr_matrix, order: np.ndarray, batch_size: int, device: torch.device) -> DataLoader:
-    """Batches of cells in this order, dense: (indices, tokens as a uint8 tensor).
+def feed(tokens: sp.csr_matrix, batches: list[np.ndarray], device: torch.device) -> DataLoader:
+    """Batches of cells: of each array of indices, (indices, tokens as a uint8 tensor).
 
     For CUDA they are assembled by other processes ahead of time, and pinned, so that copying them overlaps computing.
     """
     ahead = {"num_workers": 2, "pin_memory": True, "prefetch_factor": 4} if device.type == "cuda" else {}
     own = torch.Generator()  # else the loader would draw from the global generator
-    return DataLoader(_Batches(tokens, np.asarray(order), batch_size), batch_size=None, generator=own, **ahead)
+    return DataLoader(_Batches(tokens, batches), batch_size=None, generator=own, **ahead)
+
+
+def in_batches(cells: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Cells in their order, as arrays of at most ``batch_size``."""
+    return [cells[i : i + batch_size] for i in range(0, len(cells), batch_size)]
 
 
 class _Batches(Dataset):
     """What :func:`feed` hands to PyTorch's loader: an item is a batch."""
 
-    def __init__(self, tokens, order, batch_size):
-        self.tokens, self.order, self.batch_size = tokens, order, batch_size
+    def __init__(self, tokens, batches):
+        self.tokens, self.batches = tokens, batches
 
     def __len__(self):
-        return math.ceil(len(self.order) / self.batch_size)
+        return len(self.batches)
 
     def __getitem__(self, i):
-        if i >= len(self):
-            raise IndexError(i)
-        cells = self.order[i * self.batch_size : (i + 1) * self.batch_size]
-        return torch.from_numpy(cells), torch.from_numpy(self.tokens[cells].toarray())
+        return torch.from_numpy(self.batches[i]), torch.from_numpy(self.tokens[self.batches[i]].toarray())

@@ -7,7 +7,7 @@ import torch
 
 from lib.errors import DataError
 from lib.prepare.tokens import sparse_tokens, tokenize
-from lib.scbert.training import feed
+from lib.scbert.training import feed, in_batches
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_feeds_each_cell_once_in_order(expression):
     """Batches in the given order, the last one smaller, dense; the global generator is left alone."""
     tokens, order = sparse_tokens(expression), np.random.default_rng(0).permutation(40)
     before = torch.get_rng_state()
-    batches = list(feed(tokens, order, 12, torch.device("cpu")))
+    batches = list(feed(tokens, in_batches(order, 12), torch.device("cpu")))
     assert torch.equal(before, torch.get_rng_state())
     assert [len(cells) for cells, _ in batches] == [12, 12, 12, 4]
     assert np.array_equal(torch.cat([cells for cells, _ in batches]), order)

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 import torch
 from torch import nn
 
+from lib.errors import DataError
 from lib.prepare.tokens import tokenize
 from lib.scbert import training
 from lib.scbert.finetune import class_weights, finetune, learning_rate
@@ -132,10 +133,11 @@ def test_class_weights_are_one_over_count():
 # One loop over epochs
 
 
-def run_fit(cells, epochs=3, batch_size=4, seed=0, scores=None, **kwargs):
-    """Fit a single weight; returns the batches of each epoch, the weight after each, the model and the result."""
+def run_fit(cells, epochs=3, batch_size=4, seed=0, scores=None, rule=None, **kwargs):
+    """Fit a single weight; returns the batches of each round, the weight after each, the model and the result."""
     model, batches, weights = nn.Linear(1, 1, bias=False), [], []
     scores = scores or [0.0] * epochs
+    rule = rule or training.Epochs(epochs, lambda epoch: 0.1, lambda row: row["score"])
     tokens = np.arange(90 * 5, dtype=np.uint8).reshape(90, 5) % 6
 
     def loss_of(batch, shown, generator):
@@ -145,7 +147,8 @@ def run_fit(cells, epochs=3, batch_size=4, seed=0, scores=None, **kwargs):
 
     def evaluate():
         weights.append(model.weight.item())
-        return {"score": scores[len(weights) - 1]}, {"weight": np.array([weights[-1]])}, np.array([len(weights)])
+        score = scores[len(weights) - 1]
+        return {"score": score, "validation_loss": score}, {"weight": np.array([weights[-1]])}, np.array([len(weights)])
 
     done = training.fit(
         model,
@@ -153,15 +156,13 @@ def run_fit(cells, epochs=3, batch_size=4, seed=0, scores=None, **kwargs):
         cells,
         loss_of,
         evaluate,
-        epochs=epochs,
+        rule=rule,
         batch_size=batch_size,
         seed=seed,
-        score=lambda metrics: metrics["score"],
-        learning_rate=lambda epoch: 0.1,
         fabric=training.make_fabric("cpu"),
         **kwargs,
     )
-    visits = [[i for e, batch in batches if e == epoch for i in batch] for epoch in range(epochs)]
+    visits = [[i for e, batch in batches if e == epoch for i in batch] for epoch in range(len(weights))]
     return visits, [len(batch) for _, batch in batches], weights, model, done
 
 
@@ -179,9 +180,43 @@ def test_each_cell_once_an_epoch():
 def test_best_epoch_is_the_first_maximum():
     """Model and outputs end with the first of the best epochs; every epoch is in log and history."""
     _, _, weights, model, done = run_fit(np.arange(8), epochs=4, scores=[0.1, 0.5, 0.5, 0.2])
-    assert done.best_epoch == 1 and model.weight.item() == weights[1] != weights[3]
+    assert done.best == 1 and model.weight.item() == weights[1] != weights[3] and done.ended == "epochs"
     assert done.best_outputs["weight"] == weights[1] and not model.training
     assert [row["score"] for row in done.log] == [0.1, 0.5, 0.5, 0.2] and len(done.history) == 4
+
+
+PLATEAU = training.Plateau(max_lr=0.1, every=3, patience=2, drops=1, factor=0.5, least=0.01, warmup=2, most=60)
+
+
+def test_a_plateau_ends_training_and_says_so():
+    """Low after low it goes on; after two looks without one the rate halves, after two more it has ended. A new low is one by
+    more than 1 %. The weights kept are those of the lowest loss."""
+    losses = [3, 2, 1, 0.995, 1.2, 0.7, 0.9, 0.8]  # 0.995 is no new low: the rate falls after look 5, the end is after look 8
+    _, _, weights, model, done = run_fit(np.arange(8), scores=losses, rule=PLATEAU)
+    assert done.ended == "plateau" and [row["validation_loss"] for row in done.log] == losses
+    rates = [row["learning_rate"] for row in done.log]
+    assert rates == pytest.approx([0.1 / 3, 0.2 / 3, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05])
+    assert [row["steps"] for row in done.log] == [3, 6, 9, 12, 15, 18, 21, 24]
+    assert done.best == 5 and model.weight.item() == weights[5]
+
+
+def test_what_never_stops_getting_better_is_flagged():
+    """At the most steps it is given up, and that is said."""
+    _, _, weights, model, done = run_fit(np.arange(8), scores=[0.9**k for k in range(40)], rule=PLATEAU)
+    assert done.ended == "maximum" and len(done.log) == 20 and done.log[-1]["steps"] == 60
+    assert done.best == 19 and model.weight.item() == weights[-1]
+
+
+def test_rounds_of_steps_visit_each_cell_once_a_pass():
+    """A look at the model may fall into the middle of a pass: it goes on with the cells that are left."""
+    cells = np.array(
+        [3, 8, 5, 21, 34, 13, 2, 55, 89, 1]
+    )  # a pass has batches of 4, 4, 2: three rounds of 3 steps are three passes
+    rule = training.Plateau(max_lr=0.1, every=2, patience=9, drops=0, most=12)
+    visits, sizes, *_ = run_fit(cells, scores=[0.9**k for k in range(6)], rule=rule)
+    everyone = sum(visits, [])
+    assert sizes == [4, 4, 2] * 4
+    assert [sorted(everyone[i : i + 10]) for i in range(0, 40, 10)] == [sorted(cells)] * 4
 
 
 # Fine-tuning
@@ -273,7 +308,7 @@ def test_a_tiny_model_overfits_20_real_cells(cells):
 def test_pretraining_learns():
     """On cells whose genes tell their bins, the loss falls and the accuracy rises."""
     tokens = np.tile(np.r_[np.arange(GENES) % 5 + 1, 0].astype(np.uint8), (40, 1))
-    log = pretrain(tiny(ScBert), tokens, epochs=30, batch_size=8, max_lr=1e-2, validation=0.2, accelerator="cpu")
+    log = pretrain(tiny(ScBert), tokens, epochs=30, batch_size=8, max_lr=1e-2, validation=0.2, accelerator="cpu").log
     assert log[-1]["loss"] < 0.5 * log[0]["loss"]
     assert max(row["validation_accuracy"] for row in log) > 0.9
 
@@ -291,16 +326,10 @@ def job(kind, checkpoint=None, epochs=4, seed=3):
         return done.log, state_of(model), done.probabilities, done.predicted_by_epoch
     model = tiny(ScBert, interval=3)
     torch.manual_seed(seed)
+    rule = {"ends": {"every": 3, "patience": epochs, "most": 3 * epochs}} if kind == "plateau" else {"epochs": epochs}
     log = pretrain(
-        model,
-        made_up()[0],
-        epochs=epochs,
-        batch_size=8,
-        validation=0.375,
-        checkpoint=checkpoint,
-        accelerator="cpu",
-        max_lr=1e-3,
-    )
+        model, made_up()[0], batch_size=8, validation=0.375, checkpoint=checkpoint, accelerator="cpu", max_lr=1e-3, **rule
+    ).log
     return log, state_of(model), np.zeros(0), np.zeros(0)
 
 
@@ -402,7 +431,7 @@ def epochs_done(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["finetune", "pretrain"])
+@pytest.mark.parametrize("kind", ["finetune", "pretrain", "plateau"])
 def test_a_killed_run_ends_bit_identical(tmp_path, kind):
     """A real process, killed with SIGKILL in the middle of training, leaves a checkpoint that resumes exactly."""
     path, epochs = tmp_path / "last.pt", 100
@@ -432,3 +461,59 @@ def test_without_gene_embedding_one_answer_for_all_hidden_genes(cells):
     targets = np.ceil(0.15 * (tokens > 0).sum(1)).sum()
     assert 0.8 * targets < len(result["target"]) < targets
     assert all(len(set(result["predicted"][result["cell"] == cell])) == 1 for cell in range(20))
+
+
+def dead(model, times=1):
+    """The head's convolution lets nothing pass, as one in a hundred does when drawn; drawn again ``times`` times, it does."""
+    conv, draw = model.to_out.conv1, model.to_out.conv1.reset_parameters
+    left = [times - 1]
+
+    def kill():
+        with torch.no_grad():
+            conv.weight.zero_()
+            conv.bias.fill_(-1)
+
+    def again():
+        left[0] -= 1
+        draw() if left[0] < 0 else kill()
+
+    kill()
+    conv.reset_parameters = again
+    return model
+
+
+def test_a_dead_head_is_drawn_again_and_counted():
+    """It would learn nothing: the loss would stay at that of a guess. Drawn again it learns; a live head is left alone."""
+    done = fine_tuned(dead(tiny(CellTypeClassifier), times=3), epochs=6)
+    assert done.redrawn == 3 and done.log[-1]["loss"] < 0.95 * done.log[0]["loss"]
+    assert fine_tuned(tiny(CellTypeClassifier)).redrawn == 0
+    with pytest.raises(DataError, match="drawn 100 times"):
+        fine_tuned(dead(tiny(CellTypeClassifier), times=10**6))
+
+
+def test_fine_tuning_until_a_plateau_never_looks_at_the_test_cells():
+    """With ``ends``, the end and the weights are chosen on ``select`` alone: other labels of the test cells change nothing."""
+    _, labels = made_up()
+    ends = {"max_lr": 3e-3, "every": 4, "patience": 2, "least": 0.1, "most": 4000}
+    select, others = np.arange(9), np.arange(9, 18)
+
+    def run(labels):
+        torch.manual_seed(3)
+        return finetune(
+            tiny(CellTypeClassifier),
+            made_up()[0],
+            labels,
+            np.arange(18, 48),
+            others,
+            select=select,
+            ends=ends,
+            batch_size=8,
+            accelerator="cpu",
+        )
+
+    done, changed = run(labels), labels.copy()
+    changed[others] = (changed[others] + 1) % 3
+    assert done.ended == "plateau" and done.predicted_by_epoch is None and len(done.probabilities) == 9
+    np.testing.assert_array_equal(done.probabilities, run(changed).probabilities)
+    lowest = min(row["validation_loss"] for row in done.log)
+    assert done.log[done.best_epoch]["validation_loss"] == lowest
