@@ -70,6 +70,9 @@ profiles.describe(chosen)
 # - **Controls** that bracket them: a type at random, the most common type, nearest neighbours in principal components,
 #   logistic regression on the *tokens* that scBERT sees, logistic regression with the L2 penalty, and scBERT's
 #   classification head on the embeddings without any transformer between (random token embedding, same gene embedding).
+#
+# The table under the runs says how training ended. *Best* is where the weights that are kept lie between the begin of training (0)
+# and its end (1): near 1, a run was still getting better when it was stopped, and longer training could change what is said below.
 
 # %%
 arms = ["logistic_regression", "full", "majority"]
@@ -78,6 +81,7 @@ runs.complete(sum(wanted, []))  # all at once, so that no core waits for the oth
 done, bracketing, clean, repeated = map(runs.complete, wanted)
 ours = measures.table(done)
 paper = published.runs().query("experiment == 'baseline' and dataset == @chosen['reproduces']")
+measures.endings(done + bracketing + clean).assign(arm=lambda table: table["arm"].map(plots.label)).style.hide()
 
 # %% [markdown]
 # ## Is the bench sound?

@@ -60,6 +60,10 @@ profiles.describe(chosen)
 # `no_pretraining` keeps the gene embedding and freezes random blocks in front of the last one: what is trained is the
 # same as in `full`. Twelve arms in all; those that are not the paper's are run with fewer seeds, or all twelve with a share of the
 # labels, where the profile says so.
+#
+# The table under the runs says how training ended. *Best* is where the weights that are kept lie between the begin of training (0)
+# and its end (1): near 1, a run was still getting better when it was stopped, and longer training could change what is said below.
+# *Heads drawn again*: about one drawn head in a hundred lets no token of any cell pass its ReLU, and could learn nothing.
 
 # %%
 arms = ["full", "no_pretraining", "no_gene2vec"]
@@ -68,6 +72,7 @@ runs.complete(sum(wanted, []))  # all at once, so that no core waits for the oth
 done, factorial, few = map(runs.complete, wanted)
 ours = measures.table(done)
 paper = published.runs().query("experiment in ['baseline', 'ablation'] and dataset == @chosen['reproduces']")
+measures.endings(done + factorial + few).assign(arm=lambda table: table["arm"].map(plots.label)).style.hide()
 
 # %% [markdown]
 # ## Scores beside the paper's

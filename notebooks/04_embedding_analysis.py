@@ -39,7 +39,7 @@ import seaborn as sns
 from IPython.display import Markdown, display
 
 from lib import plots
-from lib.evaluate import calibration, masked, representations, words
+from lib.evaluate import calibration, masked, measures, representations, words
 from lib.experiments import profiles, runs, specs, store
 from lib.paper import scorecard
 from lib.prepare import cells, splits
@@ -60,9 +60,14 @@ profiles.describe(chosen)
 # Of each test cell 15 % of the expressed genes are targets; nine tenths of those are hidden, and these are scored. A
 # cell's *most common bin* is that of its expressed genes, hidden ones included: the rule knows more than a model can,
 # and still knows nothing about genes.
+#
+# First, how the pre-training ended that these models come from. Where *best* is near 1 it was still getting better when it was
+# stopped: then a rule that is ahead of it below may not stay ahead.
 
 # %%
 done = runs.complete(specs.masked(chosen))
+ended = measures.endings(runs.complete([run.spec["pretraining"] for run in done]))
+display(ended.assign(arm=ended["arm"].map(plots.label)).drop(columns=["heads drawn again", "learnt nothing"]).style.hide())
 card = scorecard.masked_scorecard(done, chosen["reproduces"]).query("dataset == @chosen['reproduces']")
 card["ours ± interval"] = [words.show(mean, half) for mean, half in zip(card["ours"], card["half_width_ours"])]
 card.assign(arm=card["arm"].map(plots.label)).set_index(["arm", "metric"])[["ours ± interval", "paper"]]

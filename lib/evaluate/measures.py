@@ -128,3 +128,35 @@ def choice_worth(choice: pd.DataFrame) -> pd.DataFrame:
         )
         rows.append({"protocol": protocol, "against": rule, "gain": mean, "half_width": half, "n": len(gain), "sentence": text})
     return pd.DataFrame(rows)
+
+
+def endings(runs: list) -> pd.DataFrame:
+    """How training ended, a row an arm: what a reader must know before its scores are compared.
+
+    Returns
+    -------
+    DataFrame
+        ``arm``, ``runs``, ``steps`` (the fewest and the most), ``ended``: after fixed *epochs*, at a *plateau* of the loss on
+        cells that are not reported, or at the *maximum*, which is no end; ``best``: where between begin (0) and end (1) the
+        weights that are kept lie, the mean; ``heads drawn again``, since no token of any cell passed them; ``learnt nothing``:
+        runs whose loss never left that of a guess, ln(classes), by more than a twentieth.
+    """
+    rows = []
+    for arm in dict.fromkeys(run.spec["arm"] for run in runs if "ended" in run.predictions):
+        own = [run for run in {run.id: run for run in runs}.values() if run.spec["arm"] == arm]
+        steps = [int(run.log["steps"].iloc[-1]) for run in own]
+        best = [(int(p["best_epoch"]) + 1) / len(run.log) for run in own if "best_epoch" in (p := run.predictions)]
+        guess = [np.log(len(p["classes"])) if "classes" in (p := run.predictions) else np.inf for run in own]
+        ended = pd.Series([str(run.predictions["ended"]) for run in own]).value_counts()
+        rows.append(
+            {
+                "arm": arm,
+                "runs": len(own),
+                "steps": f"{min(steps):,} to {max(steps):,}" if len(set(steps)) > 1 else f"{steps[0]:,}",
+                "ended": ", ".join(f"{name} ({count})" for name, count in ended.items()),
+                "best": round(float(np.mean(best)), 2) if best else float("nan"),
+                "heads drawn again": sum(int(run.predictions.get("redrawn", 0)) for run in own),
+                "learnt nothing": sum(run.log["loss"].min() > 0.95 * loss for run, loss in zip(own, guess)),
+            }
+        )
+    return pd.DataFrame(rows)

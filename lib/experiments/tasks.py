@@ -103,7 +103,7 @@ def pretraining(spec: dict, checkpoint: Path, weights_of: Callable) -> tuple:
         tokens, used = corpus.tokens(_file(given["file"]), cells.genes.tolist(), given["min_genes"]), {}
     model = _random_trunk(spec, cells, train)
     done = scbert.pretrain.pretrain(model, tokens, **_how("pre-training", spec, checkpoint))
-    return done.log, used | {"ended": np.array(done.ended)}, _weights(model, cells)
+    return done.log, used | {"ended": np.array(done.ended), "best_epoch": np.array(done.best)}, _weights(model, cells)
 
 
 def _sides(spec):

@@ -20,6 +20,7 @@ from lib.prepare import cells, splits
 MIN_CELLS = 10  # of a type: with fewer, a fifth held out is one cell or none
 SIZES = [(n_cells, n_genes) for n_cells in (20_000, 10_000, 5000, 3000, 2000, 1000, 500) for n_genes in (2000, 1000, 500)]
 FEW = 50  # training cells of a fraction, at least: among fewer there may be a single type
+PLATEAU = 50  # passes until pre-training's loss is flat, where a profile asks for that: about, and not known beforehand
 SEEDS, FRACTIONS, FEW_SHOT_SEEDS = [0, 1, 2], [0.1, 0.3, 1.0], [0, 1]
 
 
@@ -86,7 +87,7 @@ def _plan(adata, profile, minutes):
     for n_cells, n_genes in SIZES:
         n_cells, n_genes = min(n_cells, adata.n_obs), min(n_genes, adata.n_vars)
         training = (1 - profile["split"]["test_size"]) * n_cells
-        passes = 0.95 * profile["pretraining"]["epochs"]
+        passes = 0.95 * profile["pretraining"].get("epochs", PLATEAU)
         share = sum(FRACTIONS[:-1]) * len(FEW_SHOT_SEEDS) + len(SEEDS)
         # With all but the last block frozen a step costs about half; each epoch ends with a look at the test cells.
         passes += profile["finetuning"]["epochs"] * (0.5 * share + 0.1 * (len(SEEDS) + 2 * len(FEW_SHOT_SEEDS)))

@@ -6,7 +6,7 @@ import pytest
 from sklearn.metrics import accuracy_score, classification_report, f1_score
 
 from lib.evaluate import measures
-from tests.evaluate.made import right_on
+from tests.evaluate.made import right_on, run
 
 
 def test_scores_equal_scikit_learn():
@@ -155,3 +155,29 @@ def test_what_the_choice_adds_is_said():
     ]
     assert measures.choice_worth(choice[choice["protocol"] == "clean"])["against"].tolist() == ["third"]
     assert measures.choice_worth(choice[choice["protocol"] == "paper"])["against"].tolist() == ["halves", "last"]
+
+
+def test_how_training_ended_is_said_arm_by_arm():
+    """Steps, the rule that ended it, heads drawn again, and a loss that stayed at ln(classes); other models have no row."""
+
+    def trained(arm, seed, losses, ended="plateau", redrawn=0, best=1):
+        found = run(arm, [0, 1, 2], [0, 1, 2], seed)
+        found.log = pd.DataFrame({"loss": losses, "steps": 50 * np.arange(1, len(losses) + 1)})
+        found.predictions |= {"ended": np.array(ended), "redrawn": np.array(redrawn), "best_epoch": np.array(best)}
+        return found
+
+    guess = np.log(3)
+    runs = [
+        trained("full", 0, [guess, 0.5, 0.4, 0.4]),
+        trained("full", 1, [guess, 1.06, 1.2], "maximum", redrawn=2, best=2),
+        run("majority", [0, 1], [0, 0]),
+        trained("no_gene2vec", 0, [guess, 1.0], "epochs"),
+    ]
+    table = measures.endings([*runs, runs[0]]).set_index("arm")
+    assert list(table.index) == ["full", "no_gene2vec"]
+    assert table.loc["full", ["runs", "steps", "heads drawn again", "learnt nothing"]].tolist() == [2, "150 to 200", 2, 1]
+    assert table.loc["full", "ended"] == "plateau (1), maximum (1)" and table.loc["full", "best"] == 0.75
+    assert table.loc["no_gene2vec", ["runs", "steps", "ended", "learnt nothing"]].tolist() == [1, "100", "epochs (1)", 0]
+    pretrained = trained("full", 0, [9.0, 8.0])
+    del pretrained.predictions["classes"], pretrained.predictions["best_epoch"]
+    assert measures.endings([pretrained])["learnt nothing"].tolist() == [0]

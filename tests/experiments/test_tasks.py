@@ -150,7 +150,7 @@ def test_pretraining_on_a_corpus(place):
     assert full["pretraining"]["corpus"] == none["pretraining"]["corpus"] and "corpus" not in full
     assert full["pretraining"]["corpus"]["min_genes"] == 1  # smoke asks for 0 genes a cell, and an empty cell is none
     [run] = runs.complete([none["pretraining"]])
-    assert len(run.log) == none["pretraining"]["training"]["epochs"] and set(run.predictions) == {"ended"}
+    assert len(run.log) == none["pretraining"]["training"]["epochs"] and set(run.predictions) == {"ended", "best_epoch"}
     assert str(place[0]) not in (run.folder / "spec.json").read_text()
     path.write_bytes(b"something else")
     with pytest.raises(DataError, match="mine.h5ad is not there any more, or another file"):
