@@ -164,6 +164,8 @@ def test_cells_from_elsewhere_by_hand():
         0,
         0,
     ]
+    one.predictions |= {"labels": np.array([0, 1, 1, 1, 1]), "label_names": np.array(["A", "Z"])}
+    assert calibration.elsewhere([one])["auc"].tolist() == [1]  # a single known cell, doubted less than all others
 
 
 @pytest.mark.slow

@@ -56,6 +56,10 @@ def test_a_difference_by_hand():
     second = [right_on("b", [s != 0], s) for s in range(3)]
     found = differences.paired_difference([right_on("a", [True], s) for s in range(3)], second, resamples=4000)
     assert np.allclose([found["low"], found["high"]], [(1 - np.sqrt(1.5)) / 3, (1 + 2 * np.sqrt(1.5)) / 3])
+    again = [
+        differences.paired_difference([right_on("a", [True], s) for s in range(3)], second, seed=k)["p"] for k in (0, 0, 1)
+    ]
+    assert again[0] == again[1] != again[2]  # the seeds of the runs are drawn by the seed of the bootstrap
     # Two of four cells are right by the first alone, one by the second: −0.75 or less is drawn 5 times in 256, 1 16 times.
     found = differences.paired_difference([right_on("a", [1, 1, 0, 1])], [right_on("b", [0, 0, 1, 1])], resamples=4000)
     assert found["difference"] == 0.25 and found["n_cells"] == 4 and (found["low"], found["high"]) == (-0.5, 1)

@@ -96,6 +96,7 @@ def test_the_rules_of_the_epoch_by_hand():
     right = [[1, 1, 1, 0], [1, 0, 0, 0], [0, 0, 1, 1]]
     runs = [epochs_run(right, "paper", 0), epochs_run(right, "clean", 1, 5)]
     table = measures.epoch_choice([*runs, runs[0]])
+    pd.testing.assert_frame_equal(table, measures.epoch_choice(runs))  # each run once, and the same halves at every call
     found = {key: part.set_index("rule")["value"].to_dict() for key, part in table.groupby(["protocol", "seed"])}
     assert {rule: found["paper", 0][rule] for rule in ("reported", "last")} == {"reported": 0.75, "last": 0.5}
     assert found["clean", 5]["third"] == 0.25 and "third" not in found["paper", 0] and len(table) == 7

@@ -97,6 +97,8 @@ def test_agreement_of_a_bootstrap_is_that_of_the_repeated_cells():
         expected = [score(labels[cells], clusters[cells]) for score in (adjusted_rand_score, normalized_mutual_info_score)]
         assert np.allclose(values, expected, atol=1e-12)
     assert np.allclose(representations.agreement(labels, labels, [np.ones(200, int)]), 1)
+    crossed = representations.agreement(np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1]), [np.ones(4, int)])
+    assert np.allclose(crossed, [[-0.5, 0]])  # of one size, and without anything in common
     assert np.allclose(representations.agreement(np.zeros(9, int), np.zeros(9, int), [np.ones(9, int)]), 1)
 
 
