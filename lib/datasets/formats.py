@@ -28,7 +28,7 @@ def load(name: str) -> anndata.AnnData:
 
 
 def _from_r(name, of, held, parts):
-    """The cells of an R file: ``parts`` gives the dgCMatrix (compressed columns), cells, types and genes of its object ``held``."""
+    """The cells of an R file; of its object ``held``, ``parts`` gives the dgCMatrix, cells, types and genes."""
     path = downloads.fetch(name)
     try:
         with warnings.catch_warnings():  # of R classes that it hands over as they are, which is what we want
