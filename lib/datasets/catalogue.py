@@ -28,6 +28,7 @@ CARDS = {
     # These are downloaded: data/sources.yaml has address, licence and citation. ``normalised``: the values are used as
     # they are published, as the paper does.
     "zheng_sorted": {"title": "3,774 bead-sorted blood cells × 16,791 genes", "label_column": "celltype"},
+    "liver": {"title": "2,839 liver cells × 17,640 genes of one donor, types by clustering", "label_column": "celltype"},
     "zheng68k": {"title": "Zheng68K: 68,450 blood cells × 16,906 genes", "label_column": "celltype", "normalised": "log2"},
     "macparland": {
         "title": "MacParland: 8,444 liver cells × 20,007 genes, hepatocytes merged",

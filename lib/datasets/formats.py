@@ -27,24 +27,42 @@ def load(name: str) -> anndata.AnnData:
     return LOADERS[name]()
 
 
-def _zheng_sorted():
-    """fastTopics' RData: counts (cells × genes) as a dgCMatrix, barcodes with their sorted population, gene symbols."""
-    path = downloads.fetch("zheng_sorted")
+def _from_r(name, of, held, parts):
+    """The cells of an R file; of its object ``held``, ``parts`` gives the dgCMatrix, cells, types and genes."""
+    path = downloads.fetch(name)
     try:
         with warnings.catch_warnings():  # of R classes that it hands over as they are, which is what we want
             warnings.simplefilter("ignore")
-            held = rdata.read_rda(path)["pbmc_facs"]
-        matrix, samples, genes = held["counts"], held["samples"], held["genes"]
-        rows = [str(name) for name in matrix.Dimnames[0]]
-        # A dgCMatrix lists the cells of each gene: the compressed columns of cells × genes.
+            matrix, cells, types, genes = parts(rdata.read_rda(path)[held])
         x = sp.csc_matrix((matrix.x, matrix.i, matrix.p), shape=tuple(matrix.Dim))
-        obs = pd.DataFrame({"celltype": samples["celltype"].to_numpy(str)}, index=rows)
-        # Nine symbols stand for two Ensembl genes each: the second becomes NAME-1, as everywhere in scverse.
-        var = pd.DataFrame(index=anndata.utils.make_index_unique(pd.Index(genes["symbol"].to_numpy(str))))
-        adata = anndata.AnnData(x.tocsr().astype(np.float32), obs=obs, var=var)
-    except (KeyError, ValueError, AttributeError, TypeError, EOFError) as error:
-        raise DataError(f"{path} is not fastTopics' pbmc_facs ({type(error).__name__}: {error}).") from error
-    return _checked(adata, "zheng_sorted", "celltype", path)
+        obs = pd.DataFrame({"celltype": np.asarray(types, str)}, index=np.asarray(cells, str))
+        # Some symbols stand for two Ensembl genes each: the second becomes NAME-1, as everywhere in scverse.
+        var = pd.DataFrame(index=anndata.utils.make_index_unique(pd.Index(np.asarray(genes, str))))
+        x = sp.csr_matrix(x if x.shape == (len(obs), len(var)) else x.T, dtype=np.float32)
+        adata = anndata.AnnData(x, obs=obs, var=var)
+    except (KeyError, ValueError, AttributeError, TypeError, EOFError, NotImplementedError) as error:  # the last: not R's
+        raise DataError(f"{path} is not {of} ({type(error).__name__}: {error}).") from error
+    return _checked(adata, name, "celltype", path)
+
+
+def _zheng_sorted():
+    """fastTopics' RData: counts (cells × genes), barcodes with their sorted population, gene symbols."""
+
+    def parts(held):
+        return held["counts"], held["counts"].Dimnames[0], held["samples"]["celltype"], held["genes"]["symbol"]
+
+    return _from_r("zheng_sorted", "fastTopics' pbmc_facs", "pbmc_facs", parts)
+
+
+def _liver():
+    """CuratedAtlasQueryR's SingleCellExperiment: counts (genes × cells), types with the tissue's name behind each."""
+
+    def parts(held):
+        columns, genes = held.colData.listData, held.rowRanges.partitioning.NAMES
+        types = [str(name).removesuffix(" Liver") for name in columns["Cell_type_in_each_tissue"]]
+        return held.assays.data.listData["X"], held.colData.rownames, types, genes
+
+    return _from_r("liver", "CuratedAtlasQueryR's sample_sce_obj", "sample_sce_obj", parts)
 
 
 def _zheng68k():
@@ -83,6 +101,7 @@ def _panglao():
 
 LOADERS = {
     "zheng_sorted": _zheng_sorted,
+    "liver": _liver,
     "zheng68k": _zheng68k,
     "macparland": _macparland,
     "macparland_unmerged": functools.partial(_macparland, merge=False),

@@ -58,7 +58,7 @@ def load(profile: str, data: str | Path | None = None, label: str | None = None,
     read = catalogue.load(data, label)
     panel = read.n_vars < 1000  # a selection of genes, of which a cell need not show 200
     base["data"] = {"dataset": str(data), "label": label, "vocabulary": None, "min_genes": 1 if panel else 200}
-    base["data"] |= {"library_size": read.uns["dataset"].get("library_size"), "min_cells_per_type": MIN_CELLS}
+    base["data"] |= {"library_size": None, "min_cells_per_type": MIN_CELLS}
     base["logistic_regression"] = {"C": [0.03, 0.1, 0.3, 1.0, 3.0], "folds": 3}
     base["name"] = name(profile, data)
     whole = cells.prepared(base["data"], base["split"], read)

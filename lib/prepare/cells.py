@@ -41,8 +41,8 @@ def prepared(data: dict, split: dict | None = None, read: anndata.AnnData | None
     Parameters
     ----------
     data : dict
-        ``dataset``, ``label``, ``vocabulary`` (``scbert``, a file, or null), ``min_genes``, ``library_size`` and,
-        optionally, those of ``SELECTIONS``: ``max_cells_per_type`` (the first of each), ``min_cells_per_type`` (rarer
+        ``dataset``, ``label``, ``vocabulary`` (``scbert``, a file, or null), ``min_genes``, ``library_size`` (null: the
+        card's) and, optionally, those of ``SELECTIONS``: ``max_cells_per_type`` (the first of each), ``min_cells_per_type`` (rarer
         types are set aside), ``max_cells`` (drawn at random within each type, fixed seed) and ``variable_genes``: how
         many of the most variable genes are kept, chosen on the training cells of ``split`` alone.
     split : dict, optional
@@ -68,7 +68,8 @@ def prepared(data: dict, split: dict | None = None, read: anndata.AnnData | None
         genes = path.read_text(encoding="utf-8").split()
     if genes is not None:
         checks.vocabulary(adata.var_names.astype(str), genes, adata.obs_names.astype(str), data["dataset"])
-    adata = preprocess.prepare(adata, genes, data["min_genes"], library_size=data["library_size"], scale=_scale(adata))
+    total = data["library_size"] or adata.uns["dataset"].get("library_size")
+    adata = preprocess.prepare(adata, genes, data["min_genes"], library_size=total, scale=_scale(adata))
     if least := data.get("min_cells_per_type"):
         adata = _common_types(adata, least)
     if (limit := data.get("max_cells")) and limit < adata.n_obs:

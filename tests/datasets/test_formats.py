@@ -1,6 +1,7 @@
 """The published files' readers, on files in their exact formats, small."""
 
 import gzip
+import shutil
 
 import anndata
 import numpy as np
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from lib.datasets import catalogue, formats
+from lib.datasets import catalogue, downloads, formats
 from lib.errors import DataError
 from lib.prepare import preprocess, tokenize
 from tests.making import asked_in_blocks, counts, forbid_dense, log2_normalised
@@ -184,3 +185,28 @@ def test_macparland_is_read_by_lines(place, monkeypatch):
     forbid_dense(monkeypatch)
     monkeypatch.setattr(gzip, "open", Lines)
     assert catalogue.load("macparland").shape == (80, 300) and len(lines) == 301
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["zheng_sorted", "liver"])
+def test_rs_objects_are_read_as_r_holds_them(shared, monkeypatch, tmp_path, name):
+    """The very files that are downloaded, against what reading them in another way gave: values, genes, cells, types."""
+    file = downloads.registry()[name]["file"]
+    shutil.copy(shared / "downloads" / file, tmp_path / file)
+    monkeypatch.setenv("SCBERT_DATA_DIR", str(tmp_path))
+    found, wanted = catalogue.load(name), anndata.read_h5ad(shared / f"{name}.h5ad")
+    assert found.shape == wanted.shape and (found.X != wanted.X).nnz == 0 and found.X.format == "csr"
+    assert found.var_names.equals(wanted.var_names) and found.obs_names.equals(wanted.obs_names)
+    label = "cell_type" if "cell_type" in wanted.obs else "celltype"
+    assert (found.obs["cell_type"].astype(str) == wanted.obs[label].astype(str)).all()
+    assert found.uns["dataset"]["values"] == "counts"
+
+
+@pytest.mark.parametrize(
+    "name, says", [("zheng_sorted", "fastTopics' pbmc_facs"), ("liver", "CuratedAtlasQueryR's sample_sce_obj")]
+)
+def test_a_foreign_r_file_is_refused(place, name, says):
+    folder, entries = place
+    (folder / entries[name]["file"]).write_bytes(b"RDX3 and then something else")
+    with pytest.raises(DataError, match=f"is not {says}"):
+        catalogue.load(name)

@@ -289,7 +289,7 @@ def test_coverage_and_false_positives(record_property, capsys):
         equivalent += on_margin["p_equivalence"] < 0.05
     found = {"coverage": covered / n, "false positives": rejected / n, "McNemar": mcnemar / n, "TOST": equivalent / n}
     for name, value in found.items():
-        record_property(name, value)
+        record_property(name, float(value))
     with capsys.disabled():
         print(f"\npaired bootstrap, {n} experiments: " + ", ".join(f"{k} {v:.3f}" for k, v in found.items()))
     assert 0.92 <= found["coverage"] <= 0.98 and found["false positives"] <= 0.08

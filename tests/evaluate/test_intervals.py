@@ -130,8 +130,8 @@ def test_corrected_t_where_the_plain_one_fails(record_property, capsys):
             values.append(score[0] - score[1])
         plain += scipy_stats.ttest_1samp(values, 0).pvalue < 0.05
         corrected += intervals.corrected_t(values, 160, 40)["p"] < 0.05
-    record_property("plain", plain / n)
-    record_property("corrected", corrected / n)
+    record_property("plain", float(plain / n))
+    record_property("corrected", float(corrected / n))
     with capsys.disabled():
         print(f"\nfalse positives over splits: plain t {plain / n:.3f}, Nadeau–Bengio {corrected / n:.3f}")
     assert plain / n > 0.2 and corrected / n < 0.12
@@ -145,6 +145,6 @@ def test_student_and_wilson_cover(record_property):
     student = np.mean([abs(m - 0.8) <= h for m, h in map(intervals.confidence_interval, values)])
     counts = rng.binomial(140, 0.83, n)
     wilson = np.mean([low <= 0.83 <= high for _, low, high in (intervals.wilson(c, 140) for c in counts)])
-    record_property("student", student)
-    record_property("wilson", wilson)
+    record_property("student", float(student))
+    record_property("wilson", float(wilson))
     assert abs(student - 0.95) < 0.012 and abs(wilson - 0.95) < 0.015

@@ -80,6 +80,8 @@ def test_many_cells_are_thinned_for_what_needs_all_distances(grouped):
     noisy = apart + np.random.default_rng(3).normal(size=apart.shape) * 8
     whole = {r["metric"]: r for r in representations.cells(noisy, labels, order[:150], order[150:], clusterings=2)}
     thin = {r["metric"]: r for r in representations.cells(noisy, labels, order[:150], order[150:], clusterings=2, most=40)}
+    again = representations.cells(noisy, labels, order[:150], order[150:], clusterings=2, most=40)
+    assert again == list(thin.values())
     some = np.sort(np.random.default_rng(0).permutation(200)[:40])
     assert thin["knn_accuracy"] == whole["knn_accuracy"]
     assert thin["silhouette"]["value"] == pytest.approx(silhouette_score(noisy[some], labels[some]))

@@ -128,9 +128,8 @@ def test_each_side_has_its_own_numbers(masked):
     assert full["ours"] == pytest.approx(0.8) and full["half_width_ours"] == pytest.approx(0.248, abs=1e-3)
     tenth = card.loc[("few_shot", "zheng68k", "full", 0.1, "accuracy")]
     assert (tenth["ours"], tenth["n_ours"], tenth["verdict"]) == (0.2, 1, "no interval") and np.isnan(tenth["effect_ours"])
-    again = card.loc[
-        ("few_shot", "zheng68k", "full", 1.0, "accuracy")
-    ]  # all labels: the same runs of ours, other runs of theirs
+    assert tenth["effect_paper"] == pytest.approx(-0.0857792)  # against logistic regression at the same fraction
+    again = card.loc[("few_shot", "zheng68k", "full", 1.0, "accuracy")]  # the same runs of ours, others of theirs
     assert again["ours"] == full["ours"] and again["n_paper"] == 3 and again["effect_paper"] != full["effect_paper"]
     yang = card.loc[("baseline", "zheng68k", "as_reported_by_Yang_2022", 1.0, "accuracy_hard_pair")]
     assert (yang["reference"], yang["verdict"], yang["n_ours"]) == ("logistic_regression", "not run: not in these cells", 0)
@@ -240,7 +239,9 @@ def test_a_gain_of_half_a_point_counts_in_the_papers_masked_task(masked, monkeyp
 
 def test_masked_cells_without_a_published_number_are_shown(masked):
     """Ours stand beside nothing, for both arms; no direction is claimed for the paper."""
-    rows = scorecard.masked_scorecard(masked, "macparland").query("dataset == 'macparland'")
+    rows = scorecard.masked_scorecard(masked, "macparland")
+    assert rows["dataset"].value_counts().to_dict() == {"zheng68k": 6, "panglao": 6, "macparland": 6}
+    rows = rows.query("dataset == 'macparland'")
     assert rows["arm"].tolist() == ["full"] * 3 + ["no_gene2vec"] * 3 and rows["source"].tolist() == [""] * 6
     assert rows["verdict"].unique().tolist() == ["no reference published"] and rows["paper"].isna().all()
     assert rows["ours"].iloc[0] == 1 and rows["effect_ours"].iloc[0] > 0.7 and rows["verdict_ours"].iloc[0] == "ahead"
