@@ -42,8 +42,8 @@ def prepared(data: dict, split: dict | None = None, read: anndata.AnnData | None
     ----------
     data : dict
         ``dataset``, ``label``, ``vocabulary`` (``scbert``, a file, or null), ``min_genes``, ``library_size`` (null: the
-        card's) and, optionally, those of ``SELECTIONS``: ``max_cells_per_type`` (the first of each), ``min_cells_per_type`` (rarer
-        types are set aside), ``max_cells`` (drawn at random within each type, fixed seed) and ``variable_genes``: how
+        card's) and, optionally, those of ``SELECTIONS``: ``max_cells_per_type`` (the first of each), ``min_cells_per_type``
+        (rarer types are set aside), ``max_cells`` (drawn at random within each type, fixed seed) and ``variable_genes``: how
         many of the most variable genes are kept, chosen on the training cells of ``split`` alone.
     split : dict, optional
         As :func:`lib.prepare.splits.holdout` takes it; needed for ``variable_genes``.

@@ -18,7 +18,7 @@ import pandas as pd
 from lib.settings import ROOT
 
 SUMS = "SHA256SUMS"
-VERDICTS = {"holds", "says", "verdict"}
+VERDICTS = {"holds", "says", "verdict", "verdict_paper", "verdict_ours"}
 PLACES = {"run", "runs", "umap_1", "umap_2"}  # names of runs, and places in a picture: not numbers to compare
 
 
