@@ -113,6 +113,9 @@ def _stock(kind):
                 fast.forward = functools.partial(_forward, fast.projection_matrix)
             return self.performer.net(x)
 
+        def states_at(self, tokens, cell, gene):
+            return self.states(tokens)[cell, gene]
+
     return Stock
 
 

@@ -105,7 +105,7 @@ def test_comments_and_layout_keep_runs_and_code_does_not(copy, monkeypatch):
         path.write_text(other)
         assert other != text and store.code_hash() == before
     for other in (
-        text.replace("warmup=5", "warmup=60"),
+        text.replace("warmup: int = 5", "warmup: int = 60"),
         text.replace("peak = max_lr\n", "peak = 2.0 * max_lr\n"),
         text.replace("is made for", "was made for").replace("the model was made", "the model is made"),
     ):
