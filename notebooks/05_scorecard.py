@@ -17,8 +17,9 @@
 # difference of an arm to its reference (logistic regression's to scBERT; every other arm's to the pre-trained scBERT) is, in a
 # word, *ahead* or *behind* where its 95 % interval excludes zero (ours: and p, adjusted by Holm's method within its family, is
 # below 0.05), else *equivalent* or *undecided*, and has *no interval* where there is only one run. The verdict is *same* where
-# ours and the paper's are the same or neither is ahead or behind, *opposite* for ahead against behind, *ours undecided* where
-# only the paper's is one of the two, *paper undecided* where only ours is.
+# both are ahead, both behind or both equivalent, *opposite* for ahead against behind, *ours undecided* where only the paper's is
+# one of the two, *paper undecided* where only ours is, and *cannot say* where neither shows anything. From fewer than three runs of
+# ours nothing is shown.
 #
 # **The families.** Our differences are judged in three, each a claim of the paper: logistic regression against scBERT with all
 # labels; scBERT without pre-training and without gene embedding against scBERT; logistic regression against scBERT with few

@@ -154,7 +154,7 @@ def endings(runs: list) -> pd.DataFrame:
                 "runs": len(own),
                 "steps": f"{min(steps):,} to {max(steps):,}" if len(set(steps)) > 1 else f"{steps[0]:,}",
                 "ended": ", ".join(f"{name} ({count})" for name, count in ended.items()),
-                "best": round(float(np.mean(best)), 2) if best else float("nan"),
+                "best": f"{np.mean(best):.2f}" if best else "–",
                 "heads drawn again": sum(int(run.predictions.get("redrawn", 0)) for run in own),
                 "learnt nothing": sum(run.log["loss"].min() > 0.95 * loss for run, loss in zip(own, guess)),
             }

@@ -107,7 +107,7 @@ def _side(who, values, found):
 
 
 def _agreement(row, reproduces):
-    """What the verdicts on the paper's difference and on ours say together; *equivalent* is no direction."""
+    """What the verdicts on the paper's difference and on ours say together: *same* only where both show something."""
     if row["dataset"] != reproduces:
         return f"not run: {row['dataset']}"
     if row["n_ours"] == 0:
@@ -120,7 +120,9 @@ def _agreement(row, reproduces):
     paper, ours = (word in ("ahead", "behind") for word in both)
     if paper and ours:
         return "same" if both[0] == both[1] else "opposite"
-    return "ours undecided" if paper else "paper undecided" if ours else "same"
+    if paper or ours:
+        return "ours undecided" if paper else "paper undecided"
+    return "same" if both == ("equivalent", "equivalent") else "cannot say"
 
 
 def masked_scorecard(masked_runs: list, reproduces: str) -> pd.DataFrame:
@@ -151,7 +153,7 @@ def masked_scorecard(masked_runs: list, reproduces: str) -> pd.DataFrame:
                 gain = known[metric] - known["accuracy_of_most_common_bin"]
                 paper = {"difference": gain, "low": gain - 0.005, "high": gain + 0.005}
                 mean, half = intervals.confidence_interval(cells[metric] - cells["accuracy_of_most_common_bin"])
-                ours = {"difference": mean, "low": mean - half, "high": mean + half}
+                ours = {"difference": mean, "low": mean - half, "high": mean + half, "n_seeds": 1}  # one pre-training
             row |= _side("paper", [known[metric]], paper) | _side("ours", cells[metric], ours)
             row |= {"low_paper": float("nan"), "high_paper": float("nan")}  # it has no interval
             rows.append(row | {"verdict": _agreement(row, reproduces)})

@@ -177,7 +177,7 @@ def test_how_training_ended_is_said_arm_by_arm():
     table = measures.endings([*runs, runs[0]]).set_index("arm")
     assert list(table.index) == ["full", "no_gene2vec"]
     assert table.loc["full", ["runs", "steps", "heads drawn again", "learnt nothing"]].tolist() == [2, "150 to 200", 2, 1]
-    assert table.loc["full", "ended"] == "plateau (1), maximum (1)" and table.loc["full", "best"] == 0.75
+    assert table.loc["full", "ended"] == "plateau (1), maximum (1)" and table.loc["full", "best"] == "0.75"
     assert table.loc["no_gene2vec", ["runs", "steps", "ended", "learnt nothing"]].tolist() == [1, "100", "epochs (1)", 0]
     pretrained = trained("full", 0, [9.0, 8.0])
     del pretrained.predictions["classes"], pretrained.predictions["best_epoch"]
