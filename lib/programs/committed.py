@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import subprocess
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -85,7 +86,8 @@ def compare(published: Mapping[str, pd.DataFrame], made: Mapping[str, pd.DataFra
     said += [max(numbers)[1]] if numbers else []
     said += [f"other words in {'; '.join(sorted(words))}"] if words else []
     said += [f"not compared, of other rows or not published: {', '.join(sorted(other))}"] if other else []
-    said += [f"verdicts changed: {'; '.join(verdicts)}" if verdicts else "no verdict changed"]
+    changes = [f"{change} ({count} times)" if count > 1 else change for change, count in Counter(verdicts).items()]
+    said += [f"verdicts changed: {'; '.join(changes)}" if changes else "no verdict changed"]
     return "; ".join(said)
 
 
