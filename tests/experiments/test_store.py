@@ -191,7 +191,7 @@ path = Path("lib/scbert/finetune.py")
 task = store.TASKS["cell_types"]
 
 def edited_meanwhile(*arguments):
-    path.write_text(path.read_text().replace("warmup=5", "warmup=60"))
+    path.write_text(path.read_text().replace("warmup: int = 5", "warmup: int = 60"))
     return task(*arguments)
 
 store.TASKS["cell_types"] = edited_meanwhile
