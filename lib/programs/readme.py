@@ -50,7 +50,9 @@ def results(tables: Tables) -> str:
         found = card.loc[("masked", arm, 1.0, metric)]
         lines.append(_row(name, f"{found['paper']:.3f}", words.show(found["ours"], found["half_width_ours"])))
     rule = tables["04_rules.csv"].set_index(["answer", "metric"]).loc[("additive", "accuracy")]
-    lines.append(_row("a rule that knows cell and gene, no model", "–", _interval(rule, "value", ".3f")))
+    lines.append(
+        _row("a rule that counts bins of the cell and of the gene, no transformer", "–", _interval(rule, "value", ".3f"))
+    )
     lines += ["", *_head("accuracy, difference to scBERT in points", "paper", "ours")]
     ours = tables["03_difference.csv"].set_index("arm")
     ours.loc["logistic_regression"] = tables["01_difference.csv"].iloc[0]

@@ -81,7 +81,7 @@ def test_every_number_of_the_results_stands_in_its_place(tables):
     assert "| Logistic regression | 0.100 ± 0.010 | 0.150 ± 0.015 | 0.110 ± 0.011 | 0.160 ± 0.016 |" in lines
     assert "| scBERT, 10 % of the labels | 0.600 ± 0.060 | 0.650 ± 0.065 | 0.610 ± 0.061 | 0.660 ± 0.066 |" in lines
     assert "| scBERT | 0.700 | 0.300 ± 0.030 |" in lines
-    assert "| a rule that knows cell and gene, no model | – | 0.020 (0.010 to 0.030) |" in lines
+    assert "| a rule that counts bins of the cell and of the gene, no transformer | – | 0.020 (0.010 to 0.030) |" in lines
     assert "| Logistic regression | +5.0 (+2.5 to +10.0) | +2.0 (+1.0 to +3.0) |" in lines
     assert "| scBERT, not pre-trained | +15.0 (+7.5 to +30.0) | -5.0 (+1.0 to +3.0) |" in lines
     assert "| scBERT, no gene embedding | +20.0 (+10.0 to +40.0) | +4.0 (+1.0 to +3.0) |" in lines
