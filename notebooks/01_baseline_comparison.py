@@ -76,7 +76,7 @@ profiles.describe(chosen)
 
 # %%
 arms = ["logistic_regression", "full", "majority"]
-wanted = [specs.cell_types(chosen, arms), specs.controls(chosen), specs.clean(chosen), specs.repeated(chosen)]
+wanted = [specs.cell_types(chosen, arms), specs.controls(chosen), specs.other_protocol(chosen), specs.repeated(chosen)]
 runs.complete(sum(wanted, []))  # all at once, so that no core waits for the others
 done, bracketing, clean, repeated = map(runs.complete, wanted)
 ours = measures.table(done)

@@ -47,6 +47,7 @@ def load(name: str | dict, loaded: AnnData | None = None, **overrides: Any) -> d
         pre-train on or to begin from is named by its content, so that describing runs need not open it.
     """
     profile = read(name) if isinstance(name, str) else copy.deepcopy(name)
+    written = profile["protocol"]
     for key, value in overrides.items():
         if value is None:
             continue
@@ -63,6 +64,10 @@ def load(name: str | dict, loaded: AnnData | None = None, **overrides: Any) -> d
         profile[key] = value if overrides.get(key) is None else overrides[key]
     if profile["protocol"] not in ("paper", "clean"):
         raise DataError(f"protocol is {profile['protocol']!r}; it is one of paper, clean.")
+    other = profile["other_protocol"]
+    if profile["protocol"] == other["protocol"]:  # asked for: the two change places
+        was = {"protocol": written, "finetuning": profile["finetuning"]}
+        profile |= {"finetuning": other.get("finetuning", profile["finetuning"]), "other_protocol": other | was}
     profile |= choose(profile["gene_embedding"])
     before = profile["pretraining"]
     before |= {key: _named(before[key], key) for key in ("checkpoint", "corpus") if before.get(key)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 from lib.arms import ARMS, CONTROLS, FACTORIAL, by_factors
 from lib.errors import DataError
@@ -10,20 +11,49 @@ from lib.errors import DataError
 Names, Specs = Sequence[str], list[dict]
 
 
-def cell_types(profile: dict, arms: Names, fractions: Sequence[float] = (1.0,), seeds: Sequence[int] | None = None) -> Specs:
-    """Specifications of cell-type runs: arms × fractions × seeds, the same subset of cells for every arm."""
-    seeds = profile["seeds"] if seeds is None else seeds
-    return [_one(profile, arm, float(fraction), int(seed)) for arm in arms for fraction in fractions for seed in seeds]
+def cell_types(
+    profile: dict, arms: Names, fractions: Sequence[float] = (1.0,), seeds: Sequence[int] | None = None, crossed: bool = True
+) -> Specs:
+    """Specifications of cell-type runs: arms × fractions × seeds, the same subset of cells for every arm.
+
+    Arms that are pre-trained are fine-tuned with every seed from each of the profile's pre-trainings; not ``crossed``, from one
+    of them, in turn.
+    """
+    known = [name for name, what in ARMS.items() if what.model not in ("", "pca")]
+    if unknown := [arm for arm in arms if arm not in known]:
+        raise DataError(f"There is no arm {unknown[0]!r}. Arms: {', '.join(known)}.")
+    found = []
+    for arm, fraction, seed in product(arms, fractions, profile["seeds"] if seeds is None else seeds):
+        before = _pretrainings(profile, arm)
+        chosen = before if crossed else [before[seed % len(before)]]
+        found += [_one(profile, arm, float(fraction), int(seed), each) for each in chosen]
+    return found
+
+
+def _pretrainings(profile, arm):
+    """Seeds of the pre-trainings that an arm begins from; a checkpoint's weights are one."""
+    if not ARMS[arm].pretrained:
+        return [None]
+    seeds = profile["pretraining"]["seeds"]
+    return seeds[:1] if profile["pretraining"].get("checkpoint") and ARMS[arm].embedding == "own" else seeds
 
 
 def masked(profile: dict, arms: Names = ("full", "no_gene2vec")) -> Specs:
-    """Specifications of the masked task on held-out cells."""
-    return [_base(profile, "masked", arm) | {"seed": 0} for arm in arms]
+    """Specifications of the masked task on held-out cells, for each pre-training; the same genes are hidden in all."""
+    return [_base(profile, "masked", arm, before) | {"seed": 0} for arm in arms for before in _pretrainings(profile, arm)]
 
 
 def representations(profile: dict, arms: Names = ("pca", "full", "no_pretraining", "no_gene2vec")) -> Specs:
-    """Specifications of cell and gene representations."""
-    return [_base(profile, "representations", arm) | {"seed": 0} for arm in arms]
+    """Specifications of cell and gene representations, for each pre-training, and for as many draws of random weights."""
+    found = []
+    for arm in arms:
+        draws = profile["pretraining"]["seeds"] if ARMS[arm].model == "scBERT" and not ARMS[arm].pretrained else [0]
+        found += [
+            _base(profile, "representations", arm, before) | {"seed": draw}
+            for draw in draws
+            for before in _pretrainings(profile, arm)
+        ]
+    return found
 
 
 def controls(profile: dict, arms: Names = CONTROLS) -> Specs:
@@ -38,9 +68,32 @@ def _thinned(profile, seeds):
     return [seed for seed in profile["seeds"] if seed in (seeds or [])] or profile["seeds"]
 
 
-def clean(profile: dict) -> Specs:
-    """Specifications of scBERT under the protocol ``clean``, for ``clean_seeds`` of the profile, else all its seeds."""
-    return cell_types(profile | {"protocol": "clean"}, ["full"], seeds=_thinned(profile, profile.get("clean_seeds")))
+def other_protocol(profile: dict) -> Specs:
+    """Specifications of scBERT under the protocol that is not the profile's own.
+
+    ``other_protocol`` of the profile names it, the ``seeds`` that it is run for, and its ``finetuning`` where that differs.
+    """
+    other = profile["other_protocol"]
+    return cell_types(profile | other, ["full"], seeds=_thinned(profile, other.get("seeds")), crossed=False)
+
+
+def tuning(profile: dict) -> Specs:
+    """Specifications of the trials by which settings were chosen: as many for scBERT as for logistic regression.
+
+    ``tuning`` of the profile lists values of each setting; every combination is a trial. Trials learn from four fifths of the
+    training cells and are scored on the last fifth: no cell that is reported is looked at.
+    """
+    found, given = [], profile.get("tuning", {})
+    for arm in ("full", "logistic_regression"):
+        grid = given.get(arm, {})
+        for values in product(*grid.values()) if grid else []:
+            [spec] = cell_types(profile, [arm], seeds=profile["seeds"][:1], crossed=False)
+            chosen = {key: value for key, value in zip(grid, values) if value is not None}
+            training = spec["training"] | chosen
+            if "max_lr" in chosen:
+                training["ends"] = training["ends"] | {"max_lr": training.pop("max_lr")}
+            found.append(spec | {"training": training, "held_out": "tuning"})
+    return found
 
 
 def repeated(profile: dict) -> Specs:
@@ -57,7 +110,7 @@ def repeated(profile: dict) -> Specs:
         arms = ["logistic_regression", "logistic_regression_l2", "nearest_neighbours", "majority"]
         found += cell_types(cheap | split, arms, seeds=[k])
         if k < chosen["scbert_splits"]:
-            found += cell_types(profile | split, [chosen["scbert"]], seeds=[k])
+            found += cell_types(profile | split, [chosen["scbert"]], seeds=[k], crossed=False)
     return found
 
 
@@ -72,7 +125,7 @@ def factorial(profile: dict) -> Specs:
     found = []
     for arm in FACTORIAL:
         whole = arm in ("full", "no_pretraining", "no_gene2vec") and fraction == 1  # these are run anyway
-        found += cell_types(profile, [arm], [fraction], profile["seeds"] if whole else seeds)
+        found += cell_types(profile, [arm], [fraction], profile["seeds"] if whole else seeds, crossed=whole)
     return found
 
 
@@ -97,10 +150,12 @@ def unknown(profile: dict, arms: Names = ("logistic_regression", "nearest_neighb
     types = profile["adata"].obs["cell_type"].value_counts().index.tolist()
     thin = profile.get("unknown", {})
     quick = profile.get("repeated", {}).get("logistic_regression", profile["logistic_regression"])
+    cheap = profile | {"logistic_regression": quick}
     return [
-        _one(profile | {"logistic_regression": quick}, arm, 1.0, profile["seeds"][0]) | {"left_out": str(name)}
+        spec | {"left_out": str(name)}
         for arm in arms
         for name in types[: thin.get(arm)]
+        for spec in cell_types(cheap, [arm], seeds=profile["seeds"][:1], crossed=False)
     ]
 
 
@@ -110,8 +165,8 @@ def external(there: dict, trained: Sequence[dict]) -> Specs:
     return [other | {key: spec[key] for key in ("arm", "seed", "fraction")} | {"trained": spec} for spec in trained]
 
 
-def _base(profile, task, arm):
-    """What all specifications of an arm have in common."""
+def _base(profile, task, arm, seed=None):
+    """What all specifications of an arm have in common; ``seed``: of its pre-training, where it has one."""
     what = ARMS[arm]
     data = {"dataset": profile["data"]["dataset"], "fingerprint": profile["fingerprint"]}
     spec = {"task": task, "arm": arm, "model": what.model, "data": data, "split": profile["split"]}
@@ -125,10 +180,10 @@ def _base(profile, task, arm):
         if spec["gene_embedding"] == "gene2vec":
             spec["gene2vec"] = profile["gene2vec"]  # the file's hash: another file, other runs
         if task != "pretraining" and what.pretrained:
-            training = dict(profile["pretraining"])
+            training = {key: value for key, value in profile["pretraining"].items() if key != "seeds"}
             given, tokens_of = training.pop("checkpoint", None), training.pop("corpus", None)
             named = by_factors(True, "last_block", what.embedding)  # one pre-training for all arms that begin with it
-            before = _base(profile, "pretraining", named) | {"seed": training.pop("seed"), "training": training}
+            before = _base(profile, "pretraining", named) | {"seed": seed, "training": training}
             if given and what.embedding == "own":  # a checkpoint's weights were trained with its gene embedding
                 before |= {"checkpoint": given, "training": {}}
             elif tokens_of:  # an empty cell is none
@@ -137,11 +192,8 @@ def _base(profile, task, arm):
     return spec
 
 
-def _one(profile, arm, fraction, seed):
-    known = [name for name, what in ARMS.items() if what.model not in ("", "pca")]
-    if arm not in known:
-        raise DataError(f"There is no arm {arm!r}. Arms: {', '.join(known)}.")
-    spec = _base(profile, "cell_types", arm) | {"fraction": fraction, "seed": seed, "protocol": profile["protocol"]}
+def _one(profile, arm, fraction, seed, before):
+    spec = _base(profile, "cell_types", arm, before) | {"fraction": fraction, "seed": seed, "protocol": profile["protocol"]}
     if spec["model"] == "logistic_regression":
         spec["training"] = profile["logistic_regression"] | {"penalty": ARMS[arm].penalty}
     if spec["model"] == "scBERT":

@@ -53,7 +53,7 @@ def gene_embedding(spec: dict, cells: Cells, train: np.ndarray) -> np.ndarray | 
     if kind == "coexpression":
         return embeddings.coexpression(cells.tokens[train], dim)
     if kind == "random":
-        return embeddings.random(len(cells.genes), dim)
+        return embeddings.random(len(cells.genes), dim, spec["seed"])
     if kind != "gene2vec":
         raise DataError(f"gene_embedding is {kind!r}; it is one of gene2vec, coexpression, random, None.")
     return embeddings.reduce(embeddings.kept_gene2vec(cells.genes, spec["gene2vec"]), dim)
@@ -109,10 +109,12 @@ def pretraining(spec: dict, checkpoint: Path, weights_of: Callable) -> tuple:
 def _sides(spec):
     """Cells, and the indices of those to train on, to choose the epoch by and to predict; and all training cells.
 
-    With ``left_out``, the name of a type, no cell of it is learnt from or chosen by, and all of them are predicted.
+    With ``left_out``, the name of a type, no cell of it is learnt from or chosen by, and all of them are predicted. Where
+    ``held_out`` is ``tuning``, a fifth of the training cells takes the place of the test cells.
     """
     cells, everything, test = _load(spec)
-    train, select = everything, test
+    train, test = classifiers.chosen_by(everything, seed=0) if spec.get("held_out") == "tuning" else (everything, test)
+    select = test
     if left_out := spec.get("left_out"):
         if left_out not in cells.classes:
             raise DataError(f"left_out is {left_out!r}; the cell types are {', '.join(cells.classes)}.")

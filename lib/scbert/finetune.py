@@ -147,6 +147,7 @@ def finetune(
     schedule: dict | None = None,
     seed: int = 0,
     trained: str = "last_block",
+    weighted: bool = True,
     checkpoint: Path | None = None,
     accelerator: str = "auto",
     cache_bytes: int = 2**29,
@@ -171,6 +172,8 @@ def finetune(
         Instead: until the loss on ``select`` is flat, with these settings of :class:`lib.scbert.training.Plateau`.
     trained : {"last_block", "all"}
         The paper's choice (see :func:`freeze`), or every block and the token embedding too.
+    weighted : bool
+        Each cell counts as 1 / cells of its class, as the authors have it; False: all cells count alike.
     cache_bytes : int
         Memory for the frozen blocks' output; beyond it, they are computed anew in each step.
     checkpoint, accelerator
@@ -193,7 +196,7 @@ def finetune(
     model = fabric.to_device(model)
     freeze(model, trained)
     tokens, targets = sp.csr_matrix(tokens, dtype=np.uint8), fabric.to_device(torch.as_tensor(labels).long())
-    weights = fabric.to_device(torch.as_tensor(class_weights(labels[train], classes)))
+    weights = fabric.to_device(torch.as_tensor(class_weights(labels[train], classes))) if weighted else None
     frozen = FrozenBlocks(model, tokens, np.concatenate([train, select, test]), batch_size, cache_bytes)
 
     def logits(cells, shown):

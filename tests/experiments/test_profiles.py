@@ -78,3 +78,14 @@ def test_a_file_is_read_once(tmp_path, monkeypatch, raw):
     chosen = yours.load("smoke", path, minutes=1)
     assert not path.exists() and chosen["adata"].n_obs > 50
     assert scales == ["counts"] == [chosen["adata"].uns["alignment"]["values"]]
+
+
+def test_the_other_protocol_takes_its_own_fine_tuning_along():
+    """Asked for by name, it changes places with the profile's own; both sides stay to be compared."""
+    content = profiles.read("smoke") | {"protocol": "clean"}
+    other = {"protocol": "paper", "seeds": [1], "finetuning": {"epochs": 3}}
+    content |= {"finetuning": {"epochs": 2}, "other_protocol": other}
+    assert profiles.load(content)["finetuning"] == {"epochs": 2}
+    turned = profiles.load(content, protocol="paper")
+    assert turned["finetuning"] == {"epochs": 3} and turned["protocol"] == "paper"
+    assert turned["other_protocol"] == {"protocol": "clean", "seeds": [1], "finetuning": {"epochs": 2}}

@@ -19,7 +19,7 @@ def everything(profile):
     """All that the notebooks ask of a profile."""
     arms = ["logistic_regression", "full", "no_pretraining", "no_gene2vec", "majority"]
     wanted = specs.cell_types(profile, arms) + specs.cell_types(profile, arms, profile["fractions"], profile["few_shot_seeds"])
-    for part in (specs.masked, specs.representations, specs.controls, specs.clean, specs.repeated, specs.factorial):
+    for part in (specs.masked, specs.representations, specs.controls, specs.other_protocol, specs.repeated, specs.factorial):
         wanted += part(profile)
     wanted += specs.pretraining_effect(profile) + specs.unknown(profile)
     return wanted + specs.external({"dataset": "elsewhere", "fingerprint": "1"}, wanted[:3])
@@ -60,13 +60,47 @@ def test_repeated_splits_differ_and_pair(profile):
     assert seeds == [0, 1, 2]
     scbert = [spec["split"]["seed"] for spec in wanted if spec["model"] == "scBERT"]
     assert scbert == [0, 1] and all(spec["seed"] == spec["split"]["seed"] for spec in wanted)
-    whole = {key: value for key, value in profile.items() if key not in ("repeated", "controls", "clean_seeds")}
+    whole = {key: value for key, value in profile.items() if key not in ("repeated", "controls")}
     arms = [spec["arm"] for spec in specs.repeated(whole)]
     assert arms.count("full") == 5 and arms.count("logistic_regression") == 20
     assert {spec["seed"] for spec in specs.controls(profile | {"seeds": [7, 1]})} == {1}
-    assert {spec["seed"] for spec in specs.clean(profile | {"seeds": [7]})} == {7}
-    assert len(specs.clean(whole)) == len(whole["seeds"])
+    other = specs.other_protocol(profile | {"seeds": [7]})
+    assert {(spec["seed"], spec["protocol"]) for spec in other} == {(7, "clean")} != {(7, profile["protocol"])}
+    assert len(specs.other_protocol(profile | {"other_protocol": {"protocol": "clean"}})) == len(profile["seeds"])
     assert len(specs.controls(whole)) == len(CONTROLS) * len(whole["seeds"])
+
+
+def test_pre_trained_arms_are_crossed_with_their_pre_trainings(profile):
+    """Every pre-training is fine-tuned with every seed; other arms know nothing of it; where it is said, one each, in turn."""
+    several = profile | {"pretraining": profile["pretraining"] | {"seeds": [3, 4, 5]}, "seeds": [0, 1]}
+
+    def found(wanted):
+        return [(spec.get("pretraining", {}).get("seed"), spec["seed"]) for spec in wanted]
+
+    crossed = [(before, seed) for seed in (0, 1) for before in (3, 4, 5)]
+    assert found(specs.cell_types(several, ["full"])) == found(specs.cell_types(several, ["no_gene2vec"])) == crossed
+    for arm in ("logistic_regression", "no_pretraining"):
+        assert found(specs.cell_types(several, [arm])) == [(None, 0), (None, 1)]
+    assert found(specs.cell_types(several, ["full"], crossed=False)) == [(3, 0), (4, 1)]
+    assert found(specs.masked(several, ["full"])) == [(3, 0), (4, 0), (5, 0)], "the same genes are hidden in all"
+    assert found(specs.representations(several, ["no_pretraining", "pca"])) == [(None, 3), (None, 4), (None, 5), (None, 0)]
+    assert "seeds" not in specs.masked(several)[0]["pretraining"]["training"]
+    several["pretraining"] |= {"checkpoint": "original"}  # one set of weights
+    assert found(specs.cell_types(several, ["full"])) == [(3, 0), (3, 1)]
+    assert found(specs.cell_types(several, ["no_gene2vec"])) == crossed
+
+
+def test_trials_are_as_many_for_both_and_say_what_they_try(profile):
+    grids = {"full": {"weighted": [True, False]}, "logistic_regression": {"C": [0.1, 1.0], "class_weight": [None]}}
+    wanted = specs.tuning(profile | {"tuning": grids})
+    assert [spec["arm"] for spec in wanted] == ["full"] * 2 + ["logistic_regression"] * 2
+    assert [spec["training"].get("weighted") for spec in wanted] == [True, False, None, None]
+    assert [spec["training"].get("C") for spec in wanted] == [None, None, 0.1, 1.0]
+    assert all(spec["held_out"] == "tuning" and "class_weight" not in spec["training"] for spec in wanted)
+    ends = profile["finetuning"] | {"ends": {"every": 5, "max_lr": 1}}
+    rates = specs.tuning(profile | {"finetuning": ends, "tuning": {"full": {"max_lr": [2, 3]}}})
+    assert [spec["training"]["ends"] for spec in rates] == [{"every": 5, "max_lr": 2}, {"every": 5, "max_lr": 3}]
+    assert specs.tuning({key: value for key, value in profile.items() if key != "tuning"}) == []
 
 
 def test_the_factorial_varies_one_factor_at_a_time(profile):

@@ -95,6 +95,22 @@ BASELINES = (
 )
 
 
+def test_trials_never_see_a_reported_cell(profile):
+    """What is learnt from, chosen by and scored on lies within the training cells, and no cell is two of these."""
+    grids = {"full": {"weighted": [False]}, "logistic_regression": {"C": [0.3]}}
+    for protocol in ("paper", "clean"):
+        wanted = specs.tuning(profile | {"tuning": grids, "protocol": protocol, "seeds": [0]})
+        reported = runs.complete(specs.cell_types(profile, ["majority"], seeds=[0]))[0].predictions
+        scored = set()
+        for run in runs.complete(wanted):
+            p = run.predictions
+            parts = [p["train"], p["test"], *([p["select"]] if protocol == "clean" and "select" in p else [])]
+            used = np.concatenate(parts)
+            assert len(used) == len(set(used)) and set(used) <= set(reported["train"]) and not set(used) & set(reported["test"])
+            scored.add(tuple(p["test"]))
+        assert len(scored) == 1, "both are scored on the same cells"
+
+
 @pytest.mark.parametrize("protocol", ["paper", "clean"])
 @pytest.mark.parametrize("left_out", [None, "Dendritic"])
 def test_the_external_task_gives_the_trained_models_own_predictions(profile, protocol, left_out):
