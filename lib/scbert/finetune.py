@@ -165,7 +165,7 @@ def finetune(
     train, test : int arrays
         Indices of cells.
     select : int array, optional
-        Cells on which accuracy chooses the epoch, or loss the end. Default: ``test``, the paper's protocol.
+        Cells on which accuracy chooses the weights, and loss the end. Default: ``test``, the paper's protocol.
     epochs, schedule : int, dict
         The authors' way: a fixed number of passes; arguments of :func:`learning_rate`.
     ends : dict, optional

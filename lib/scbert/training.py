@@ -59,7 +59,8 @@ class Plateau:
 
     After every ``every`` steps that loss is looked at. Whenever it has not reached a new low, by more than ``least`` of the
     lowest, for ``patience`` looks, the rate falls to ``factor`` of itself; the time after the last of ``drops`` falls,
-    training has ended. Counted in steps, so that few cells are learnt from for as long as many.
+    training has ended. Counted in steps, so that few cells are learnt from for as long as many. Kept are the weights with the
+    best accuracy on those cells, where a log has it, since that is what is reported; else those with the lowest loss.
     """
 
     max_lr: float  # Adam's rate, after a warm-up over the first ``warmup`` looks
@@ -81,7 +82,7 @@ class Plateau:
         return self.max_lr * self.factor**falls * min(1.0, (len(log) + 1) / (self.warmup + 1))
 
     def best(self, log: list) -> int:
-        return int(np.argmin([row["validation_loss"] for row in log]))
+        return max(range(len(log)), key=lambda i: (log[i].get("accuracy", 0.0), -log[i]["validation_loss"]))
 
     def ended(self, log: list) -> str:
         return "plateau" if self._falls(log)[0] > self.drops else "maximum"

@@ -200,6 +200,13 @@ def test_a_plateau_ends_training_and_says_so():
     assert done.best == 5 and model.weight.item() == weights[5]
 
 
+def test_weights_are_kept_by_accuracy_where_there_is_one():
+    """The most accurate look wins, of equals that with the lower loss; the end goes by the loss alone."""
+    looks = [(0.5, 1.0), (0.9, 3.0), (0.9, 2.0), (0.8, 0.5), (0.9, 2.0)]
+    assert PLATEAU.best([{"accuracy": accuracy, "validation_loss": loss} for accuracy, loss in looks]) == 2
+    assert PLATEAU.best([{"validation_loss": loss} for _, loss in looks]) == 3
+
+
 def test_what_never_stops_getting_better_is_flagged():
     """At the most steps it is given up, and that is said."""
     _, _, weights, model, done = run_fit(np.arange(8), scores=[0.9**k for k in range(40)], rule=PLATEAU)
@@ -515,5 +522,5 @@ def test_fine_tuning_until_a_plateau_never_looks_at_the_test_cells():
     changed[others] = (changed[others] + 1) % 3
     assert done.ended == "plateau" and done.predicted_by_epoch is None and len(done.probabilities) == 9
     np.testing.assert_array_equal(done.probabilities, run(changed).probabilities)
-    lowest = min(row["validation_loss"] for row in done.log)
-    assert done.log[done.best_epoch]["validation_loss"] == lowest
+    best = max((row["accuracy"], -row["validation_loss"]) for row in done.log)
+    assert (done.log[done.best_epoch]["accuracy"], -done.log[done.best_epoch]["validation_loss"]) == best
