@@ -150,7 +150,7 @@ def finetune(
     weighted: bool = True,
     checkpoint: Path | None = None,
     accelerator: str = "auto",
-    cache_bytes: int = 2**29,
+    cache_bytes: int = 2**30,
     name: str = "fine-tuning",
 ) -> FineTuned:
     """Fine-tune a classifier as the paper does, and predict the test cells.
