@@ -37,3 +37,30 @@ def bracket(runs: list, metrics=differences.METRICS) -> pd.DataFrame:
             mean, low, high = differences.mean_and_interval(own, metric)
             rows.append({"arm": arm, "metric": metric, "mean": mean, "low": low, "high": high, "n_runs": len(own)})
     return pd.DataFrame(rows)
+
+
+def trials(runs: list) -> pd.DataFrame:
+    """The trials by which settings were chosen, the best of each arm first.
+
+    Parameters
+    ----------
+    runs : list of Run
+        Of :func:`lib.experiments.specs.tuning`; scored on training cells that they did not learn from.
+
+    Returns
+    -------
+    DataFrame
+        ``arm``, the settings that differ between its trials, ``accuracy`` and ``macro_f1``.
+    """
+    tables = []
+    for arm, own in measures.by_arm(runs).items():
+        flat = [{**run.spec["training"], **run.spec["training"].get("ends", {})} for run in own]
+        varied = [key for key in flat[0] if len({str(settings.get(key)) for settings in flat}) > 1 and key != "ends"]
+        rows = []
+        for run, settings in zip(own, flat):
+            p = run.predictions
+            found = measures.scores(p["labels"], p["probabilities"].argmax(1), p["classes"])
+            tried = ", ".join(f"{key.replace('_', ' ')} {settings.get(key)}" for key in varied)
+            rows.append({"arm": arm, "tried": tried, "accuracy": found["accuracy"], "macro_f1": found["macro_f1"]})
+        tables.append(pd.DataFrame(rows).sort_values("accuracy", ascending=False, kind="stable"))
+    return pd.concat(tables, ignore_index=True)

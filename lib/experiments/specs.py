@@ -117,13 +117,13 @@ def repeated(profile: dict) -> Specs:
 def factorial(profile: dict) -> Specs:
     """Specifications of all arms of ``FACTORIAL``, on the same subsets of cells.
 
-    ``factorial`` of the profile, where there, thins them: a ``fraction`` of the labels, and the ``seeds`` of those arms that
-    are not the paper's.
+    ``factorial`` of the profile, where there, thins them: a ``fraction`` of the labels, the ``seeds`` of those arms that are
+    not the paper's, and arms to do ``without``.
     """
     thin = profile.get("factorial", {})
     fraction, seeds = thin.get("fraction", 1.0), _thinned(profile, thin.get("seeds"))
     found = []
-    for arm in FACTORIAL:
+    for arm in (name for name in FACTORIAL if name not in thin.get("without", [])):
         whole = arm in ("full", "no_pretraining", "no_gene2vec") and fraction == 1  # these are run anyway
         found += cell_types(profile, [arm], [fraction], profile["seeds"] if whole else seeds, crossed=whole)
     return found

@@ -20,7 +20,8 @@ from lib.prepare import cells, splits
 MIN_CELLS = 10  # of a type: with fewer, a fifth held out is one cell or none
 SIZES = [(n_cells, n_genes) for n_cells in (20_000, 10_000, 5000, 3000, 2000, 1000, 500) for n_genes in (2000, 1000, 500)]
 FEW = 50  # training cells of a fraction, at least: among fewer there may be a single type
-PLATEAU = 50  # passes until pre-training's loss is flat, where a profile asks for that: about, and not known beforehand
+# Steps until the loss is flat, where a profile trains until it is: about, and not known beforehand. Twice as many are the most.
+PLATEAU = {"pretraining": 2500, "finetuning": 600}
 SEEDS, FRACTIONS, FEW_SHOT_SEEDS = [0, 1, 2], [0.1, 0.3, 1.0], [0, 1]
 
 
@@ -60,6 +61,9 @@ def load(profile: str, data: str | Path | None = None, label: str | None = None,
     base["data"] = {"dataset": str(data), "label": label, "vocabulary": None, "min_genes": 1 if panel else 200}
     base["data"] |= {"library_size": None, "min_cells_per_type": MIN_CELLS}
     base["logistic_regression"] = {"C": [0.03, 0.1, 0.3, 1.0, 3.0], "folds": 3}
+    for part, steps in PLATEAU.items():
+        if "ends" in base[part]:
+            base[part]["ends"]["most"] = 2 * steps
     base["name"] = name(profile, data)
     whole = cells.prepared(base["data"], base["split"], read)
     key = files.fingerprint(repr((cells.store(whole), base, SIZES, float(minutes))))
@@ -87,14 +91,27 @@ def _plan(adata, profile, minutes):
     for n_cells, n_genes in SIZES:
         n_cells, n_genes = min(n_cells, adata.n_obs), min(n_genes, adata.n_vars)
         training = (1 - profile["split"]["test_size"]) * n_cells
-        passes = 0.95 * profile["pretraining"].get("epochs", PLATEAU)
-        share = sum(FRACTIONS[:-1]) * len(FEW_SHOT_SEEDS) + len(SEEDS)
-        # With all but the last block frozen a step costs about half; each epoch ends with a look at the test cells.
-        passes += profile["finetuning"]["epochs"] * (0.5 * share + 0.1 * (len(SEEDS) + 2 * len(FEW_SHOT_SEEDS)))
-        estimates.append((n_cells * n_genes, n_cells, n_genes, seconds * training * (n_genes + 1) * passes / 60))
+        visits = _visits(profile, n_cells, training)
+        estimates.append((n_cells * n_genes, n_cells, n_genes, seconds * (n_genes + 1) * visits / 60))
     fitting = [found for found in estimates if found[3] <= minutes]
     _, n_cells, n_genes, estimate = max(fitting) if fitting else min(estimates)
     return {"cells": int(n_cells), "genes": int(n_genes), "minutes": round(float(estimate), 2)}
+
+
+def _visits(profile, n_cells, training):
+    """How many cells all trainings go through together, each counted as it costs in a step of pre-training."""
+    before, fine = profile["pretraining"], profile["finetuning"]
+    few = [fraction for fraction in FRACTIONS if fraction < 1]
+    runs = len(SEEDS) + len(few) * len(FEW_SHOT_SEEDS)
+    visits = PLATEAU["pretraining"] * before["batch_size"] if "ends" in before else 0.95 * training * before["epochs"]
+    # With all but the last block frozen a step costs about half, and looking at cells a tenth. The frozen blocks: once a run.
+    if "ends" in fine:
+        looks = PLATEAU["finetuning"] / fine["ends"]["every"]
+        labelled = training * (len(SEEDS) + sum(few) * len(FEW_SHOT_SEEDS))
+        visits += 0.5 * PLATEAU["finetuning"] * fine["batch_size"] * runs + 0.1 * looks * 0.2 * labelled
+        return visits + 0.3 * n_cells * runs
+    share = sum(few) * len(FEW_SHOT_SEEDS) + len(SEEDS)
+    return visits + training * fine["epochs"] * (0.5 * share + 0.1 * (len(SEEDS) + 2 * len(FEW_SHOT_SEEDS)))
 
 
 def _seconds_a_token(profile, n_cells=16, n_genes=500):
