@@ -58,8 +58,8 @@ profiles.describe(chosen)
 # ## The runs
 #
 # `no_pretraining` keeps the gene embedding and freezes random blocks in front of the last one: what is trained is the
-# same as in `full`. Twelve arms in all; those that are not the paper's are run with fewer seeds, or all twelve with a share of the
-# labels, where the profile says so.
+# same as in `full`. Twelve arms in all; those that are not the paper's are run with fewer seeds, or all with a share of the labels,
+# or some are left out, where the profile says so.
 #
 # The table under the runs says how training ended. *Best* is where the weights that are kept lie between the begin of training (0)
 # and its end (1): near 1, a run was still getting better when it was stopped, and longer training could change what is said below.
@@ -121,8 +121,9 @@ layers, kinds = ("last_block", "all"), ("own", "random", None)
 pairs = [((True, t, e), (False, t, e)) for t in layers for e in kinds]  # pre-training
 pairs += [((True, t, "own"), (True, t, e)) for t in layers for e in kinds[1:]]  # the gene embedding
 pairs += [((p, "all", "own"), (p, "last_block", "own")) for p in (True, False)]  # all blocks trained
-at = {"fraction": factorial[0].spec["fraction"]}
+at, run = {"fraction": factorial[0].spec["fraction"]}, {each.spec["arm"] for each in factorial}
 questions = [(by_factors(*a), by_factors(*b), "accuracy", at) for a, b in pairs]
+questions = [question for question in questions if run >= set(question[:2])]
 fractions = sorted({run.spec["fraction"] for run in few})
 questions += [
     ("full", "no_pretraining", "accuracy", {"fraction": fraction}) for fraction in fractions if fraction != at["fraction"]
@@ -158,17 +159,16 @@ words.show_family(effect, plots.label)
 # %% [markdown]
 # ## Figure 4: how they learn
 #
-# Loss on the training cells and accuracy on the cells that choose the epoch, epoch by epoch, each run a line. Look at whether a
-# pre-trained model learns sooner.
+# Loss on the training cells and accuracy on the cells that choose the weights, look by look, each run a line. Look at whether a
+# pre-trained model learns sooner, and whether the lines are flat where they end.
 
 # %%
-logs = pd.concat([run.log.assign(arm=run.spec["arm"], seed=run.spec["seed"]) for run in done])
-chosen_on = "test cells" if chosen["protocol"] == "paper" else "cells that choose the epoch"
+logs = pd.concat([run.log.assign(arm=run.spec["arm"], seed=run.spec["seed"], run=run.id) for run in done])
+chosen_on = "test cells" if chosen["protocol"] == "paper" else "cells that choose the weights"
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.6))
-look = {"hue": "arm", "palette": plots.PALETTE, "units": "seed", "estimator": None, "lw": 1.3, "legend": False}
+look = {"hue": "arm", "palette": plots.PALETTE, "units": "run", "estimator": None, "lw": 1.3, "legend": False}
 for ax, column in zip(axes, ["loss", "accuracy"]):
-    sns.lineplot(logs.assign(epoch=logs["epoch"] + 1), x="epoch", y=column, ax=ax, **look)
-    ax.locator_params(axis="x", integer=True)
+    sns.lineplot(logs, x="steps", y=column, ax=ax, **look)
 axes[0].set(yscale="log", ylabel="", title="Weighted cross-entropy, training cells")
 axes[1].set(ylim=(0, 1), ylabel="", title=f"Accuracy, {chosen_on}")
 plots.legend(fig, arms)

@@ -12,6 +12,7 @@ from joblib import cpu_count
 from joblib.externals.loky import get_reusable_executor
 
 from lib import settings
+from lib.experiments.archive import PublishedRun, computed_by, published
 from lib.experiments.store import Run, code_hash, compute, edited, is_done, run_id, small
 from lib.experiments.tasks import dependencies
 from lib.settings import ROOT
@@ -20,7 +21,8 @@ from lib.settings import ROOT
 def complete(specs: list[dict], scheduler: str | None = None, again: str | None = None) -> list[Run]:
     """Make sure that all runs are done, those they depend on first, and return them in order.
 
-    The code on disk computes them: where it was edited since this process loaded it, in processes that load it anew.
+    What is neither in the store nor published (:mod:`lib.experiments.archive`) is computed, by the code on disk: where it was
+    edited since this process loaded it, in processes that load it anew.
 
     Parameters
     ----------
@@ -30,33 +32,45 @@ def complete(specs: list[dict], scheduler: str | None = None, again: str | None 
         ``SCBERT_SCHEDULER``, or run here: small models on as many processes as there are cores (``SCBERT_WORKERS``), up
         to 8, others one after the other.
     again : str, optional
-        A word: runs whose mark carries another, or none, are done again. Default: ``SCBERT_FORCE``, or what is done serves.
+        A word: runs whose mark carries another, or none, are done again, published ones too. Default: ``SCBERT_FORCE``, or
+        what is done serves.
 
     Returns
     -------
     list of Run
     """
     scheduler, again, code = scheduler or settings.scheduler(), again or settings.force(), code_hash()
-    unique = {}
-    _gather(specs, unique, code)
-    missing = {name: spec for name, spec in unique.items() if not is_done(Run(spec, code), again)}
-    if len(unique) > len(missing):
-        print(f"{len(unique) - len(missing)} of {len(unique)} runs are stored already.", flush=True)
+    found, missing = {}, {}
+    for spec in specs:
+        if (name := run_id(spec, code)) not in found:
+            found[name] = _done(spec, code, again) or (None if again else published(spec))
+            if found[name] is None:
+                _gather(spec, missing, code, again)
+    there = [run for run in found.values() if run is not None]
+    if served := [run for run in there if isinstance(run, PublishedRun)]:
+        print(f"{len(served)} of {len(found)} runs are published ones, {computed_by(served)}.", flush=True)
+    if len(there) > len(served):
+        print(f"{len(there) - len(served)} of {len(found)} runs are stored already.", flush=True)
     computed = _compute_there(missing, code, again, scheduler) if scheduler else _compute_here(missing, code, again)
     started = time.time()
     for count, (spec, seconds) in enumerate(computed, 1):
         left = (time.time() - started) / count * (len(missing) - count)
         estimate = f", about {int(left // 60)}:{int(left % 60):02d} left" if count < len(missing) else ""
         print(f"[{count}/{len(missing)}] {describe(spec)}: {seconds:.0f} s{estimate}", flush=True)
-    return [Run(spec, code) for spec in specs]
+    return [found[run_id(spec, code)] or Run(spec, code) for spec in specs]
 
 
-def _gather(specs, found, code):
-    """Put the specifications into ``found`` by their identifiers, each after those that it depends on."""
-    for spec in specs:
-        if (name := run_id(spec, code)) not in found:
-            _gather(dependencies(spec), found, code)
-            found[name] = spec
+def _done(spec, code, again):
+    run = Run(spec, code)
+    return run if is_done(run, again) else None
+
+
+def _gather(spec, missing, code, again):
+    """Put a specification that is to be computed into ``missing`` by its identifier, after those whose weights it needs."""
+    for other in dependencies(spec):
+        if run_id(other, code) not in missing and not _done(other, code, again):
+            _gather(other, missing, code, again)
+    missing[run_id(spec, code)] = spec
 
 
 def _compute_there(missing, code, again, scheduler):
