@@ -190,7 +190,7 @@ def test_epoch_rules_stand_in_order_with_their_means(ax):
     (divide,) = (line.get_xdata() for line in ax.lines if line.get_linestyle() == ":")
     assert list(divide) == [2.5, 2.5], "the paper's protocol left, clean right"
     assert upright(ax) == [] and -1 < ax.get_xlim()[0] < 0 and 4.5 < ax.get_xlim()[1] < 5
-    assert ax.get_title("left") == "scBERT's accuracy, by how its epoch is chosen (bars: means)"
+    assert ax.get_title("left") == "scBERT's accuracy, by how its weights are chosen (bars: means)"
 
 
 def test_recall_names_the_right_type(ax):

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t
 from statsmodels.stats.contingency_tables import mcnemar as test
 
 from lib.errors import DataError
 from lib.evaluate import measures
-from lib.evaluate.intervals import MARGIN, corrected_t, holm, percentiles, resample
+from lib.evaluate.intervals import LEVEL, MARGIN, corrected_t, freedom, holm, over_runs, percentiles, resample
 from lib.evaluate.words import verdict
 
 METRICS = ("accuracy", "macro_f1")
 
 
 def pair(runs: list, first: str, second: str, **where) -> tuple[list, list]:
-    """Runs of two arms with the same seeds, in the same order.
+    """Runs of two arms with the same seeds, and from the same pre-trainings where both have them, in the same order.
+
+    A run of an arm without pre-training stands beside every pre-training of the other.
 
     Parameters
     ----------
@@ -26,11 +29,19 @@ def pair(runs: list, first: str, second: str, **where) -> tuple[list, list]:
         Entries of the specification that the runs must have, such as ``fraction=0.1``.
     """
     asked = [run for run in runs if all(run.spec.get(key) == value for key, value in where.items())]
-    found = [{run.spec["seed"]: run for run in asked if run.spec["arm"] == arm} for arm in (first, second)]
-    seeds = [seed for seed in found[0] if seed in found[1]]
-    if not seeds:
+    found = [{_drawn(run): run for run in asked if run.spec["arm"] == arm} for arm in (first, second)]
+    pairs = []
+    for (before, seed), run in found[0].items():
+        others = [key for key in found[1] if key[1] == seed and (None in (before, key[0]) or before == key[0])]
+        pairs += [(run, found[1][key]) for key in others]
+    if not pairs:
         raise DataError(f"No run of {first} has the seed of a run of {second}{f' with {where}' if where else ''}.")
-    return [found[0][seed] for seed in seeds], [found[1][seed] for seed in seeds]
+    return [one for one, _ in pairs], [other for _, other in pairs]
+
+
+def _drawn(run):
+    """What was left to chance in a run: its pre-training, if it has one, and its seed."""
+    return measures.pretraining_of(run), run.spec["seed"]
 
 
 def mcnemar(first: list, second: list) -> dict:
@@ -122,76 +133,96 @@ def splits_family(runs: list, reference: str = "logistic_regression") -> pd.Data
 
 
 def paired_difference(first: list, second: list, metric="accuracy", resamples=2000, seed=0, margin=MARGIN) -> dict:
-    """Difference of two arms on the same test cells, by a bootstrap over seeds and cells.
+    """Difference of two arms on the same test cells, with an interval for other test cells and for other luck in training.
 
     Parameters
     ----------
     first, second : list of Run
-        Runs of two arms with the same seeds, in the same order, on the same test cells.
-    metric : {"accuracy", "macro_f1"}
+        Runs of two arms, pair by pair, as :func:`pair` gives them, on the same test cells.
+    metric : str
+        *accuracy* or *macro_f1*; with ``_hard_pair``, on the hard pair; ``accuracy_zheng68k``: types weighted as in Zheng68K.
     margin : float
         Differences smaller than this are taken as meaningless.
 
     Returns
     -------
     dict
-        ``difference`` (first − second), ``low`` and ``high`` of the percentile interval, ``p`` (two-sided, from
-        the same resamples), ``n_cells``, ``n_seeds``, and ``p_equivalence``, the larger p of the two
-        one-sided tests against ± margin. Cells and seeds are both drawn with replacement, so the interval covers
-        the sampling of test cells and the randomness of training; how often it does is simulated in the tests.
+        ``difference`` (first − second), ``low`` and ``high`` of the interval, ``p`` (two-sided), ``p_equivalence``, the larger
+        p of the two one-sided tests against ± margin, ``detectable``, the true difference that would have been shown in
+        four of five such experiments, ``n_cells``, ``n_seeds``, and ``n_pretrainings`` (0 where neither arm has one).
+
+    The variance over test cells is a bootstrap's (for macro-F1 within types, as a split is stratified), that over training
+    :func:`lib.evaluate.intervals.over_runs`'s, less what runs differ by only since each errs on other cells, which drawing
+    cells covers already. Interval and tests are Student's with Satterthwaite's degrees of freedom; how often they cover is
+    simulated in the tests.
     """
+    drawn = []
     for a, b in zip(first, second, strict=True):
-        if a.spec["seed"] != b.spec["seed"] or not np.array_equal(a.predictions["test"], b.predictions["test"]):
+        one, other = _drawn(a), _drawn(b)
+        unlike = None not in (one[0], other[0]) and one[0] != other[0]
+        if one[1] != other[1] or unlike or not np.array_equal(a.predictions["test"], b.predictions["test"]):
             raise ValueError(f"Runs {a.id} and {b.id} are not paired: they differ in seed or test cells.")
-    n_seeds, n_cells = len(first), len(first[0].predictions["test"])
-    rng = np.random.default_rng(seed)
-    seeds = resample(n_seeds, resamples, rng)[1:] / n_seeds
-    cells = resample(n_cells, resamples, rng)
-    each = _scores(first, cells, metric) - _scores(second, cells, metric)  # (1 + resamples, seeds)
+        drawn.append((other[0] if one[0] is None else one[0], one[1]))
+    labels = first[0].predictions["labels"]
+    cells = resample(len(labels), resamples, seed, labels if metric.startswith("macro") else None)
+    each = _scores(first, cells, metric) - _scores(second, cells, metric)  # (1 + resamples, pairs)
     delta, by_cells = each[0], each[1:]
-    drawn = by_cells.mean(1) + _luck_of_seeds(delta, by_cells) * (seeds @ (delta - delta.mean()))
-    interval = zip(("difference", "low", "high"), (delta.mean(), *percentiles(drawn)))
-    return {name: round(float(value), 12) for name, value in interval} | {  # a difference of nothing is not one of 1e-17
-        "p": _tail(min(np.mean(drawn <= 0), np.mean(drawn >= 0)), resamples, sides=2),
-        "n_cells": n_cells,
-        "n_seeds": n_seeds,
-        "p_equivalence": _tail(max(np.mean(drawn <= -margin), np.mean(drawn >= margin)), resamples, sides=1),
+    over_cells = by_cells.mean(1).var(ddof=1)
+    training, parts = over_runs(delta, *zip(*drawn))
+    training = max(0.0, training - _errors(by_cells) / len(delta)) if parts else 0.0
+    error, df = np.sqrt(over_cells + training), freedom(over_cells + training, [*parts, (over_cells, len(labels) - 1)])
+    seeds, before = ({each[k] for each in drawn} - {None} for k in (1, 0))
+    found = {"difference": round(float(delta.mean()), 12)}  # a difference of nothing is not one of 1e-17
+    return (
+        found
+        | _student(found["difference"], error, df, margin)
+        | {"n_cells": len(labels), "n_seeds": len(seeds), "n_pretrainings": len(before)}
+    )
+
+
+def _errors(by_cells):
+    """Variance of one pair's score by the cells on which it errs and others do not: 0 where there is but one pair."""
+    n = by_cells.shape[1]
+    return (by_cells - by_cells.mean(1, keepdims=True)).var(0).mean() * n / (n - 1) if n > 1 else 0.0
+
+
+def _student(difference, error, df, margin):
+    """Interval, tests and power of a difference with this standard error."""
+    if error == 0:
+        same, p = abs(difference) < margin, float(difference == 0)
+        return {"low": difference, "high": difference, "p": p, "p_equivalence": float(not same), "detectable": 0.0}
+    wide = t.ppf(0.5 + LEVEL / 2, df) * error
+    return {
+        "low": float(difference - wide),
+        "high": float(difference + wide),
+        "p": float(2 * t.sf(abs(difference) / error, df)),
+        "p_equivalence": float(max(t.sf((margin + difference) / error, df), t.sf((margin - difference) / error, df))),
+        "detectable": float(wide + t.ppf(0.8, df) * error),
     }
-
-
-def _luck_of_seeds(delta, by_cells):
-    """By how much to scale a bootstrap over seeds, so that it adds what they differ by and nothing twice.
-
-    Seeds differ in ``delta`` (seeds,) also because each errs on other cells, which drawing cells covers already, and a
-    bootstrap of n values has (n − 1) / n of their variance.
-    """
-    n = len(delta)
-    if n < 2 or delta.var() == 0:
-        return 0.0
-    errors = (by_cells - by_cells.mean(1, keepdims=True)).var(0).mean() * n / (n - 1)  # of one seed's score
-    return float(np.sqrt(max(0.0, delta.var(ddof=1) - errors) / delta.var()))
-
-
-def _tail(share, resamples, sides):
-    """A p-value from the share of resamples in a tail; never 0, since other resamples might lie there."""
-    return float(min(1.0, sides * (share * resamples + 1) / (resamples + 1)))
 
 
 def _scores(runs, weights, metric):
     """A score of each run on cells that count as often as ``weights`` (resamples, cells) says: (resamples, runs)."""
     answers = [(run.predictions["labels"], run.predictions["probabilities"].argmax(1)) for run in runs]
-    if metric == "accuracy":
+    labels, names = answers[0][0], runs[0].predictions["classes"]
+    pair = np.flatnonzero(np.isin(names, measures.HARD_PAIR))
+    if metric in ("accuracy", "accuracy_hard_pair", "accuracy_zheng68k"):
+        if metric == "accuracy_hard_pair":
+            weights = weights * np.isin(labels, pair)
+        elif metric == "accuracy_zheng68k":
+            weights = weights * measures.mix_weights(labels, names)
         right = np.stack([labels == predicted for labels, predicted in answers], 1).astype(float)  # (cells, runs)
         return weights @ right / weights.sum(1, keepdims=True)
-    if metric != "macro_f1":
-        raise ValueError(f"metric is {metric!r}; it is one of accuracy, macro_f1.")
+    if metric not in ("macro_f1", "macro_f1_hard_pair"):
+        raise ValueError(f"metric is {metric!r}; it is accuracy or macro_f1, or one of them on the hard pair.")
     found = []
     for labels, predicted in answers:
         classes = np.arange(max(labels.max(), predicted.max()) + 1)
         true, given = (weights @ (answer[:, None] == classes) for answer in (labels, predicted))  # (resamples, classes)
         hit = weights @ ((labels == predicted)[:, None] & (labels[:, None] == classes))
         f1 = np.divide(2 * hit, true + given, out=np.zeros_like(hit, float), where=true + given > 0)
-        found.append((f1 * (true > 0)).sum(1) / (true > 0).sum(1))  # over the types that occur among the labels
+        counted = (true > 0) & (np.isin(classes, pair) if metric == "macro_f1_hard_pair" else True)
+        found.append((f1 * counted).sum(1) / counted.sum(1))  # over the types that occur among the labels
     return np.stack(found, 1)
 
 
@@ -200,5 +231,7 @@ def mean_and_interval(runs: list, metric="accuracy", resamples=2000) -> tuple[fl
 
     It covers what another draw of as many test cells might have given these trained models.
     """
-    drawn = _scores(runs, resample(len(runs[0].predictions["test"]), resamples), metric).mean(1)
+    labels = runs[0].predictions["labels"]
+    weights = resample(len(labels), resamples, types=labels if metric.startswith("macro") else None)
+    drawn = _scores(runs, weights, metric).mean(1)
     return float(drawn[0]), *percentiles(drawn[1:])

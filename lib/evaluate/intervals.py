@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+import pandas as pd
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
@@ -16,15 +17,24 @@ MARGIN = 0.02
 LEVEL = 0.95
 
 
-def resample(n: int, resamples: int, seed: int | np.random.Generator = 0) -> np.ndarray:
+def resample(n: int, resamples: int, seed: int | np.random.Generator = 0, types=None) -> np.ndarray:
     """How often each of ``n`` cells is drawn in each resample of a bootstrap.
+
+    Parameters
+    ----------
+    types : int array, (n,), optional
+        Draw within each type as many cells as it has: no resample then lacks a rare type.
 
     Returns
     -------
     float64 array, (1 + resamples, n)
         The first row is the cells as they are, each once.
     """
-    drawn = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), resamples)
+    rng, drawn = np.random.default_rng(seed), np.empty((resamples, n))
+    for k in [None] if types is None else np.unique(types):
+        part = slice(None) if k is None else np.flatnonzero(types == k)
+        size = n if k is None else len(part)
+        drawn[:, part] = rng.multinomial(size, np.full(size, 1 / size), resamples)
     return np.concatenate([np.ones((1, n)), drawn])
 
 
@@ -57,6 +67,66 @@ def confidence_interval(values, level: float = LEVEL) -> tuple[float, float]:
         return float(values[0]) if len(values) else float("nan"), float("nan")
     spread = values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean()), float(stats.t.ppf(0.5 + level / 2, len(values) - 1) * spread)
+
+
+def over_runs(values, pretraining, seeds) -> tuple[float, list[tuple[float, int]]]:
+    """Variance of the mean over runs, as far as the luck of training goes: of pre-trainings and of fine-tuning seeds.
+
+    Every pre-training is fine-tuned with every seed, so that runs share the luck of either: 3 × 5 runs are not 15 draws.
+    The two-way layout with random effects gives Var = (MS_P + MS_S − MS_PS) / (P · S), and not less than either alone.
+
+    Parameters
+    ----------
+    values : sequence of float, (runs,)
+    pretraining, seeds : sequences, (runs,)
+        Which of each a run has; None as pre-training where an arm has none.
+
+    Returns
+    -------
+    variance : float
+        nan with a single run.
+    parts : list of (float, int)
+        Mean squares that went into it, each over P · S, with their degrees of freedom.
+
+    References
+    ----------
+    Searle, Casella & McCulloch, Variance Components (1992), chapter 4: the two-way crossed classification.
+    """
+    table = pd.DataFrame({"p": [str(p) for p in pretraining], "s": list(seeds), "v": np.asarray(values, float)})
+    grid = table.pivot_table(index="p", columns="s", values="v", aggfunc="mean")
+    rows, columns = grid.shape
+    if rows * columns == 1:
+        return float("nan"), []
+    if min(rows, columns) == 1 or grid.isna().to_numpy().any():  # one level; or runs are missing: each level by itself, added
+        means = [mean for mean in (grid.mean(0), grid.mean(1)) if len(mean) > 1]
+        parts = [(float(mean.var(ddof=1) / len(mean)), len(mean) - 1) for mean in means]
+        return sum(variance for variance, _ in parts), parts
+    x, size = grid.to_numpy(), rows * columns
+    by_row, by_column = x.mean(1, keepdims=True), x.mean(0, keepdims=True)
+    squares = [columns * by_row.var(ddof=1), rows * by_column.var(ddof=1)]
+    left = np.square(x - by_row - by_column + x.mean()).sum() / ((rows - 1) * (columns - 1))
+    freedom = [rows - 1, columns - 1, (rows - 1) * (columns - 1)]
+    variance = max(squares[0] + squares[1] - left, *squares) / size
+    return float(variance), [(float(ms / size), df) for ms, df in zip([*squares, left], freedom)]
+
+
+def two_levels(values, pretraining, seeds) -> tuple[float, float]:
+    """Mean over runs and half width of its 95 % interval, for pre-trainings crossed with seeds (:func:`over_runs`).
+
+    For one level it is Student's; for two, Satterthwaite's degrees of freedom go with it.
+    """
+    values = np.asarray(values, float)
+    variance, parts = over_runs(values, pretraining, seeds)
+    if not parts:
+        return float(values.mean()), float("nan")
+    return float(values.mean()), float(stats.t.ppf(0.5 + LEVEL / 2, freedom(variance, parts)) * np.sqrt(variance))
+
+
+def freedom(variance: float, parts: list[tuple[float, int]]) -> float:
+    """Satterthwaite's degrees of freedom of a sum of mean squares; at least those of its poorest part."""
+    parts = [(part, df) for part, df in parts if part > 0 and df > 0]
+    below = sum(part**2 / df for part, df in parts)
+    return max(variance**2 / below, min(df for _, df in parts)) if parts else float("inf")
 
 
 def effect(first, second) -> dict:

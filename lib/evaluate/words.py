@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from lib.evaluate.intervals import MARGIN, confidence_interval
+from lib.evaluate.intervals import MARGIN
+from lib.evaluate.measures import mean_of_runs
 
 LEAST = 3  # seeds or splits: what varies from run to run cannot be told from fewer
 # The verdicts there are, and how a sentence says them of two arms.
@@ -83,7 +84,8 @@ def describe(found: dict, first: str, second: str, where: str = "Here") -> str:
     """
     said = SAID[verdict(found)].format(first, second)
     basis = {
-        "n_cells": "; bootstrap over {n_cells} test cells and {n_seeds} seeds",
+        "n_cells": "; {n_cells} test cells, {n_seeds} seeds",
+        "n_pretrainings": " × {n_pretrainings} pre-trainings" if found.get("n_pretrainings") else "",
         "n_first": "; Welch's, {n_first} against {n_second} runs",
         "p": "; p = {p:.2g}",
         "p_holm": ", by Holm's method {p_holm:.2g}",
@@ -91,6 +93,7 @@ def describe(found: dict, first: str, second: str, where: str = "Here") -> str:
     }
     basis = "".join(text for key, text in basis.items() if key in found).format(**found)[2:]
     basis += f"; no verdict from fewer than {LEAST} runs" if _few(found) else ""
+    basis += "; under it stands a single pre-training" if found.get("n_pretrainings") == 1 else ""
     effect, low, high = points(found, "{:+.1f} {:+.1f} {:+.1f}").split()
     return (
         f"**{where} {said}**: {effect} points of {_score(found.get('metric', 'accuracy'))} for {first} minus {second}, "
@@ -129,9 +132,9 @@ def beside_paper(ours, paper, metrics: list[str], arms: list[str], names: Callab
     rows = {}
     for arm in arms:
         for who, table in (("ours", ours), ("paper", paper)):
-            groups = dict(iter(table[table["arm"] == arm].groupby("metric")["value"]))
+            groups = dict(iter(table[table["arm"] == arm].groupby("metric")))
             rows[(names(arm), who)] = [
-                f"{show(*confidence_interval(groups[m]))} (n={len(groups[m])})" if m in groups else "–" for m in metrics
+                f"{show(*mean_of_runs(groups[m]))} (n={len(groups[m])})" if m in groups else "–" for m in metrics
             ]
     return pd.DataFrame(rows, index=metrics).T
 
@@ -174,6 +177,7 @@ def show_family(table: pd.DataFrame, names: Callable[[str], str]):
             shown["p, equivalence"] = f"{row['p_equivalence']:.2g}"
         shown["first is"] = row["verdict"]
         splits = f"{row['n_splits']} splits" if "n_splits" in row else None
-        shown["n"] = splits or f"{row['n_cells']} cells, {row['n_seeds']} seeds"
+        before = f" × {row['n_pretrainings']} pre-trainings" if row.get("n_pretrainings") else ""
+        shown["n"] = splits or f"{row['n_cells']} cells, {row['n_seeds']} seeds{before}"
         rows.append(shown)
     return pd.DataFrame(rows).style.hide()

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, classification_report, f1_score
 
-from lib.evaluate import measures
+from lib.evaluate import intervals, measures
 from tests.evaluate.made import right_on, run
 
 
@@ -60,7 +60,7 @@ def test_the_tidy_table():
     other.log = pd.DataFrame({"train_accuracy": [0.9, 0.3]})
     plain = right_on("majority", [1, 1, 1, 1])
     table = measures.table([one, other, plain])
-    assert table.columns.tolist() == ["arm", "fraction", "seed", "metric", "value", "run"]
+    assert table.columns.tolist() == ["arm", "fraction", "pretraining", "seed", "metric", "value", "run"]
     first = table[table["run"] == one.id]
     assert set(first["arm"]) == {"full"} and set(first["fraction"]) == {0.1} and set(first["seed"]) == {3}
     values = {key: part.set_index("metric")["value"].to_dict() for key, part in table.groupby("arm")}
@@ -156,6 +156,27 @@ def test_what_the_choice_adds_is_said():
     ]
     assert measures.choice_worth(choice[choice["protocol"] == "clean"])["against"].tolist() == ["third"]
     assert measures.choice_worth(choice[choice["protocol"] == "paper"])["against"].tolist() == ["halves", "last"]
+
+
+def test_a_plateau_stands_beside_the_authors_rule():
+    """Runs that end by a plateau have one accuracy; the authors' rule is compared with it by pre-training and seed."""
+    ended = [right_on("full", right, seed, protocol="clean") for seed, right in enumerate(([1, 1, 1, 0], [1, 1, 0, 0]))]
+    fixed = [epochs_run([[1, 1, 1, 1], [1, 0, 0, 0]], "paper", 0, seed) for seed in (0, 1, 2)]
+    choice = measures.epoch_choice([*ended, *fixed])
+    assert choice.query("rule == 'plateau'")["value"].tolist() == [0.75, 0.5]
+    worth = measures.choice_worth(choice).set_index("against")
+    assert worth.loc["plateau", ["gain", "n"]].tolist() == [pytest.approx(0.375), 2] and worth.loc["halves", "n"] == 3
+    assert "instead of training to a plateau" in worth.loc["plateau", "sentence"]
+
+
+def test_runs_of_pre_trainings_are_averaged_over_both_levels():
+    """Three pre-trainings that differ, two seeds that do not: the interval of three values; without them Student's."""
+    rows = [("full", p, s, "accuracy", value) for p, value in ((0, 0.7), (1, 0.8), (2, 0.9)) for s in (0, 1)]
+    table = pd.DataFrame(rows, columns=["arm", "pretraining", "seed", "metric", "value"]).astype({"pretraining": "Int64"})
+    mean, half = measures.mean_of_runs(table)
+    assert mean == pytest.approx(0.8) and half == pytest.approx(intervals.confidence_interval([0.7, 0.8, 0.9])[1])
+    alone = table.assign(pretraining=pd.NA)
+    assert measures.mean_of_runs(alone) == intervals.confidence_interval(table["value"])
 
 
 def test_how_training_ended_is_said_arm_by_arm():

@@ -59,12 +59,12 @@ def test_a_difference_in_a_sentence():
     ours = {"n_cells": 755, "n_seeds": 5}
     assert words.describe(AHEAD | ours, "logistic regression", "scBERT") == (
         "**Here logistic regression is ahead of scBERT**: +4.1 points of accuracy for logistic regression minus scBERT, 95 % "
-        "interval +2.2 to +6.1 (bootstrap over 755 test cells and 5 seeds; p = 0.001)."
+        "interval +2.2 to +6.1 (755 test cells, 5 seeds; p = 0.001)."
     )
     behind = {"difference": -0.041, "low": -0.061, "high": -0.022, "p": 0.002, "p_holm": 0.004, "p_equivalence": 0.98}
     assert words.describe(behind | ours | {"metric": "macro_f1"}, "A", "B", "On your 99 cells") == (
-        "**On your 99 cells A is behind B**: -4.1 points of macro-F1 for A minus B, 95 % interval -6.1 to -2.2 (bootstrap "
-        "over 755 test cells and 5 seeds; p = 0.002, by Holm's method 0.004; of equivalence within 2 points p = 0.98)."
+        "**On your 99 cells A is behind B**: -4.1 points of macro-F1 for A minus B, 95 % interval -6.1 to -2.2 ("
+        "755 test cells, 5 seeds; p = 0.002, by Holm's method 0.004; of equivalence within 2 points p = 0.98)."
     )
     plain = {"difference": 0.02, "low": 0.01, "high": 0.03}
     assert words.describe(plain, "A", "B") == (
