@@ -165,19 +165,33 @@ def paired_difference(first: list, second: list, metric="accuracy", resamples=20
         drawn.append((other[0] if one[0] is None else one[0], one[1]))
     labels = first[0].predictions["labels"]
     cells = resample(len(labels), resamples, seed, labels if metric.startswith("macro") else None)
-    each = _scores(first, cells, metric) - _scores(second, cells, metric)  # (1 + resamples, pairs)
+    return by_luck(_scores(first, cells, metric) - _scores(second, cells, metric), drawn, len(labels), margin)
+
+
+def by_luck(each, drawn, n_cells: int, margin: float = MARGIN) -> dict:
+    """A difference, found in several runs, with an interval for other test cells and for other luck in training.
+
+    Parameters
+    ----------
+    each : float array, (1 + resamples, runs)
+        As found in each run, and in each resample of the cells.
+    drawn : list of (pre-training or None, seed)
+        What was left to chance in each run.
+
+    Returns
+    -------
+    dict
+        As :func:`paired_difference` says.
+    """
     delta, by_cells = each[0], each[1:]
     over_cells = by_cells.mean(1).var(ddof=1)
     training, parts = over_runs(delta, *zip(*drawn))
     training = max(0.0, training - _errors(by_cells) / len(delta)) if parts else 0.0
-    error, df = np.sqrt(over_cells + training), freedom(over_cells + training, [*parts, (over_cells, len(labels) - 1)])
-    seeds, before = ({each[k] for each in drawn} - {None} for k in (1, 0))
+    error, df = np.sqrt(over_cells + training), freedom(over_cells + training, [*parts, (over_cells, n_cells - 1)])
+    seeds, before = ({one[k] for one in drawn} - {None} for k in (1, 0))
     found = {"difference": round(float(delta.mean()), 12)}  # a difference of nothing is not one of 1e-17
-    return (
-        found
-        | _student(found["difference"], error, df, margin)
-        | {"n_cells": len(labels), "n_seeds": len(seeds), "n_pretrainings": len(before)}
-    )
+    found |= _student(found["difference"], error, df, margin)
+    return found | {"n_cells": n_cells, "n_seeds": len(seeds), "n_pretrainings": len(before)}
 
 
 def _errors(by_cells):

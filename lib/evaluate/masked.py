@@ -14,7 +14,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from lib.evaluate.calibration import calibration_error
+from lib.evaluate.differences import by_luck
 from lib.evaluate.intervals import percentiles, resample
+from lib.evaluate.measures import pretraining_of
 from lib.prepare.tokens import BINS
 
 BIN = np.arange(1, BINS + 1)
@@ -88,7 +90,7 @@ def scores(answers: dict[str, np.ndarray], run, resamples: int = 1000) -> pd.Dat
     Returns
     -------
     DataFrame
-        ``answer``, ``metric``, ``value``, ``low``, ``high``: ``accuracy`` (mean over cells, as the paper counts),
+        ``answer``, ``metric``, ``value``, ``low``, ``high``: ``accuracy`` (over all hidden genes, as the authors count),
         ``macro`` (mean of the recalls of the bins), ``recall[1]`` …, ``calibration_error`` (pooled), ``over_additive``
         (accuracy less that of the additive model). Percentile intervals of a bootstrap over test cells.
     """
@@ -99,11 +101,10 @@ def scores(answers: dict[str, np.ndarray], run, resamples: int = 1000) -> pd.Dat
     drawn = {}
     for name, probabilities in answers.items():
         hit = probabilities.argmax(1) == target
-        per_cell = np.bincount(cell, hit) / np.maximum(hidden, 1)
         hits = np.stack([np.bincount(cell, hit & (target == bin_)) for bin_ in BIN], 1)
         with np.errstate(invalid="ignore"):
             recall = (weights @ hits) / (weights @ counts)
-        drawn[name] = {"accuracy": weights @ per_cell / (weights @ (hidden > 0)), "macro": np.nanmean(recall, 1)}
+        drawn[name] = {"accuracy": (weights @ hits.sum(1)) / (weights @ hidden), "macro": np.nanmean(recall, 1)}
         drawn[name] |= {f"recall[{bin_}]": recall[:, i] for i, bin_ in enumerate(BIN)}
         drawn[name]["calibration_error"] = calibration_error(probabilities.max(1), hit, cell, weights)
     rows = []
@@ -113,3 +114,29 @@ def scores(answers: dict[str, np.ndarray], run, resamples: int = 1000) -> pd.Dat
             low, high = percentiles(values[1:])
             rows.append({"answer": name, "metric": metric, "value": values[0], "low": low, "high": high})
     return pd.DataFrame(rows)
+
+
+def over(answers: dict[str, np.ndarray], reference: str, runs: list, resamples: int = 2000) -> dict:
+    """What runs of one arm, from several pre-trainings, add to the accuracy of a rule on the same hidden genes.
+
+    Parameters
+    ----------
+    answers : dict of array (hidden targets, 7)
+        Of the rules, ``reference`` among them.
+    runs : list of Run
+        Of the task ``masked``; their targets are the same, only their weights differ.
+
+    Returns
+    -------
+    dict
+        Of :func:`lib.evaluate.differences.by_luck`, over all hidden genes, cells resampled; a verdict takes three
+        pre-trainings.
+    """
+    p = runs[0].predictions
+    cell, target = p["cell"], p["target"]
+    weights, hidden = resample(cell.max() + 1, resamples), np.bincount(cell)
+    rule = answers[reference].argmax(1) == target
+    gained = [np.bincount(cell, (run.predictions["predicted"] == target) * 1.0 - rule) for run in runs]
+    each = (weights @ np.stack(gained, 1)) / (weights @ hidden)[:, None]
+    found = by_luck(each, [(pretraining_of(run), 0) for run in runs], len(hidden))
+    return found | {"n_seeds": len(runs), "metric": "accuracy"}

@@ -7,10 +7,11 @@ from scipy.special import xlogy
 from sklearn.cluster import KMeans
 from sklearn.metrics import silhouette_samples
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from lib.evaluate.intervals import percentiles, wilson
+from lib.evaluate.differences import by_luck
+from lib.evaluate.intervals import percentiles, resample, wilson
+from lib.evaluate.measures import pretraining_of
 
 
 def cells(representation, labels, train, test, resamples=1000, clusterings=10, most=5000, seed=0) -> list[dict]:
@@ -19,10 +20,10 @@ def cells(representation, labels, train, test, resamples=1000, clusterings=10, m
     Parameters
     ----------
     representation : float array, (cells, dim)
-        As it is: distances are Euclidean.
+        Distances are Euclidean, once every column has the mean 0 and the variance 1 among the training cells: for all four.
     labels : int array, (cells,)
     train, test : int arrays
-        For the nearest neighbours only.
+        The nearest neighbours of test cells are looked for among training cells; the other three take all cells.
     most : int
         More cells than these are thinned at random for the other three: silhouettes need all distances.
 
@@ -39,7 +40,7 @@ def cells(representation, labels, train, test, resamples=1000, clusterings=10, m
     found = [{"metric": "knn_accuracy", "value": share, "low": low, "high": high}]
     rng = np.random.default_rng(seed)
     some = np.sort(rng.permutation(len(labels))[:most])
-    x, y = np.asarray(representation[some], np.float64), np.asarray(labels)[some]
+    x, y = _scaled(representation, train)[some], np.asarray(labels)[some]
     types = len(np.unique(y))
     each = silhouette_samples(x, y)
     given = [KMeans(types, n_init=3, random_state=k).fit_predict(x) for k in range(clusterings)]
@@ -105,12 +106,54 @@ def nearest_genes(embedding, genes, asked: list[str], neighbours: int = 5) -> di
 
 
 def knn_accuracy(representation, labels, train, test, neighbours: int = 10) -> float:
-    """Share of test cells whose type the majority of their nearest training cells has; arguments are those of :func:`cells`.
+    """Share of test cells whose type the majority of their nearest training cells has; arguments are those of :func:`cells`."""
+    return float(_named_right(representation, labels, train, test, neighbours).mean())
 
-    Columns are scaled to one variance, so that none counts more for its unit.
+
+def _named_right(representation, labels, train, test, neighbours=10):
+    x = _scaled(representation, train)
+    model = KNeighborsClassifier(min(neighbours, len(train))).fit(x[train], labels[train])
+    return model.predict(x[test]) == labels[test]
+
+
+def _scaled(representation, train):
+    """Columns of one variance, so that none counts more for its unit."""
+    x = np.asarray(representation, np.float64)
+    return StandardScaler().fit(x[train]).transform(x)
+
+
+def against(runs: list, reference, resamples: int = 2000, most: int = 5000) -> list[dict]:
+    """Runs of one arm against another representation of the same cells, cell by cell: nearest neighbours and silhouettes.
+
+    Parameters
+    ----------
+    runs : list of Run
+        Of the task ``representations``: one arm, from several pre-trainings or draws of random weights.
+    reference : Run
+        Such as that of principal components.
+
+    Returns
+    -------
+    list of dict
+        ``metric`` (*knn_accuracy*, over the test cells; *silhouette*, over all, or the first ``most``) and what
+        :func:`lib.evaluate.differences.by_luck` finds of arm − reference; a verdict takes three runs.
     """
-    model = make_pipeline(StandardScaler(), KNeighborsClassifier(min(neighbours, len(train))))
-    return float(model.fit(representation[train], labels[train]).score(representation[test], labels[test]))
+    found = []
+    drawn = [(pretraining_of(run), run.spec["seed"]) for run in runs]
+    for metric, of in (("knn_accuracy", _named_right), ("silhouette", _silhouettes)):
+        values = []
+        for run in (*runs, reference):
+            p = run.predictions
+            values.append(of(p["cells"], p["labels"], p["train"], p["test"]).astype(float)[:most])
+        gain = np.stack(values[:-1], 1) - values[-1][:, None]  # (cells, runs)
+        each = resample(len(gain), resamples) @ gain / len(gain)
+        row = {"arm": runs[0].spec["arm"], "reference": reference.spec["arm"], "metric": metric}
+        found.append(row | by_luck(each, drawn, len(gain)) | {"n_seeds": len(runs)})
+    return found
+
+
+def _silhouettes(representation, labels, train, test):
+    return silhouette_samples(_scaled(representation, train), labels)
 
 
 def neighbour_overlap(first, second, neighbours: int = 10) -> float:

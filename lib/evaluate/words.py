@@ -45,7 +45,7 @@ def verdict(found: dict) -> str:
     >>> verdict({"difference": 0.04, "low": 0.01, "high": 0.07, "p": 0.01, "n_seeds": 2})
     'undecided'
     """
-    if _few(found):
+    if few(found):
         return "undecided"
     shown = found.get("p_holm", found.get("p", 0)) < 0.05
     if shown and found["low"] > 0:
@@ -55,7 +55,8 @@ def verdict(found: dict) -> str:
     return "equivalent" if found.get("p_equivalence", 1) < 0.05 else "undecided"
 
 
-def _few(found: dict) -> bool:
+def few(found: dict) -> bool:
+    """Whether a difference rests on fewer than three runs, so that no verdict is given."""
     return found.get("n_seeds", found.get("n_splits", LEAST)) < LEAST
 
 
@@ -92,7 +93,7 @@ def describe(found: dict, first: str, second: str, where: str = "Here") -> str:
         "p_equivalence": f"; of equivalence within {100 * MARGIN:.0f} points p = {{p_equivalence:.2g}}",
     }
     basis = "".join(text for key, text in basis.items() if key in found).format(**found)[2:]
-    basis += f"; no verdict from fewer than {LEAST} runs" if _few(found) else ""
+    basis += f"; no verdict from fewer than {LEAST} runs" if few(found) else ""
     basis += "; under it stands a single pre-training" if found.get("n_pretrainings") == 1 else ""
     effect, low, high = points(found, "{:+.1f} {:+.1f} {:+.1f}").split()
     return (

@@ -7,12 +7,14 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from lib.evaluate import differences, intervals
-from lib.evaluate.words import verdict
+from lib.evaluate import differences, intervals, measures
+from lib.evaluate.masked import over
+from lib.evaluate.words import few, verdict
 from lib.paper import published
 
 # The paper's claims: three families, in each of which p is adjusted for itself. Every arm is asked against scBERT (full), by
-# accuracy and macro-F1; few labels are all fractions below 1, since with all labels the question is the baseline's.
+# accuracy and macro-F1, and with all labels on the hard pair too, if it is there. Few labels are all fractions below 1:
+# with all labels the question is the baseline's.
 CLAIMS = {
     "baseline": ["logistic_regression"],
     "ablation": ["no_pretraining", "no_gene2vec"],
@@ -35,16 +37,19 @@ def family(experiment: str, runs: list) -> pd.DataFrame:
     DataFrame
         Of :func:`lib.evaluate.differences.family`, with ``experiment``.
     """
-    few = sorted({run.spec["fraction"] for run in runs if run.spec["fraction"] < 1})
-    asked = product(few if experiment == "few_shot" else [1.0], CLAIMS[experiment], differences.METRICS)
+    fractions = sorted({run.spec["fraction"] for run in runs if run.spec["fraction"] < 1})
+    metrics = differences.METRICS
+    if experiment != "few_shot" and set(measures.HARD_PAIR) <= set(runs[0].predictions["classes"]):
+        metrics += tuple(f"{metric}_hard_pair" for metric in metrics)
+    asked = product(fractions if experiment == "few_shot" else [1.0], CLAIMS[experiment], metrics)
     questions = [(arm, "full", metric, {"fraction": fraction}) for fraction, arm, metric in asked]
     return differences.family(questions, runs).assign(experiment=experiment)
 
 
 def families(runs: list) -> pd.DataFrame:
     """All of the paper's claims that these runs can answer, each adjusted for itself."""
-    few = any(run.spec["fraction"] < 1 for run in runs)
-    return pd.concat([family(name, runs) for name in CLAIMS if few or name != "few_shot"], ignore_index=True)
+    below = any(run.spec["fraction"] < 1 for run in runs)
+    return pd.concat([family(name, runs) for name in CLAIMS if below or name != "few_shot"], ignore_index=True)
 
 
 def scorecard(ours: pd.DataFrame, masked_runs: list, reproduces: str, judged: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -82,7 +87,8 @@ def scorecard(ours: pd.DataFrame, masked_runs: list, reproduces: str, judged: pd
         paired = _paired(judged, arm, row) if len(own) else {}
         row |= _side("paper", part["value"], intervals.effect(part["value"], theirs))
         row |= _side("ours", own["value"], paired or intervals.effect(own["value"], other["value"]))
-        row |= {name: paired[name] for name in ("p_holm", "p_equivalence") if paired}
+        kept = ("p_holm", "p_equivalence", "detectable", "n_seeds", "n_pretrainings")
+        row |= {name: paired[name] for name in kept if name in paired}
         row["runs"] = " ".join(dict.fromkeys(own.get("run", [])))
         rows.append(row | {"verdict": _agreement(row, reproduces)})
     return pd.concat([pd.DataFrame(rows), masked_scorecard(masked_runs, reproduces)], ignore_index=True)
@@ -107,7 +113,7 @@ def _side(who, values, found):
 
 
 def _agreement(row, reproduces):
-    """What the verdicts on the paper's difference and on ours say together: *same* only where both show something."""
+    """What the paper's difference and ours say together, in a word."""
     if row["dataset"] != reproduces:
         return f"not run: {row['dataset']}"
     if row["n_ours"] == 0:
@@ -117,25 +123,30 @@ def _agreement(row, reproduces):
     both = row["verdict_paper"], row["verdict_ours"]
     if "no interval" in both:
         return "no interval"
-    paper, ours = (word in ("ahead", "behind") for word in both)
-    if paper and ours:
-        return "same" if both[0] == both[1] else "opposite"
-    if paper or ours:
-        return "ours undecided" if paper else "paper undecided"
-    return "same" if both == ("equivalent", "equivalent") else "cannot say"
+    shown = [word for word in both if word in ("ahead", "behind")]
+    if len(shown) == 2:
+        return "same" if shown[0] == shown[1] else "opposite"
+    if both == ("equivalent", "equivalent"):
+        return "same"
+    return "paper's size excluded" if _excluded(row) else "cannot say"
+
+
+def _excluded(row):
+    """Whether ours − theirs, with the uncertainty of both, leaves zero out; never from fewer than three runs."""
+    if few(row):
+        return False
+    halves = [
+        max(row[f"high_{who}"] - row[f"effect_{who}"], row[f"effect_{who}"] - row[f"low_{who}"]) for who in ("ours", "paper")
+    ]
+    return bool(abs(row["effect_ours"] - row["effect_paper"]) > np.hypot(*halves))
 
 
 def masked_scorecard(masked_runs: list, reproduces: str) -> pd.DataFrame:
-    """The rows of :func:`scorecard` for the masked task, means over test cells.
+    """The rows of :func:`scorecard` for the masked task, over all hidden genes of the test cells, as the authors count.
 
-    The difference is to the rule that always says the cell's most common bin.
+    The difference is to the rule that always says the cell's most common bin. Ours are means over pre-trainings.
     """
-    per_cell = {}
-    for run in masked_runs:
-        p = run.predictions
-        hits = p["predicted"] == p["target"], p["most_common_bin"] == p["target"], p["predicted"] == p["most_common_bin"]
-        size = np.bincount(p["cell"])
-        per_cell[run.spec["arm"]] = {name: np.bincount(p["cell"], hit) / size for name, hit in zip(MASKED, hits)}
+    found = {arm: _masked(runs) for arm, runs in measures.by_arm(masked_runs).items()}
     theirs = published.masked().to_dict("records")
     if reproduces not in {known["dataset"] for known in theirs}:  # ours are shown all the same
         blank = {"dataset": reproduces, "source": "", **dict.fromkeys(MASKED, float("nan"))}
@@ -143,24 +154,37 @@ def masked_scorecard(masked_runs: list, reproduces: str) -> pd.DataFrame:
     rows = []
     for known in theirs:
         arm = {"none": "no_gene2vec", "gene2vec": "full"}[known["gene_embedding"]]
-        cells = per_cell[arm] if known["dataset"] == reproduces else {name: [] for name in MASKED}
+        values, gain = found[arm] if known["dataset"] == reproduces else ({name: [] for name in MASKED}, {})
         for metric in MASKED:
             row = {"experiment": "masked", "dataset": known["dataset"], "arm": arm, "reference": "most_common_bin"}
             row |= {"fraction": 1.0, "metric": metric, "source": known["source"]}
             paper = ours = intervals.effect([], [])
-            if metric == "masked_accuracy" and len(cells[metric]):
+            if metric == "masked_accuracy" and gain:
                 # The paper's is a single number on millions of genes: half a point counts.
-                gain = known[metric] - known["accuracy_of_most_common_bin"]
-                paper = {"difference": gain, "low": gain - 0.005, "high": gain + 0.005}
-                mean, half = intervals.confidence_interval(cells[metric] - cells["accuracy_of_most_common_bin"])
-                ours = {"difference": mean, "low": mean - half, "high": mean + half, "n_seeds": 1}  # one pre-training
-            row |= _side("paper", [known[metric]], paper) | _side("ours", cells[metric], ours)
-            row |= {"low_paper": float("nan"), "high_paper": float("nan")}  # it has no interval
-            rows.append(row | {"verdict": _agreement(row, reproduces)})
+                theirs_gain = known[metric] - known["accuracy_of_most_common_bin"]
+                paper = {"difference": theirs_gain, "low": theirs_gain - 0.005, "high": theirs_gain + 0.005}
+                ours = gain
+                row |= {name: gain[name] for name in ("detectable", "n_seeds", "n_pretrainings")}
+            row |= _side("paper", [known[metric]], paper) | _side("ours", values[metric], ours)
+            row["verdict"] = _agreement(row, reproduces)
+            rows.append(row | {"low_paper": float("nan"), "high_paper": float("nan")})  # it has no interval
     return pd.DataFrame(rows)
+
+
+def _masked(runs):
+    """Of an arm: the three numbers of each of its pre-trainings, and its gain over saying the cell's most common bin."""
+    values = {name: [] for name in MASKED}
+    for run in runs:
+        p = run.predictions
+        hits = p["predicted"] == p["target"], p["most_common_bin"] == p["target"], p["predicted"] == p["most_common_bin"]
+        for name, hit in zip(MASKED, hits):
+            values[name].append(hit.mean())
+    p = runs[0].predictions
+    return values, over({"rule": np.eye(8)[p["most_common_bin"]]}, "rule", runs)
 
 
 def claims(card: pd.DataFrame, reproduces: str) -> pd.DataFrame:
     """The rows of a scorecard that are claims: an arm against its reference, where both sides have runs."""
-    own = (card["dataset"] == reproduces) & card["metric"].isin(differences.METRICS) & (card["arm"] != "full")
+    metrics = [*differences.METRICS, *(f"{metric}_hard_pair" for metric in differences.METRICS)]
+    own = (card["dataset"] == reproduces) & card["metric"].isin(metrics) & (card["arm"] != "full")
     return card[own & card["effect_ours"].notna() & card["effect_paper"].notna()]

@@ -45,13 +45,49 @@ def grouped():
     return np.eye(4)[labels] * 20 + rng.normal(size=(200, 4)), labels, rng.permutation(200)
 
 
+def scaled(x, train):
+    """Every column by the mean and deviation of its training cells."""
+    return (x - x[train].mean(0)) / x[train].std(0)
+
+
+def test_the_unit_of_a_column_does_not_matter(grouped):
+    """All four are taken on one scaling: a column in other units, and shifted, changes nothing."""
+    apart, labels, order = grouped
+    noisy = apart + np.random.default_rng(3).normal(size=apart.shape) * 8
+    other = noisy * [1, 1000, 0.01, 7] + [0, 5, -3, 100]
+    first, second = (
+        representations.cells(x, labels, order[:150], order[150:], resamples=50, clusterings=2) for x in (noisy, other)
+    )
+    for a, b in zip(first, second):
+        assert a["metric"] == b["metric"] and a["value"] == pytest.approx(b["value"])
+
+
+def test_arms_are_compared_cell_by_cell(grouped):
+    """Nearest neighbours and silhouettes against another representation of the same cells, over several runs."""
+    apart, labels, order = grouped
+    common = {"labels": labels, "train": order[:150], "test": order[150:]}
+
+    def made(arm, x, seed=None):
+        spec = {"arm": arm, "seed": 0} | ({} if seed is None else {"pretraining": {"seed": seed}})
+        return SimpleNamespace(spec=spec, predictions=common | {"cells": x})
+
+    rng = np.random.default_rng(0)
+    noisy = [made("full", apart + rng.normal(size=apart.shape) * 30, seed) for seed in range(3)]
+    knn, silhouette = representations.against(noisy, made("pca", apart))
+    right = [representations.knn_accuracy(run.predictions["cells"], labels, order[:150], order[150:]) for run in noisy]
+    assert knn["difference"] == pytest.approx(np.mean(right) - 1) and (knn["n_cells"], knn["n_seeds"]) == (50, 3)
+    assert knn["high"] < 0 and silhouette["high"] < 0 and silhouette["n_cells"] == 200 and knn["reference"] == "pca"
+    same = representations.against([made("full", apart, seed) for seed in range(3)], made("pca", apart))
+    assert [(row["difference"], row["p"]) for row in same] == [(0, 1), (0, 1)]
+
+
 def test_cells_by_type_and_cells_at_random(grouped):
     """Types far apart: all four near 1; labels drawn at random: agreement near 0."""
     apart, labels, order = grouped
     found = {row["metric"]: row for row in representations.cells(apart, labels, order[:150], order[150:])}
     assert all(row["value"] > 0.8 and row["low"] <= row["value"] <= row["high"] for row in found.values())
     assert list(found) == ["knn_accuracy", "silhouette", "ari", "nmi"]
-    assert found["silhouette"]["value"] == pytest.approx(silhouette_score(apart, labels))
+    assert found["silhouette"]["value"] == pytest.approx(silhouette_score(scaled(apart, order[:150]), labels))
     assert (found["knn_accuracy"]["low"], found["knn_accuracy"]["high"]) == intervals.wilson(50, 50)[1:]
     labels = np.random.default_rng(1).permutation(labels)
     noise = {row["metric"]: row for row in representations.cells(apart, labels, order[:150], order[150:])}
@@ -84,7 +120,7 @@ def test_many_cells_are_thinned_for_what_needs_all_distances(grouped):
     assert again == list(thin.values())
     some = np.sort(np.random.default_rng(0).permutation(200)[:40])
     assert thin["knn_accuracy"] == whole["knn_accuracy"]
-    assert thin["silhouette"]["value"] == pytest.approx(silhouette_score(noisy[some], labels[some]))
+    assert thin["silhouette"]["value"] == pytest.approx(silhouette_score(scaled(noisy, order[:150])[some], labels[some]))
     assert thin["ari"]["high"] - thin["ari"]["low"] > 1.5 * (whole["ari"]["high"] - whole["ari"]["low"])
 
 

@@ -16,7 +16,8 @@ KEYS = ["experiment", "dataset", "arm", "fraction", "metric"]
 
 def masked_run(arm, cell, target, predicted, rule):
     names = ("cell", "target", "predicted", "most_common_bin")
-    return SimpleNamespace(spec={"arm": arm}, predictions=dict(zip(names, map(np.array, (cell, target, predicted, rule)))))
+    predictions = dict(zip(names, map(np.array, (cell, target, predicted, rule))))
+    return SimpleNamespace(id=arm, spec={"arm": arm, "seed": 0, "pretraining": {"seed": 0}}, predictions=predictions)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_scorecard_verdicts_follow_the_rule(card):
     """Equal runs give the same direction, a worse arm another, and what was not run is called so."""
     verdict = card.set_index(KEYS)["verdict"]
     assert verdict["ablation", "zheng68k", "no_gene2vec", 1.0, "accuracy"] == "same"
-    assert verdict["ablation", "zheng68k", "no_pretraining", 1.0, "accuracy"] == "paper undecided"
+    assert verdict["ablation", "zheng68k", "no_pretraining", 1.0, "accuracy"] == "paper's size excluded"
     row = card.query("arm == 'no_pretraining' and metric == 'accuracy'").iloc[0]
     runs = published.runs().query("metric == 'accuracy' and dataset == 'zheng68k' and fraction == 1")
     full = runs.query("arm == 'full' and experiment == 'baseline'")["value"]
@@ -57,7 +58,7 @@ def test_scorecard_verdicts_follow_the_rule(card):
     assert (row["verdict_paper"], row["verdict_ours"]) == ("undecided", "behind")
     assert verdict["baseline", "macparland", "logistic_regression", 1.0, "accuracy"] == "not run: macparland"
     assert verdict["baseline", "zheng68k", "logistic_regression", 1.0, "recall[CD34+]"] == "no reference published"
-    assert verdict["masked", "zheng68k", "full", 1.0, "masked_accuracy"] == "ours undecided"  # one pre-training: no verdict
+    assert verdict["masked", "zheng68k", "full", 1.0, "masked_accuracy"] == "cannot say"  # one pre-training: no verdict
     assert verdict["masked", "zheng68k", "no_gene2vec", 1.0, "masked_accuracy"] == "cannot say"
     assert verdict["masked", "panglao", "full", 1.0, "masked_accuracy"] == "not run: panglao"
     hard = card.set_index(KEYS).loc[("baseline", "zheng68k", "logistic_regression", 1.0, "accuracy_hard_pair")]
@@ -74,17 +75,26 @@ def test_scorecard_verdicts_follow_the_rule(card):
         ("equivalent", "equivalent", "same"),
         ("ahead", "behind", "opposite"),
         ("behind", "ahead", "opposite"),
-        ("ahead", "undecided", "ours undecided"),
-        ("behind", "equivalent", "ours undecided"),
-        ("undecided", "behind", "paper undecided"),
-        ("equivalent", "ahead", "paper undecided"),
+        ("ahead", "undecided", "cannot say"),
+        ("behind", "equivalent", "cannot say"),
+        ("undecided", "behind", "cannot say"),
+        ("equivalent", "ahead", "cannot say"),
         ("no interval", "ahead", "no interval"),
         ("ahead", "no interval", "no interval"),
     ],
 )
 def test_what_two_verdicts_say_together(paper, ours, expected):
-    row = {"dataset": "here", "n_ours": 2, "effect_paper": 0.1, "verdict_paper": paper, "verdict_ours": ours}
+    row = {"dataset": "here", "n_ours": 3, "verdict_paper": paper, "verdict_ours": ours}
+    row |= {
+        f"{name}_{who}": value for who in ("paper", "ours") for name, value in (("effect", 0.1), ("low", 0.08), ("high", 0.12))
+    }
     assert scorecard._agreement(row, "here") == expected
+    # Ours − theirs is 0.03 with an interval of ± √2 · 0.02, which leaves zero out; 0.028 would not.
+    far = row | {"effect_ours": 0.13, "low_ours": 0.11, "high_ours": 0.15}
+    excluded = "paper's size excluded" if expected == "cannot say" else expected
+    assert scorecard._agreement(far, "here") == excluded
+    assert scorecard._agreement(far | {"effect_ours": 0.128, "low_ours": 0.108, "high_ours": 0.148}, "here") == expected
+    assert scorecard._agreement(far | {"n_seeds": 2}, "here") == expected, "two runs exclude nothing"
     assert scorecard._agreement(row | {"n_ours": 0}, "here") == "not run: not in these cells"
     assert scorecard._agreement(row | {"effect_paper": np.nan}, "here") == "no reference published"
     assert scorecard._agreement(row, "there") == "not run: here"
@@ -172,9 +182,9 @@ def judged(difference, low, high, p_holm, p_equivalence=0.9, arm="logistic_regre
     "found, word, verdict",
     [
         (judged(0.04, 0.01, 0.07, 0.02), "ahead", "same"),
-        (judged(0.04, 0.01, 0.07, 0.06), "undecided", "ours undecided"),  # Holm's p, though the interval excludes zero
+        (judged(0.04, 0.01, 0.07, 0.06), "undecided", "cannot say"),  # Holm's p, though the interval excludes zero
         (judged(-0.04, -0.07, -0.01, 0.02), "behind", "opposite"),
-        (judged(0.001, -0.01, 0.01, 1.0, 0.01), "equivalent", "ours undecided"),
+        (judged(0.001, -0.01, 0.01, 1.0, 0.01), "equivalent", "paper's size excluded"),
     ],
 )
 def test_what_a_family_found_takes_the_place_of_welchs(masked, found, word, verdict):
@@ -199,7 +209,7 @@ def test_what_a_family_found_takes_the_place_of_welchs(masked, found, word, verd
 
 
 def test_the_masked_task_by_hand():
-    """Means over cells, not over genes; the difference to the rule on the same cells; the paper's from its two numbers."""
+    """Means over hidden genes, not over cells; the difference to the rule on them; the paper's from its two numbers."""
     cell, target, rule = [0, 0, 0, 1, 2, 2], [1, 1, 2, 3, 1, 2], [1, 1, 1, 1, 1, 1]
     runs = [
         masked_run("full", cell, target, [1, 1, 2, 1, 1, 2], rule),
@@ -209,19 +219,18 @@ def test_the_masked_task_by_hand():
     assert len(card) == 12 and set(card["reference"]) == {"most_common_bin"} and set(card["fraction"]) == {1.0}
     card = card.set_index(["dataset", "arm", "metric"]).sort_index(level=[0, 1], sort_remaining=False)
     full = card.loc[("zheng68k", "full")]
-    assert full["ours"].tolist() == pytest.approx([2 / 3, (2 / 3 + 0 + 0.5) / 3, (2 / 3 + 1 + 0.5) / 3])
-    assert full["paper"].tolist() == pytest.approx([0.7882, 0.6799, 0.7929], abs=1e-4) and full["n_ours"].tolist() == [3] * 3
+    assert full["ours"].tolist() == pytest.approx([5 / 6, 3 / 6, 4 / 6])
+    assert full["paper"].tolist() == pytest.approx([0.7882, 0.6799, 0.7929], abs=1e-4) and full["n_ours"].tolist() == [1] * 3
     gain = full.loc["masked_accuracy"]
-    mean, half = intervals.confidence_interval([1 / 3, 0, 0.5])
-    assert gain[["effect_ours", "low_ours", "high_ours"]].tolist() == pytest.approx([mean, mean - half, mean + half])
+    assert gain["effect_ours"] == pytest.approx(2 / 6) and gain["low_ours"] < 2 / 6 < gain["high_ours"]
     assert (
         gain["effect_paper"] == pytest.approx(0.7882 - 0.6799, abs=1e-4)
         and np.isnan(gain[["low_paper", "high_paper"]].astype(float)).all()
     )
-    assert (gain["verdict_paper"], gain["verdict_ours"], gain["verdict"]) == ("ahead", "undecided", "ours undecided")
+    assert (gain["verdict_paper"], gain["verdict_ours"], gain["verdict"]) == ("ahead", "undecided", "cannot say")
     same = card.loc[("zheng68k", "no_gene2vec", "masked_accuracy")]
     assert (same["verdict_paper"], same["verdict_ours"], same["verdict"]) == ("undecided", "undecided", "cannot say")
-    assert same["ours"] == pytest.approx((2 / 3 + 0 + 1) / 3) and set(full["verdict"][1:]) == {"no reference published"}
+    assert same["ours"] == pytest.approx(4 / 6) and set(full["verdict"][1:]) == {"no reference published"}
     other = card.loc[("panglao", "full")]
     assert other["ours"].isna().all() and set(other["verdict"]) == {"not run: panglao"} and other["n_ours"].tolist() == [0] * 3
     assert other["paper"].tolist() == pytest.approx([0.7845, 0.7234, 0.8377], abs=1e-4)
@@ -326,16 +335,16 @@ def test_a_claim_has_one_verdict_everywhere(runs, families, masked):
 
 
 def test_claims_are_an_arm_against_its_reference(card):
-    """Of the data set, by accuracy or macro-F1, with a difference on both sides, and not twice (scBERT is the reference)."""
+    """Of the data set, by accuracy or macro-F1, overall or on the hard pair, with a difference on both sides, and not twice (scBERT is the reference)."""
     claims = scorecard.claims(card, "zheng68k")
     assert (
         set(claims["dataset"]) == {"zheng68k"}
-        and set(claims["metric"]) == {"accuracy", "macro_f1"}
+        and set(claims["metric"]) == {f"{metric}{where}" for metric in ("accuracy", "macro_f1") for where in ("", "_hard_pair")}
         and "full" not in set(claims["arm"])
     )
-    assert claims[["effect_ours", "effect_paper"]].notna().all(axis=None) and len(claims) == 14
+    assert claims[["effect_ours", "effect_paper"]].notna().all(axis=None) and len(claims) == 20
     assert scorecard.claims(card, "macparland").empty
     missing = card.assign(effect_ours=card["effect_ours"].where(card["arm"] != "no_gene2vec"))
-    assert len(scorecard.claims(missing, "zheng68k")) == 12
+    assert len(scorecard.claims(missing, "zheng68k")) == 16
     missing = card.assign(effect_paper=card["effect_paper"].where(card["arm"] != "no_gene2vec"))
-    assert len(scorecard.claims(missing, "zheng68k")) == 12
+    assert len(scorecard.claims(missing, "zheng68k")) == 16
