@@ -2,12 +2,13 @@
 
 ``data/runs/<profile>.zip`` holds ``index.json`` (of each run, by the hash of its specification: the specification, the
 environment that computed it, the names of its log and arrays) and the logs and arrays themselves, each once, named by the
-SHA-256 of its content. ``data/runs/SHA256SUMS`` has the archives' own. A published run serves where the specification is the
-same, whatever the code is now: what computed it is said.
+SHA-256 of its content. ``data/runs/SHA256SUMS`` has the archives' own. Both are checked before anything is used. A published
+run serves where the specification is the same, whatever the code is now: what computed it is said.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import io
@@ -19,14 +20,16 @@ import numpy as np
 import pandas as pd
 
 from lib import settings
+from lib.datasets import catalogue
 from lib.errors import DataError
-from lib.experiments.store import Run, identity, is_done, run_id
+from lib.experiments.store import LOADED, Run, identity, is_done, run_id
 from lib.files import digest, fingerprint, replacing, write_text
 
 SUMS, INDEX = "SHA256SUMS", "index.json"
 DATE = (1980, 1, 1, 0, 0, 0)  # of every member: the same runs make the same file
-# Arrays whose last digits mean nothing, and what they are kept as: a mean over genes, a place in a picture; probabilities.
-HALF, DECIMALS = ("cells", "cells_closing", "genes_out", "genes_in", "umap"), 5
+# Arrays whose last digits mean nothing, kept in two bytes a number: means over genes or cells, places in a picture.
+HALF = ("cells", "cells_closing", "genes_out", "genes_in", "umap")
+UNIT = 100_000  # probabilities are kept as whole numbers of hundred-thousandths, which take two thirds of the bytes
 
 
 def folder() -> Path:
@@ -51,7 +54,8 @@ class PublishedRun(Run):
         found = {}
         with zipfile.ZipFile(self.path) as file:
             for name, (member, dtype) in self._entry["arrays"].items():
-                found[name] = np.load(io.BytesIO(_member(file, member)), allow_pickle=False).astype(dtype)
+                kept = np.load(io.BytesIO(_member(file, member)), allow_pickle=False)
+                found[name] = _as_it_was(name, kept, np.dtype(dtype))
         return found
 
     @property
@@ -74,7 +78,7 @@ def published(spec: dict) -> PublishedRun | None:
         An archive is not the one that ``SHA256SUMS`` names.
     """
     wanted = name_of(spec)
-    for path in sorted(folder().glob("*.zip")):
+    for path in sorted(folder().glob("[!.]*.zip")):  # not one that is being written
         stat = path.stat()
         if entry := _index(path, stat.st_size, stat.st_mtime_ns).get(wanted):
             return PublishedRun(spec, path, entry)
@@ -84,30 +88,54 @@ def published(spec: dict) -> PublishedRun | None:
 @functools.lru_cache(maxsize=8)
 def _index(path, size, mtime):
     """The index of an archive, once its hash is seen to be the published one."""
-    sums = (path.parent / SUMS).read_text(encoding="utf-8") if (path.parent / SUMS).is_file() else ""
-    if f"{digest(path)}  {path.name}" not in sums.splitlines():
+    if _sum(path) not in _sums():
         raise DataError(
-            f"{path} is not the archive of runs that {SUMS} beside it names: damaged, or changed. Take it again "
-            f"(git checkout -- data/runs), or delete it: then its runs are computed here, which takes hours."
+            f"{path} is not the archive of runs that {SUMS} beside it names: damaged, or changed. Take it again (git checkout "
+            f"-- data/runs), or delete it, or give --force: then its runs are computed here, which takes hours."
         )
-    with zipfile.ZipFile(path) as file:
-        return json.loads(_member(file, INDEX))
+    try:
+        with zipfile.ZipFile(path) as file:
+            return json.loads(_member(file, INDEX))
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{path} is no archive of runs ({error}). Take it again (git checkout -- data/runs).") from error
+
+
+def _sums():
+    path = folder() / SUMS
+    return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+
+def _sum(path):
+    return f"{digest(path)}  {path.name}"
 
 
 def _member(file, name):
+    """What an archive holds under a name, if it has the hash that its name says; the index's is the archive's own."""
     try:
-        return file.read(name)
-    except (KeyError, zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{file.filename} lacks {name}, or it is damaged ({error}). Take it again (git checkout).") from error
+        content = file.read(name)
+        if name != INDEX and _hash(content) != Path(name).stem:
+            raise ValueError("its content is another")
+    except Exception as error:  # KeyError, BadZipFile, LZMAError, OSError: the remedy is one
+        raise DataError(
+            f"{name} in {file.filename} is missing or damaged ({error}). Take it again (git checkout -- data/runs)."
+        ) from error
+    return content
+
+
+def _hash(content):
+    return hashlib.sha256(content).hexdigest()
 
 
 def computed_by(runs: list[PublishedRun]) -> str:
     """What computed published runs, for a line above them."""
     abouts = [run.environment for run in runs]
-    dates = sorted(about["date"][:10] for about in abouts)
+    dates = sorted({about["date"][:10] for about in abouts})
+    codes = sorted({about["code"][:8] for about in abouts})
     where = sorted({f"{about['platform'].split('-')[0]}, torch {about['packages'].get('torch')}" for about in abouts})
     files = sorted({run.path.name for run in runs})
-    return f"of data/runs/{' and '.join(files)}, computed {dates[0]} to {dates[-1]} ({'; '.join(where)})"
+    when = " to ".join(dates[:: max(1, len(dates) - 1)])
+    code = "this code" if codes == [LOADED[:8]] else f"code {' and '.join(codes)}, here it is {LOADED[:8]}"
+    return f"of data/runs/{' and '.join(files)}, computed {when} by {code} ({'; '.join(where)}); --force computes them here"
 
 
 def write(name: str, fingerprints: set[str]) -> tuple[Path, int]:
@@ -118,66 +146,93 @@ def write(name: str, fingerprints: set[str]) -> tuple[Path, int]:
     name : str
         Of the profile, with its data set where that is not its own: the archive's.
     fingerprints : set of str
-        Of prepared cells (:func:`lib.prepare.cells.store`).
+        Of prepared cells (:func:`lib.prepare.cells.store`). Runs over cells from a file that has no name here are left out:
+        their specification names a place on this machine.
 
     Returns
     -------
     path : Path
     runs : int
         How many the archive holds now.
+
+    Raises
+    ------
+    DataError
+        There is nothing to publish, or the archive that is there is not the one that ``SHA256SUMS`` names.
     """
     path, index, members = folder() / f"{name}.zip", {}, {}
     if path.exists():
+        stat = path.stat()
+        index = dict(_index(path, stat.st_size, stat.st_mtime_ns))
         with zipfile.ZipFile(path) as file:
-            index = json.loads(file.read(INDEX))
-            members = {member: file.read(member) for member in file.namelist() if member != INDEX}
-    for mark in sorted((settings.cache() / "runs").glob("*/DONE")):
-        spec = json.loads((mark.parent / "spec.json").read_text(encoding="utf-8"))
-        over = {part["data"]["fingerprint"] for part in (spec, spec.get("trained", spec))}
-        if over & fingerprints and run_id(spec) == mark.parent.name and is_done(run := Run(spec)):
-            index[name_of(spec)] = _entry(run, members)
+            members = {member: _member(file, member) for member in file.namelist() if member != INDEX}
+    for run in _finished():
+        data = [part["data"] for part in (run.spec, run.spec.get("trained", run.spec))]
+        wanted = fingerprints & {each["fingerprint"] for each in data}
+        if wanted and all(each["dataset"] in catalogue.CARDS for each in data) and is_done(run):
+            index[name_of(run.spec)] = _entry(run, members)
+    if not index:
+        raise DataError(
+            f"{settings.cache() / 'runs'} has no finished run of the present code over the cells of {name}: nothing to "
+            "publish. Compute them first (./run_all.sh), or point SCBERT_CACHE to where they are."
+        )
     used = {member for entry in index.values() for member in (entry["log"], *(kept for kept, _ in entry["arrays"].values()))}
     with (
         replacing(path, "Give the folder of the project back its rights.") as temporary,
         zipfile.ZipFile(temporary, "w") as file,
     ):
-        _add(file, INDEX, json.dumps(index, indent=1, sort_keys=True).encode())
-        for member in sorted(used):
-            _add(file, member, members[member])
-    write_text(folder() / SUMS, "".join(f"{digest(each)}  {each.name}\n" for each in sorted(folder().glob("*.zip"))))
+        for member, content in [(INDEX, _text(index)), *((member, members[member]) for member in sorted(used))]:
+            about = zipfile.ZipInfo(member, DATE)
+            about.compress_type = zipfile.ZIP_LZMA  # a tenth to a quarter less than deflate
+            file.writestr(about, content)
+    others = [line for line in _sums() if not line.endswith(f"  {path.name}")]  # as they are: they may have been damaged since
+    write_text(folder() / SUMS, "".join(f"{line}\n" for line in sorted([*others, _sum(path)], key=lambda line: line[66:])))
     return path, len(index)
 
 
-def _add(file, name, content):
-    about = zipfile.ZipInfo(name, DATE)
-    about.compress_type = zipfile.ZIP_DEFLATED
-    file.writestr(about, content, compresslevel=9)
+def _finished():
+    """Runs of the store that the present code computed, by name; whether they are undamaged is not looked at."""
+    for mark in sorted((settings.cache() / "runs").glob("*/DONE")):
+        with contextlib.suppress(OSError, ValueError):  # without a readable specification it is no finished run
+            spec = json.loads((mark.parent / "spec.json").read_text(encoding="utf-8"))
+            if run_id(spec) == mark.parent.name:
+                yield Run(spec)
+
+
+def _text(index):
+    return json.dumps(index, indent=1, sort_keys=True).encode()
 
 
 def _entry(run, members):
     """What the index says of a run; its log and arrays are added to ``members``."""
-    text = (run.folder / "log.csv").read_bytes()
-    entry = {"spec": identity(run.spec), "environment": run.environment, "log": f"logs/{_hash(text)}.csv", "arrays": {}}
-    members[entry["log"]] = text
+    entry = {"spec": run.spec, "environment": run.environment, "arrays": {}}
+    entry["log"] = _put(members, "logs/{}.csv", (run.folder / "log.csv").read_bytes())
     for name, array in run.predictions.items():
         file = io.BytesIO()
         np.save(file, _compact(name, array), allow_pickle=False)
-        member = f"arrays/{_hash(file.getvalue())}.npy"
-        members[member] = file.getvalue()
-        entry["arrays"][name] = [member, array.dtype.str]
+        entry["arrays"][name] = [_put(members, "arrays/{}.npy", file.getvalue()), array.dtype.str]
     return entry
 
 
-def _hash(content):
-    return hashlib.sha256(content).hexdigest()
+def _put(members, place, content):
+    name = place.format(_hash(content))
+    members[name] = content
+    return name
 
 
 def _compact(name, array):
-    """The array in fewer bytes: whole numbers without loss; probabilities rounded, where that does not change the answer."""
+    """The array in fewer bytes: whole numbers without loss, probabilities so that no answer changes."""
     if array.dtype.kind in "iu" and array.size:
         return array.astype(np.promote_types(np.min_scalar_type(array.min()), np.min_scalar_type(array.max())))
     if name == "probabilities":
-        rounded = array.round(DECIMALS)
-        same = rounded.argmax(1) == array.argmax(1)
-        return np.where(same[:, None], rounded, array)
-    return array.astype(np.float16) if name in HALF else array
+        answers, rounded = array.argmax(1), np.rint(array.astype(np.float64) * UNIT).astype(np.uint32)
+        tied = np.flatnonzero(rounded.argmax(1) != answers)  # with a class before: the answer gets the hundred-thousandth more
+        rounded[tied, answers[tied]] += 1
+        return rounded
+    fits = name in HALF and np.abs(array).max(initial=0) < np.finfo(np.float16).max
+    return array.astype(np.float16) if fits else array
+
+
+def _as_it_was(name, kept, dtype):
+    """An array of the archive in the type that it had."""
+    return (kept / UNIT if name == "probabilities" else kept).astype(dtype)

@@ -46,6 +46,7 @@ def complete(specs: list[dict], scheduler: str | None = None, again: str | None 
             found[name] = _done(spec, code, again) or (None if again else published(spec))
             if found[name] is None:
                 _gather(spec, missing, code, again)
+    found |= dict.fromkeys(found.keys() & missing.keys())  # published, but another needs its weights: the store comes first
     there = [run for run in found.values() if run is not None]
     if served := [run for run in there if isinstance(run, PublishedRun)]:
         print(f"{len(served)} of {len(found)} runs are published ones, {computed_by(served)}.", flush=True)

@@ -52,6 +52,12 @@ class Run:
         return pd.read_csv(self.folder / "log.csv", float_precision="round_trip")
 
     @property
+    def weights(self) -> Path | None:
+        """The file of its weights; None where there is none here: it trains nothing, is not done, or is a published run."""
+        path = self.folder and self.folder / "model.pt"
+        return path if path and path.exists() else None
+
+    @property
     def environment(self) -> dict:
         return json.loads((self.folder / "environment.json").read_text())
 
