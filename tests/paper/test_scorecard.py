@@ -335,7 +335,7 @@ def test_a_claim_has_one_verdict_everywhere(runs, families, masked):
 
 
 def test_claims_are_an_arm_against_its_reference(card):
-    """By accuracy or macro-F1, overall or on the hard pair, with a difference on both sides, and once: scBERT is the reference."""
+    """By accuracy or macro-F1, overall or on the hard pair, with both differences, and once: scBERT is the reference."""
     claims = scorecard.claims(card, "zheng68k")
     assert (
         set(claims["dataset"]) == {"zheng68k"}
