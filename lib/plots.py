@@ -240,7 +240,7 @@ def differences(ax: mpl.axes.Axes, claims: pd.DataFrame) -> None:
     claimed = claims.to_dict("records")
     names = [f"{label(c['arm'])} − {label(c['reference'])}, {c['fraction']:.0%}, {METRICS[c['metric']]}" for c in claimed]
     rows(ax, names, fontsize=9)
-    ax.set(xlabel="points, 95 % intervals\n(the paper: Welch over runs; ours: bootstrap over test cells and runs)")
+    ax.set(xlabel="points, 95 % intervals\n(the paper: Welch over runs; ours: over test cells, seeds and pre-trainings)")
     legend(ax, paper="the paper", ours="ours")
 
 

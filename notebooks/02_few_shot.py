@@ -134,8 +134,8 @@ Markdown(words.by_fraction(family, "logistic regression", "scBERT"))
 # %% [markdown]
 # ## Where these numbers come from
 #
-# Every run above is a folder below `data/cache/runs`, with its specification, its log and its predictions, cell by
-# cell. This is the environment of the first one.
+# Every run above is a folder below `data/cache/runs`, or one of the published runs of `data/runs`, with its specification, its
+# log and its predictions, cell by cell. This is the environment of the first one.
 
 # %%
 pd.Series(done[0].environment | {"packages": ", ".join(f"{k} {v}" for k, v in done[0].environment["packages"].items())})

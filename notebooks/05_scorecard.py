@@ -17,20 +17,21 @@
 # difference of an arm to its reference (logistic regression's to scBERT; every other arm's to the pre-trained scBERT) is, in a
 # word, *ahead* or *behind* where its 95 % interval excludes zero (ours: and p, adjusted by Holm's method within its family, is
 # below 0.05), else *equivalent* or *undecided*, and has *no interval* where there is only one run. The verdict is *same* where
-# both are ahead, both behind or both equivalent, *opposite* for ahead against behind, *ours undecided* where only the paper's is
-# one of the two, *paper undecided* where only ours is, and *cannot say* where neither shows anything. From fewer than three runs of
-# ours nothing is shown.
+# both are ahead, both behind or both equivalent within 2 points, *opposite* for ahead against behind; else *paper's size excluded*
+# where ours − theirs, with the uncertainty of both, leaves zero out; else *cannot say*, and the column *could have been seen* holds
+# the true difference that these runs would have shown in four of five such experiments. From fewer than three runs of ours nothing
+# is shown.
 #
 # **The families.** Our differences are judged in three, each a claim of the paper: logistic regression against scBERT with all
 # labels; scBERT without pre-training and without gene embedding against scBERT; logistic regression against scBERT with few
-# labels. Each has both scores and is adjusted for itself. Notebooks 01, 03 and 02 take their answers from these very rows.
+# labels. Each has both scores, with all labels on the hard pair too where the cells have it, and is adjusted for itself. Notebooks 01, 03 and 02 take their answers from these very rows.
 #
-# **The intervals.** The paper's are Welch's, over runs that share one split: more is not published. Ours are paired
-# bootstraps over test cells and seeds, which also cover the choice of test cells. Beside the verdict stand Holm's p
+# **The intervals.** The paper's are Welch's, over runs that share one split: more is not published. Ours are paired, and cover the
+# choice of test cells (bootstrap), of fine-tuning seeds and of pre-trainings (two levels of a crossed design). Beside the verdict stand Holm's p
 # within the family, and the p of two one-sided tests that the difference is smaller than 2 points: small, it
 # supports "no meaningful difference", *equivalent*, which a wide interval around zero does not.
 #
-# **Caveat.** "Ours undecided" often means too few cells, not that the paper is wrong.
+# **Caveat.** "Cannot say" often means too few cells or runs, not that the paper is wrong.
 
 # %% tags=["parameters"]
 profile = "quick"  # a rung of the ladder, see README
@@ -86,8 +87,9 @@ for who in ("paper", "ours"):
         f"{words.points(row, who=who)}: {row[f'verdict_{who}']}" for row in claims.to_dict("records")
     ]
 shown["p, Holm"], shown["p, equivalence"] = claims["p_holm"], claims["p_equivalence"]
+shown["could have been seen"] = 100 * claims["detectable"]
 columns = ["experiment", "arm", "minus", "fraction", "metric", "difference, paper", "difference, ours", "p, Holm"]
-columns += ["p, equivalence", "verdict"]
+columns += ["p, equivalence", "could have been seen", "verdict"]
 shown[columns].style.hide().format(precision=2).set_caption("Differences in points, with 95 % intervals")
 
 # %% [markdown]
@@ -160,8 +162,8 @@ errata.deviations().style.hide().set_properties(**{"text-align": "left", "white-
 # %% [markdown]
 # ## Where these numbers come from
 #
-# Every run above is a folder below `data/cache/runs`, with its specification, its log and its predictions, cell by
-# cell. This is the environment of the first one.
+# Every run above is a folder below `data/cache/runs`, or one of the published runs of `data/runs`, with its specification, its
+# log and its predictions, cell by cell. This is the environment of the first one.
 
 # %%
 pd.Series(done[0].environment | {"packages": ", ".join(f"{k} {v}" for k, v in done[0].environment["packages"].items())})

@@ -186,5 +186,7 @@ def _masked(runs):
 def claims(card: pd.DataFrame, reproduces: str) -> pd.DataFrame:
     """The rows of a scorecard that are claims: an arm against its reference, where both sides have runs."""
     metrics = [*differences.METRICS, *(f"{metric}_hard_pair" for metric in differences.METRICS)]
-    own = (card["dataset"] == reproduces) & card["metric"].isin(metrics) & (card["arm"] != "full")
+    own = (
+        (card["dataset"] == reproduces) & card["metric"].isin(metrics) & ~card["arm"].isin(["full", "as_reported_by_Yang_2022"])
+    )
     return card[own & card["effect_ours"].notna() & card["effect_paper"].notna()]

@@ -342,9 +342,9 @@ def test_claims_are_an_arm_against_its_reference(card):
         and set(claims["metric"]) == {f"{metric}{where}" for metric in ("accuracy", "macro_f1") for where in ("", "_hard_pair")}
         and "full" not in set(claims["arm"])
     )
-    assert claims[["effect_ours", "effect_paper"]].notna().all(axis=None) and len(claims) == 22
+    assert claims[["effect_ours", "effect_paper"]].notna().all(axis=None) and len(claims) == 20
     assert scorecard.claims(card, "macparland").empty
     missing = card.assign(effect_ours=card["effect_ours"].where(card["arm"] != "no_gene2vec"))
-    assert len(scorecard.claims(missing, "zheng68k")) == 18
+    assert len(scorecard.claims(missing, "zheng68k")) == 16
     missing = card.assign(effect_paper=card["effect_paper"].where(card["arm"] != "no_gene2vec"))
-    assert len(scorecard.claims(missing, "zheng68k")) == 18
+    assert len(scorecard.claims(missing, "zheng68k")) == 16
