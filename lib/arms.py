@@ -14,8 +14,11 @@ class Arm:
     label: str
     colour: str  # of Okabe & Ito's palette, or a shade of it
     model: str = ""  # what learns: scBERT, or one of lib.experiments.classifiers; empty where nothing learns cell types
-    input: Literal["values", "tokens"] = "values"  # of a classifier: log2(1 + counts per 10⁴), or scBERT's bins
+    # Of a classifier: log2(1 + counts per 10⁴), scBERT's bins, or whether a gene was detected.
+    input: Literal["values", "tokens", "detected"] = "values"
     penalty: Literal["", "l1", "l2"] = ""  # of logistic regression
+    balanced: bool = False  # classes count alike in its loss
+    labelled: Literal["all", "as scBERT"] = "all"  # with protocol clean: without the fifth that scBERT's weights are chosen by
     pretrained: bool = False  # scBERT's factors, from here on
     embedding: Literal["own", "random", None] = None  # the profile's gene embedding, random vectors, or none
     trained: Literal["last_block", "all"] = "last_block"  # what is fine-tuned, besides the norm and the head
@@ -32,6 +35,33 @@ _ROWS = (
     Arm("logistic_regression", "Logistic regression (L1)", "#0072B2", "logistic_regression", penalty="l1"),
     Arm("logistic_regression_l2", "Logistic regression (L2)", "#004C7F", "logistic_regression", penalty="l2"),
     Arm("logistic_regression_tokens", "Logistic regression (L1) on tokens", "#4A9BC8", "logistic_regression", "tokens", "l1"),
+    Arm(
+        "logistic_regression_detected",
+        "Logistic regression (L1), detected or not",
+        "#6BAFD4",
+        "logistic_regression",
+        "detected",
+        "l1",
+    ),
+    Arm(
+        "logistic_regression_balanced",
+        "Logistic regression (L1), types weighted alike",
+        "#005A94",
+        "logistic_regression",
+        penalty="l1",
+        balanced=True,
+    ),
+    Arm(
+        "logistic_regression_four_fifths",
+        "Logistic regression (L1), labels as scBERT",
+        "#2F86BD",
+        "logistic_regression",
+        penalty="l1",
+        labelled="as scBERT",
+    ),
+    Arm("nearest_centroid", "Nearest mean cell of a type", "#00735A", "nearest_centroid"),
+    Arm("rank_means", "Ranks, projected on types' means", "#4DB894", "rank_means"),
+    Arm("depth", "Depth alone: counts, detected genes", "#5C5C5C", "depth"),
     Arm("nearest_neighbours", "Nearest neighbours in PCA", "#009E73", "nearest_neighbours"),
     Arm("majority", "Majority class", "#767676", "majority"),
     Arm("stratified_random", "Random, by share", "#949494", "stratified_random"),
@@ -64,8 +94,14 @@ ARMS = {arm.name: arm for arm in _ROWS}
 CONTROLS = (
     "stratified_random",
     "majority",
+    "depth",
+    "nearest_centroid",
+    "rank_means",
     "nearest_neighbours",
+    "logistic_regression_detected",
     "logistic_regression_tokens",
+    "logistic_regression_four_fifths",
+    "logistic_regression_balanced",
     "logistic_regression_l2",
     "head_only",
 )

@@ -211,7 +211,8 @@ names = "logistic regression", "scBERT"
 Markdown(
     f"{words.describe(found, *names)}\n\n"
     f"{words.describe(theirs, *names, 'In the paper') if theirs else 'The paper published no runs of both on these cells.'}\n\n"
-    f"Cell by cell, each model an ensemble of its runs (which is more than a run of it): {test['only_first']} of {found['n_cells']} test cells are named right by "
+    "Cell by cell, each model an ensemble of its runs (which is more than a run of it): "
+    f"{test['only_first']} of {found['n_cells']} test cells are named right by "
     f"logistic regression alone, {test['only_second']} by scBERT alone; McNemar's p = {test['p']:.2g}."
 )
 

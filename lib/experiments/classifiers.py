@@ -1,4 +1,4 @@
-"""What names cell types, behind one protocol: logistic regression, neighbours, two that look at no gene, scBERT.
+"""What names cell types, behind one protocol: logistic regression, simpler ones, some that look at no gene, scBERT.
 
 Each has ``fit(x, labels, seed)``, ``predict_proba(x)`` and, once fitted, ``classes_``: the labels it has met, in the
 order of the columns of ``predict_proba``. ``x`` is cells × genes, log2(1 + counts per 10⁴) or scBERT's tokens, sparse.
@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
+from scipy.special import softmax
+from scipy.stats import norm, rankdata
 from sklearn.decomposition import PCA
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression as Binary
@@ -21,6 +24,7 @@ from sklearn.model_selection import StratifiedKFold
 from sklearn.multiclass import OneVsRestClassifier
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from lib import scbert
 from lib.errors import DataError
@@ -50,6 +54,8 @@ class LogisticRegression(_Fitted):
     folds : int
         Stratified folds; fewer if the rarest but one of the classes has fewer cells.
     penalty : {"l1", "l2"}
+    class_weight : {None, "balanced"}
+        Balanced: each class counts alike in every one-vs-rest model's loss.
 
     Attributes
     ----------
@@ -57,10 +63,11 @@ class LogisticRegression(_Fitted):
         The one used.
     """
 
-    def __init__(self, C=0.1, folds=5, penalty="l1"):
+    def __init__(self, C=0.1, folds=5, penalty="l1", class_weight=None):
         if penalty not in ("l1", "l2"):
             raise DataError(f"penalty is {penalty!r}; it is one of l1, l2.")
         self.C, self.folds, self.penalty = np.atleast_1d(np.asarray(C, float)), folds, penalty
+        self.class_weight = class_weight
 
     def fit(self, x, labels, seed=0):
         labels = np.asarray(labels)
@@ -90,7 +97,8 @@ class LogisticRegression(_Fitted):
     def _classifier(self, C, seed):
         # scikit-learn >= 1.8 spells the penalty by l1_ratio; liblinear no longer takes several classes itself.
         l1_ratio = 1 if self.penalty == "l1" else 0
-        return OneVsRestClassifier(Binary(l1_ratio=l1_ratio, solver="liblinear", C=C, random_state=seed))
+        how = {"l1_ratio": l1_ratio, "solver": "liblinear", "C": C, "random_state": seed}
+        return OneVsRestClassifier(Binary(**how, class_weight=self.class_weight))
 
 
 class NearestNeighbours(_Fitted):
@@ -113,6 +121,80 @@ class NearestNeighbours(_Fitted):
         neighbours = KNeighborsClassifier(min(self.neighbours, x.shape[0]))
         self.model = make_pipeline(pca, neighbours).fit(x, labels)
         return self
+
+
+class Depth(_Fitted):
+    """The types of the training cells that were sequenced most alike: by total count and number of detected genes alone.
+
+    Which genes they are plays no part. The total is found again in the values, log2(1 + counts · 10⁴ / total): the smallest of
+    a cell is that of a gene counted once.
+    """
+
+    def __init__(self, neighbours=25):
+        self.neighbours = neighbours
+
+    def fit(self, x, labels, seed=0):
+        neighbours = KNeighborsClassifier(min(self.neighbours, x.shape[0]))
+        self.model = make_pipeline(StandardScaler(), neighbours).fit(self._seen(x), labels)
+        return self
+
+    def predict_proba(self, x):
+        return super().predict_proba(self._seen(x))
+
+    @staticmethod
+    def _seen(x):
+        x = sp.csr_matrix(x)
+        detected = np.diff(x.indptr)
+        one = np.ones(x.shape[0])  # of a cell without any of the genes nothing is known
+        some = detected > 0
+        one[some] = np.minimum.reduceat(x.data, x.indptr[:-1][some])
+        return np.stack([-np.log(np.exp2(one) - 1), np.log1p(detected)], 1)
+
+
+class NearestCentroid(_Fitted):
+    """The type whose mean cell is nearest: the simplest thing that looks at the genes."""
+
+    def fit(self, x, labels, seed=0):
+        self._means(sp.csr_matrix(x), labels)
+        return self
+
+    def _means(self, x, labels):
+        self.known = np.unique(labels)
+        own = labels == self.known[:, None]
+        self.means = (sp.csr_matrix(own.astype(float)) @ x).toarray() / own.sum(1, keepdims=True)  # (classes, genes)
+
+    @property
+    def classes_(self):
+        return self.known
+
+    def predict_proba(self, x):
+        """Softmax of minus the squared distance: that of equal Gaussians; only its order is used."""
+        x = sp.csr_matrix(x)
+        far = np.asarray(x.multiply(x).sum(1)) - 2 * np.asarray(x @ self.means.T) + np.square(self.means).sum(1)
+        return softmax(-far, axis=1)
+
+
+class RankMeans(NearestCentroid):
+    """Genes ranked within each cell, ranks as normal quantiles, projected on the types' mean cells: no parameter at all.
+
+    The projection is by least squares, so that what types have in common counts for none of them. As scTOP does
+    (Yampolskaya et al., Development 150, dev201873, 2023), written from its description.
+    """
+
+    def fit(self, x, labels, seed=0):
+        self._means(sp.csr_matrix(self._quantiles(x)), labels)
+        self.project = np.linalg.pinv(self.means)  # (genes, classes)
+        return self
+
+    def predict_proba(self, x):
+        """Softmax of the projections; only its order is used."""
+        parts = [self._quantiles(x[i : i + 1000]) @ self.project for i in range(0, x.shape[0], 1000)]
+        return softmax(np.concatenate(parts), axis=1)
+
+    @staticmethod
+    def _quantiles(x):
+        dense = sp.csr_matrix(x).toarray()
+        return norm.ppf(rankdata(dense, axis=1) / (dense.shape[1] + 1))
 
 
 class Majority(_Fitted):
@@ -140,6 +222,9 @@ class StratifiedRandom(Majority):
 MODELS = {
     "logistic_regression": LogisticRegression,
     "nearest_neighbours": NearestNeighbours,
+    "nearest_centroid": NearestCentroid,
+    "rank_means": RankMeans,
+    "depth": Depth,
     "majority": Majority,
     "stratified_random": StratifiedRandom,
 }

@@ -172,6 +172,8 @@ def _base(profile, task, arm, seed=None):
     spec = {"task": task, "arm": arm, "model": what.model, "data": data, "split": profile["split"]}
     if what.input != "values":
         spec["input"] = what.input
+    if what.labelled != "all":
+        spec["labelled"] = what.labelled
     if what.model == "pca":
         spec["size"] = {"dim": profile["size"]["dim"]}
     if what.model == "scBERT":
@@ -196,6 +198,7 @@ def _one(profile, arm, fraction, seed, before):
     spec = _base(profile, "cell_types", arm, before) | {"fraction": fraction, "seed": seed, "protocol": profile["protocol"]}
     if spec["model"] == "logistic_regression":
         spec["training"] = profile["logistic_regression"] | {"penalty": ARMS[arm].penalty}
+        spec["training"] |= {"class_weight": "balanced"} if ARMS[arm].balanced else {}
     if spec["model"] == "scBERT":
         spec["training"] = profile["finetuning"] | {"trained": ARMS[arm].trained}
     return spec

@@ -129,15 +129,18 @@ def _sides(spec):
 
 def _input(spec, cells):
     """What a classifier without a transformer learns from and predicts."""
-    return cells.tokens[:, :-1].astype(np.float32) if spec.get("input") == "tokens" else cells.x
+    if spec.get("input") == "tokens":
+        return cells.tokens[:, :-1].astype(np.float32)
+    return (cells.x > 0).astype(np.float32) if spec.get("input") == "detected" else cells.x
 
 
 def _learnt(spec, cells, train, select):
     """A classifier without a transformer that has learnt: what tells its probabilities, what it learnt from, and itself.
 
-    It has no epochs to choose among, so it learns from all labelled cells; in seconds, so that its weights are not stored.
+    It has no epochs to choose among, so it learns from all labelled cells (``labelled``: or only from those that scBERT is
+    trained on, as a control); in seconds, so that its weights are not stored.
     """
-    labelled = train if spec["protocol"] == "paper" else np.union1d(train, select)
+    labelled = train if spec["protocol"] == "paper" or spec.get("labelled") == "as scBERT" else np.union1d(train, select)
     classifier = classifiers.MODELS[spec["model"]](**spec.get("training", {}))
     x, labels = _input(spec, cells)[labelled], cells.labels[labelled]
     return classifiers.learn(classifier, x, labels, spec["seed"], len(cells.classes), spec["arm"]), labelled, classifier

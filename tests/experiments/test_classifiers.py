@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from scipy import stats as scipy_stats
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression as Binary
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neighbors import NearestCentroid as Centroid
 
 from lib.errors import DataError
 from lib.experiments import classifiers, profiles
@@ -45,6 +47,54 @@ def test_l2_is_scikit_learns_one_against_the_rest(split):
     assert np.mean(model.coefficients[:, seen] == 0) < 0.01 < 0.8 < np.mean(sparse.coefficients == 0)
     with pytest.raises(DataError, match="l1, l2"):
         classifiers.LogisticRegression(penalty="elastic")
+
+
+def test_nearest_centroid_is_scikit_learns(split):
+    x, _, labels, train, test = split
+    model = classifiers.NearestCentroid().fit(x[train], labels[train])
+    theirs = Centroid().fit(x[train].toarray(), labels[train])
+    answers = model.classes_[model.predict_proba(x[test]).argmax(1)]
+    assert np.array_equal(answers, theirs.predict(x[test].toarray())) and np.mean(answers == labels[test]) > 0.5
+
+
+def test_ranks_are_projected_by_least_squares(split):
+    """Each cell's quantiles, by scipy, as the mean quantiles of the types put together; scaling a cell changes nothing."""
+    x, _, labels, train, test = split
+    model = classifiers.RankMeans().fit(x[train], labels[train])
+
+    def quantiles(cell):
+        return scipy_stats.norm.ppf(scipy_stats.rankdata(cell) / (len(cell) + 1))
+
+    means = np.stack([np.mean([quantiles(c) for c in x[train[labels[train] == k]].toarray()], 0) for k in model.classes_])
+    some = x[test[:20]].toarray()
+    share = np.stack([np.linalg.lstsq(means.T, quantiles(cell), rcond=None)[0] for cell in some])
+    expected = np.exp(share) / np.exp(share).sum(1, keepdims=True)
+    np.testing.assert_allclose(model.predict_proba(x[test[:20]]), expected, rtol=1e-6)
+    np.testing.assert_array_equal(model.predict_proba(x[test] * 3), model.predict_proba(x[test]))
+    assert np.mean(model.classes_[model.predict_proba(x[test]).argmax(1)] == labels[test]) > 0.5
+
+
+def test_depth_looks_at_no_gene(split):
+    """Genes in another order, each cell's in its own, change no answer; the total of counts is found again."""
+    x, _, labels, train, test = split
+    rng = np.random.default_rng(0)
+    mixed = sp.vstack([x[i][:, rng.permutation(x.shape[1])] for i in range(x.shape[0])], format="csr")
+    answers = [classifiers.Depth().fit(m[train], labels[train]).predict_proba(m[test]) for m in (x, mixed)]
+    np.testing.assert_array_equal(*answers)
+    counts = sp.csr_matrix(np.array([[1, 0, 3], [2, 1, 1], [0, 0, 0]], float))
+    total = np.array([500.0, 2000.0, 1.0])
+    values = sp.csr_matrix(np.log2(1 + counts.toarray() * 1e4 / total[:, None]))
+    seen = classifiers.Depth._seen(values)
+    np.testing.assert_allclose(np.exp(seen[:2, 0]) * 1e4, total[:2])
+    np.testing.assert_allclose(np.expm1(seen[:, 1]), [2, 3, 0])
+    assert np.isfinite(seen).all()
+
+
+def test_balanced_weights_are_scikit_learns(split):
+    x, _, labels, train, _ = split
+    model = classifiers.LogisticRegression(C=0.1, class_weight="balanced").fit(x[train], labels[train], 0)
+    how = {"C": 0.1, "l1_ratio": 1, "solver": "liblinear", "random_state": 0, "class_weight": "balanced"}
+    np.testing.assert_allclose(model.coefficients[4], Binary(**how).fit(x[train], labels[train] == 4).coef_[0], atol=1e-6)
 
 
 def test_nearest_neighbours_are_those_in_principal_components(split):

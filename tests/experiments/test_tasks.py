@@ -95,6 +95,26 @@ BASELINES = (
 )
 
 
+def test_controls_learn_from_what_they_say(profile):
+    """Detected or not: the same answers whatever the values; labels as scBERT: its training cells and no other."""
+    clean = profile | {"protocol": "clean"}
+    arms = [
+        "logistic_regression",
+        "logistic_regression_four_fifths",
+        "no_gene2vec_no_pretraining",
+        "logistic_regression_detected",
+    ]
+    whole, part, scbert, detected = runs.complete(specs.cell_types(clean, arms, [0.5], [1]))
+    assert set(part.predictions["train"]) == set(scbert.predictions["train"]) < set(whole.predictions["train"])
+    assert set(whole.predictions["train"]) == set(scbert.predictions["train"]) | set(scbert.predictions["select"])
+    stored = cells.read(profile["fingerprint"])
+    train, test = detected.predictions["train"], detected.predictions["test"]
+    model = classifiers.LogisticRegression(**detected.spec["training"])
+    model.fit((stored.x[train] > 0).astype(np.float32), stored.labels[train], 1)
+    found = model.predict_proba((stored.x[test] > 0).astype(np.float32))
+    np.testing.assert_allclose(detected.predictions["probabilities"][:, model.classes_], found, atol=1e-6)
+
+
 def test_trials_never_see_a_reported_cell(profile):
     """What is learnt from, chosen by and scored on lies within the training cells, and no cell is two of these."""
     grids = {"full": {"weighted": [False]}, "logistic_regression": {"C": [0.3]}}
