@@ -152,6 +152,8 @@ class ScBert(nn.Module):
         bool
             Whether they were redrawn.
         """
+        if not self.config.depth:  # the head alone: performer-pytorch would look for a block's device
+            return False
         updater = self.performer.proj_updater
         updater.redraw_projections()
         return self.training and int(updater.calls_since_last_redraw) == 0

@@ -498,6 +498,16 @@ def test_a_dead_head_is_drawn_again_and_counted():
         fine_tuned(dead(tiny(CellTypeClassifier), times=10**6))
 
 
+def test_a_head_without_blocks_trains_beyond_the_redraw_of_features():
+    """It has no random features to draw again, however long it is trained."""
+    tokens, labels = made_up()
+    embedding = 0.3 * np.random.RandomState(0).randn(GENES, TINY["dim"])
+    model = CellTypeClassifier(ScBertConfig(**(TINY | {"depth": 0}), redraw_interval=2), embedding)
+    cells = np.arange(len(labels))
+    done = finetune(model, tokens, labels, cells[18:], cells[:18], epochs=3, batch_size=8, accelerator="cpu")
+    assert len(done.log) == 3 and done.log[-1]["steps"] > 2 and np.isfinite(done.probabilities).all()
+
+
 def test_fine_tuning_until_a_plateau_never_looks_at_the_test_cells():
     """With ``ends``, the end and the weights are chosen on ``select`` alone: other labels of the test cells change nothing."""
     _, labels = made_up()
