@@ -39,7 +39,7 @@ COSTS = (
 
 
 def results(tables: Tables) -> str:
-    """README's results, from the tables of ``figures/quick``: the scorecard, the differences, the rules, the neighbours."""
+    """README's results, from the tables of ``figures/laptop``: the scorecard, the differences, the rules, the neighbours."""
     card = tables["05_scorecard.csv"].query("dataset == 'zheng68k'").set_index(["experiment", "arm", "fraction", "metric"])
     lines = _head("", "accuracy, paper", "accuracy, ours", "macro-F1, paper", "macro-F1, ours")
     for name, *key in ROWS:
@@ -126,7 +126,7 @@ def duration(seconds: float) -> str:
 
 
 # What stands between <!-- name --> and <!-- end of name -->, and the folder of figures that it comes from.
-PARTS: dict[str, tuple[Callable[[Tables], str], str]] = {"results": (results, "quick"), "speed": (speed, "benchmark")}
+PARTS: dict[str, tuple[Callable[[Tables], str], str]] = {"results": (results, "laptop"), "speed": (speed, "benchmark")}
 
 
 def part(text: str, name: str) -> str:

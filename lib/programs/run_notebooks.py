@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="./run_all.sh", description="Run every notebook and write figures/<profile>/.")
     parser.add_argument("--profile", default="quick", help="smoke, quick, … (lib/experiments/ladder); default: quick")
     parser.add_argument("--only", action="append", metavar="NN", help="only these notebooks, e.g. 01 or 01,02")
-    parser.add_argument("--force", action="store_true", help="do all runs again, also those that are stored")
+    parser.add_argument("--force", action="store_true", help="do all runs again, also those that are stored or published")
     parser.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler that shall do the runs")
     value = "a parameter of the notebooks, its value as YAML (5, [0, 1], text); may be repeated"
     parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=value)

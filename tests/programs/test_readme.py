@@ -142,11 +142,11 @@ def test_costs_are_computed_from_the_seconds_a_cell():
 
 def test_the_program_writes_what_is_old_and_nothing_else(tmp_path, monkeypatch, capsys, tables):
     """``python -m lib.readme`` mends a table and the sums; ``--check`` only says so, with exit status 1."""
-    quick = tmp_path / "figures" / "quick"
-    quick.mkdir(parents=True)
+    laptop = tmp_path / "figures" / "laptop"
+    laptop.mkdir(parents=True)
     for name, table in tables.items():
-        table.to_csv(quick / name, index=False)
-    (quick / committed.SUMS).touch()
+        table.to_csv(laptop / name, index=False)
+    (laptop / committed.SUMS).touch()
     before = "A title.\n<!-- results: python -m lib.readme -->\nold\n<!-- end of results -->\nThe end.\n"
     (tmp_path / "README.md").write_text(before)
     monkeypatch.setattr(readme, "ROOT", tmp_path)
@@ -154,11 +154,11 @@ def test_the_program_writes_what_is_old_and_nothing_else(tmp_path, monkeypatch, 
     assert readme.main(["--check"]) == 1 and (tmp_path / "README.md").read_text() == before
     assert capsys.readouterr().out.splitlines() == [
         "README.md is not what the figures say",
-        "figures/quick/SHA256SUMS is not what the figures say",
+        "figures/laptop/SHA256SUMS is not what the figures say",
     ]
     assert readme.main([]) == 0 and readme.main(["--check"]) == 0
     assert (tmp_path / "README.md").read_text() == before.replace("old\n", readme.results(tables))
-    assert (quick / committed.SUMS).read_text() == committed.sums(quick)
+    assert (laptop / committed.SUMS).read_text() == committed.sums(laptop)
 
 
 def test_links_and_pictures_exist():
