@@ -12,7 +12,7 @@ class Arm:
 
     name: str
     label: str
-    colour: str  # of Okabe & Ito's palette, or a shade of it
+    colour: str  # of Okabe & Ito's palette, or a shade of it; controls of one kind share one: each has a row of its own
     model: str = ""  # what learns: scBERT, or one of lib.experiments.classifiers; empty where nothing learns cell types
     # Of a classifier: log2(1 + counts per 10⁴), scBERT's bins, or whether a gene was detected.
     input: Literal["values", "tokens", "detected"] = "values"
@@ -38,7 +38,7 @@ _ROWS = (
     Arm(
         "logistic_regression_detected",
         "Logistic regression (L1), detected or not",
-        "#6BAFD4",
+        "#4A9BC8",
         "logistic_regression",
         "detected",
         "l1",
@@ -46,7 +46,7 @@ _ROWS = (
     Arm(
         "logistic_regression_balanced",
         "Logistic regression (L1), types weighted alike",
-        "#005A94",
+        "#004C7F",
         "logistic_regression",
         penalty="l1",
         balanced=True,
@@ -54,14 +54,14 @@ _ROWS = (
     Arm(
         "logistic_regression_four_fifths",
         "Logistic regression (L1), labels as scBERT",
-        "#2F86BD",
+        "#0072B2",
         "logistic_regression",
         penalty="l1",
         labelled="as scBERT",
     ),
-    Arm("nearest_centroid", "Nearest mean cell of a type", "#00735A", "nearest_centroid"),
-    Arm("rank_means", "Ranks, projected on types' means", "#4DB894", "rank_means"),
-    Arm("depth", "Depth alone: counts, detected genes", "#5C5C5C", "depth"),
+    Arm("nearest_centroid", "Nearest mean cell of a type", "#009E73", "nearest_centroid"),
+    Arm("rank_means", "Ranks, projected on types' means", "#009E73", "rank_means"),
+    Arm("depth", "Depth alone: counts, detected genes", "#767676", "depth"),
     Arm("nearest_neighbours", "Nearest neighbours in PCA", "#009E73", "nearest_neighbours"),
     Arm("majority", "Majority class", "#767676", "majority"),
     Arm("stratified_random", "Random, by share", "#949494", "stratified_random"),
