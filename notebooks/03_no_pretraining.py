@@ -201,7 +201,8 @@ for differ, name in enumerate(
         "The gene embedding against random vectors or none, pre-trained",
     )
 ):
-    lines.append(words.summary(name, pd.DataFrame(by_factor[differ])))
+    if differ in by_factor:  # a profile may do without the arms
+        lines.append(words.summary(name, pd.DataFrame(by_factor[differ])))
 lines.append(words.summary("Pre-training, by share of the labels", effect))
 Markdown("\n".join(lines))
 
