@@ -87,6 +87,7 @@ def scorecard(ours: pd.DataFrame, masked_runs: list, reproduces: str, judged: pd
         paired = _paired(judged, arm, row) if len(own) else {}
         row |= _side("paper", part["value"], intervals.effect(part["value"], theirs))
         row |= _side("ours", own["value"], paired or intervals.effect(own["value"], other["value"]))
+        row["half_width_ours"] = measures.mean_of_runs(own)[1] if len(own) else float("nan")  # over pre-trainings and seeds
         kept = ("p_holm", "p_equivalence", "detectable", "n_seeds", "n_pretrainings")
         row |= {name: paired[name] for name in kept if name in paired}
         row["runs"] = " ".join(dict.fromkeys(own.get("run", [])))
