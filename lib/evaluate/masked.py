@@ -129,14 +129,33 @@ def over(answers: dict[str, np.ndarray], reference: str, runs: list, resamples: 
     Returns
     -------
     dict
-        Of :func:`lib.evaluate.differences.by_luck`, over all hidden genes, cells resampled; a verdict takes three
-        pre-trainings.
+        Of :func:`pooled`; a verdict takes three pre-trainings.
     """
-    p = runs[0].predictions
-    cell, target = p["cell"], p["target"]
-    weights, hidden = resample(cell.max() + 1, resamples), np.bincount(cell)
+    target = runs[0].predictions["target"]
     rule = answers[reference].argmax(1) == target
-    gained = [np.bincount(cell, (run.predictions["predicted"] == target) * 1.0 - rule) for run in runs]
-    each = (weights @ np.stack(gained, 1)) / (weights @ hidden)[:, None]
-    found = by_luck(each, [(pretraining_of(run), 0) for run in runs], len(hidden))
-    return found | {"n_seeds": len(runs), "metric": "accuracy"}
+    gained = [(run.predictions["predicted"] == target) * 1.0 - rule for run in runs]
+    return pooled(gained, runs, resamples) | {"metric": "accuracy"}
+
+
+def pooled(values: list, runs: list, resamples: int = 2000) -> dict:
+    """The mean of something over all hidden genes of all cells, as the authors count, in runs of one arm.
+
+    Parameters
+    ----------
+    values : list of float array, (hidden targets,)
+        Such as right or wrong, one array a run.
+    runs : list of Run
+        Of the task ``masked``: one arm, from several pre-trainings, the same genes hidden.
+
+    Returns
+    -------
+    dict
+        ``difference``, the mean over runs, with the rest of :func:`lib.evaluate.differences.by_luck`: its interval is for
+        other cells (drawn with all their hidden genes) and other pre-trainings. ``n_runs`` in place of ``n_seeds``.
+    """
+    cell = runs[0].predictions["cell"]
+    weights, hidden = resample(cell.max() + 1, resamples), np.bincount(cell)
+    each = (weights @ np.stack([np.bincount(cell, value) for value in values], 1)) / (weights @ hidden)[:, None]
+    found = by_luck(each, [(pretraining_of(run), run.spec["seed"]) for run in runs], len(hidden))
+    del found["n_seeds"]
+    return found | {"n_runs": len(runs)}

@@ -24,6 +24,7 @@ ZHENG68K = {
     "CD34+": 242,
     "CD4+ T Helper2": 97,
 }
+MIXES = {"zheng68k": ZHENG68K}  # how many cells of each type there are elsewhere: accuracy_zheng68k weighs types like that
 
 
 def pretraining_of(run) -> int | None:
@@ -31,12 +32,33 @@ def pretraining_of(run) -> int | None:
     return run.spec.get("pretraining", {}).get("seed")
 
 
-def mix_weights(labels, classes) -> np.ndarray:
-    """What each cell counts, so that types weigh as in Zheng68K: float64, (cells,); 0 for types that it does not have."""
-    shares = np.array([ZHENG68K.get(str(name), 0) for name in classes], float)
+def mix_weights(labels, classes, mix: dict = ZHENG68K) -> np.ndarray:
+    """What each cell counts, so that types weigh as in another mix: float64, (cells,); 0 for types that it does not have.
+
+    ``mix``: cells, or any weight, of each type by name. How much of the mix that leaves: :func:`covered`.
+    """
+    shares = np.array([mix.get(str(name), 0) for name in classes], float)
     if not shares[np.unique(labels)].any():
-        raise DataError(f"None of the types is one of Zheng68K's: {', '.join(map(str, classes))}.")
+        raise DataError(f"None of the types has a weight in the mix: {', '.join(map(str, classes))}. It has {', '.join(mix)}.")
     return shares[labels] / np.bincount(labels, minlength=len(classes))[labels]
+
+
+def reweighted(labels, predicted, classes, mix: dict = ZHENG68K) -> float:
+    """Accuracy if the types were mixed as in ``mix``: the mean of their recalls, weighted so.
+
+    It says nothing of types that the cells lack (:func:`covered`), nor of how one population's cells differ from another's.
+    """
+    return float(np.average(np.asarray(labels) == predicted, weights=mix_weights(labels, classes, mix)))
+
+
+def covered(labels, classes, mix: dict = ZHENG68K) -> float:
+    """The share of a mix's cells that are of types which occur among ``labels``; names must be the same."""
+    return sum(mix.get(str(classes[k]), 0) for k in np.unique(labels)) / sum(mix.values())
+
+
+def of_hard_pair(labels, classes) -> np.ndarray:
+    """Which cells truly are of the hard pair (bool array)."""
+    return np.isin(np.asarray(classes)[labels], HARD_PAIR)
 
 
 def scores(labels, predicted, classes) -> dict[str, float]:
@@ -147,7 +169,8 @@ def choice_worth(choice: pd.DataFrame) -> pd.DataFrame:
 
     Paired within the same training, or, against runs that end by a plateau, by pre-training and seed; Student's interval.
     """
-    choice = choice.assign(pretraining=choice["pretraining"].fillna(-1) if "pretraining" in choice else -1)
+    before = pd.to_numeric(choice["pretraining"]).fillna(-1) if "pretraining" in choice else -1  # a pivot drops what is missing
+    choice = choice.assign(pretraining=before)
     values = choice.pivot_table(index=["pretraining", "seed"], columns=["protocol", "rule"], values="value", aggfunc="mean")
     words = {
         ("paper", "halves"): "choosing on one half of the test cells and scoring on the other",
@@ -163,7 +186,7 @@ def choice_worth(choice: pd.DataFrame) -> pd.DataFrame:
         gain = (values[reported] - values[protocol, rule]).dropna()
         if gain.empty:
             continue
-        mean, half = confidence_interval(gain)
+        mean, half = two_levels(gain, *zip(*gain.index))
         said = (
             f"Choosing the epoch on the reported cells instead of {text} adds **{100 * mean:.1f} points** of "
             f"accuracy (95 % Student interval ± {100 * half:.1f}, {len(gain)} runs of protocol {reported[0]})."

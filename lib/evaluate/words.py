@@ -28,7 +28,7 @@ def verdict(found: dict) -> str:
     found : dict
         A difference, first − second: ``low`` and ``high`` of its 95 % interval (nan where there is none); ``p_holm``, its p
         adjusted within its family, or ``p`` of a family of one, or neither, where the interval decides alone; ``p_equivalence``
-        of two one-sided tests against the margin, if any; ``n_seeds`` or ``n_splits``, how many pairs of runs it rests on.
+        of two one-sided tests against the margin, if any; ``n_seeds``, ``n_runs`` or ``n_splits``, how many it rests on.
 
     Returns
     -------
@@ -56,8 +56,30 @@ def verdict(found: dict) -> str:
 
 
 def few(found: dict) -> bool:
-    """Whether a difference rests on fewer than three runs, so that no verdict is given."""
-    return found.get("n_seeds", found.get("n_splits", LEAST)) < LEAST
+    """Whether a difference rests on fewer than three runs (of fine-tuning, by their seeds), so that no verdict is given."""
+    return next((found[name] for name in ("n_runs", "n_seeds", "n_splits") if name in found), LEAST) < LEAST
+
+
+def _runs(found):
+    """What a difference rests on besides cells: seeds, and the pre-trainings they are crossed with; or runs alone."""
+    n, before = found.get("n_runs", found.get("n_seeds")), int(found.get("n_pretrainings", 0))
+    pretrainings = f"{before} pre-training{'s' * (before > 1)}"
+    if "n_runs" in found:
+        return pretrainings if before == n else f"{n} runs"
+    return f"{n} seeds" + (f" × {pretrainings}" if before else "")
+
+
+def cell_by_cell(found: dict, first: str, second: str) -> str:
+    """What :func:`lib.evaluate.differences.mcnemar` finds, in two sentences: the ensembles', then single runs'."""
+    one, other = (
+        f"{name} ({n} runs averaged)" if n > 1 else name for name, n in zip((first, second), found["averaged"], strict=True)
+    )
+    return (
+        f"Cell by cell, {found['only_first']} test cells are named right by {one} alone, {found['only_second']} by {other} "
+        f"alone; McNemar's p = {found['p']:.2g}. Single runs, {found['pairs']} pair{'s' * (found['pairs'] > 1)} of them: "
+        f"{found['pair_only_first']:g} and {found['pair_only_second']:g} cells, p = {found['pair_p']:.2g} (medians), p below "
+        f"0.05 in {found['pairs_below']}."
+    )
 
 
 def points(found: dict, template="{:+.1f} ({:+.1f} to {:+.1f})", who="") -> str:
@@ -85,8 +107,7 @@ def describe(found: dict, first: str, second: str, where: str = "Here") -> str:
     """
     said = SAID[verdict(found)].format(first, second)
     basis = {
-        "n_cells": "; {n_cells} test cells, {n_seeds} seeds",
-        "n_pretrainings": " × {n_pretrainings} pre-trainings" if found.get("n_pretrainings") else "",
+        "n_cells": f"; {{n_cells}} test cells, {_runs(found)}",
         "n_first": "; Welch's, {n_first} against {n_second} runs",
         "p": "; p = {p:.2g}",
         "p_holm": ", by Holm's method {p_holm:.2g}",
@@ -178,7 +199,6 @@ def show_family(table: pd.DataFrame, names: Callable[[str], str]):
             shown["p, equivalence"] = f"{row['p_equivalence']:.2g}"
         shown["first is"] = row["verdict"]
         splits = f"{row['n_splits']} splits" if "n_splits" in row else None
-        before = f" × {row['n_pretrainings']} pre-trainings" if row.get("n_pretrainings") else ""
-        shown["n"] = splits or f"{row['n_cells']} cells, {row['n_seeds']} seeds{before}"
+        shown["n"] = splits or f"{row['n_cells']} cells, {_runs(row)}"
         rows.append(shown)
     return pd.DataFrame(rows).style.hide()

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from lib.evaluate import differences, intervals, measures
-from lib.evaluate.masked import over
-from lib.evaluate.words import few, verdict
+from lib.evaluate.masked import pooled
+from lib.evaluate.words import few, points, verdict
 from lib.paper import published
 
 # The paper's claims: three families, in each of which p is adjusted for itself. Every arm is asked against scBERT (full), by
@@ -20,6 +20,8 @@ CLAIMS = {
     "ablation": ["no_pretraining", "no_gene2vec"],
     "few_shot": ["logistic_regression"],
 }
+# What of a paired difference a row of the scorecard keeps, besides its interval.
+KEPT = ("p_holm", "p_equivalence", "detectable", "n_cells", "n_seeds", "n_runs", "n_pretrainings")
 MASKED = ("masked_accuracy", "accuracy_of_most_common_bin", "fraction_predicting_most_common_bin")
 
 
@@ -64,51 +66,55 @@ def scorecard(ours: pd.DataFrame, masked_runs: list, reproduces: str, judged: pd
     reproduces : str
         The published data set that our cells stand for.
     judged : DataFrame, optional
-        Of :func:`families`; where it has an arm against its reference, its paired bootstrap takes the place of
+        Of :func:`families`; where it has an arm against its reference, its paired difference takes the place of
         Welch's interval over ours.
 
     Returns
     -------
     DataFrame
-        ``experiment``, ``dataset``, ``arm``, ``fraction``, ``metric``; value, half width of the Student interval
-        and number of runs of the paper and of ours, with their ids; difference to the ``reference`` arm with Welch's
-        interval for both (ours: see ``judged``), and what each is in a word; ``verdict``, by the rule in notebook 05.
+        ``experiment``, ``dataset``, ``arm``, ``fraction``, ``metric``; value, half width of its interval (ours: over both
+        levels of runs) and number of runs of the paper and of ours, with their ids; difference to the ``reference`` arm
+        with Welch's interval for both (ours: see ``judged``), and what each is in a word; ``gap``, ours − the paper's
+        difference, with ``low_gap`` and ``high_gap``; ``detectable``, the smallest true difference that four of five
+        experiments like ours would show at 5 %, before Holm's adjustment; ``verdict``:
+
+        - *same*: both sides are ahead, both behind, or both equivalent (within 2 points by two one-sided tests);
+        - *opposite*: one is ahead and the other behind;
+        - *paper's size excluded*: neither, and the interval of ``gap`` leaves zero out;
+        - *cannot say*: none of these;
+        - *no interval*, *no reference published*, *not run: …*: what is missing;
+        - *reference*: scBERT itself, which others are compared with; so that each comparison has one row.
     """
     rows = []
     keys = ["experiment", "dataset", "arm", "fraction", "metric"]
     for key, part in published.runs().groupby(keys, sort=False):
         row = dict(zip(keys, key))
         arm = "full" if row["arm"] == "as_reported_by_Yang_2022" else row["arm"]
-        row["reference"] = reference = "full" if arm != "full" else "logistic_regression"
+        row["reference"] = reference = "full" if arm != "full" else ""
         row["source"] = part["source"].iloc[0]
         theirs = published.values(row["experiment"], row["dataset"], reference, row["metric"], row["fraction"])
         here = ours[(ours["fraction"] == row["fraction"]) & (ours["metric"] == row["metric"]) & (row["dataset"] == reproduces)]
         own, other = (here[here["arm"] == name] for name in (arm, reference))
         paired = _paired(judged, arm, row) if len(own) else {}
-        row |= _side("paper", part["value"], intervals.effect(part["value"], theirs))
-        row |= _side("ours", own["value"], paired or intervals.effect(own["value"], other["value"]))
-        row["half_width_ours"] = measures.mean_of_runs(own)[1] if len(own) else float("nan")  # over pre-trainings and seeds
-        kept = ("p_holm", "p_equivalence", "detectable", "n_seeds", "n_pretrainings")
-        row |= {name: paired[name] for name in kept if name in paired}
+        row |= _side("paper", part, intervals.effect(part["value"], theirs))
+        row |= _side("ours", own, paired or intervals.effect(own["value"], other["value"]))
+        row |= {name: paired[name] for name in KEPT if name in paired}
         row["runs"] = " ".join(dict.fromkeys(own.get("run", [])))
-        rows.append(row | {"verdict": _agreement(row, reproduces)})
+        rows.append(row | _gap(row) | {"verdict": _agreement(row, reproduces)})
     return pd.concat([pd.DataFrame(rows), masked_scorecard(masked_runs, reproduces)], ignore_index=True)
 
 
 def _paired(judged, arm, row):
-    """What the families have found of an arm against its reference, as the difference arm − reference; empty, where nothing."""
-    for found in [] if judged is None else judged.to_dict("records"):
-        sign = {(arm, row["reference"]): 1, (row["reference"], arm): -1}.get((found["arm"], found["reference"]))
-        if sign and (found["fraction"], found["metric"]) == (row["fraction"], row["metric"]):
-            low, high = sorted((sign * found["low"], sign * found["high"]))
-            return found | {"difference": sign * found["difference"], "low": low, "high": high}
-    return {}
+    """What the families have found of an arm against its reference; empty, where nothing."""
+    wanted = {"arm": arm} | {name: row[name] for name in ("reference", "fraction", "metric")}
+    rows = [] if judged is None else judged.to_dict("records")
+    return next((found for found in rows if wanted.items() <= found.items()), {})
 
 
-def _side(who, values, found):
+def _side(who, runs, found):
     """Mean, interval and number of runs of one side; what was found of its difference to the reference, and that in a word."""
-    mean, half_width = intervals.confidence_interval(values)
-    row = {who: mean, f"half_width_{who}": half_width, f"n_{who}": len(values), f"effect_{who}": found["difference"]}
+    mean, half_width = measures.mean_of_runs(runs)
+    row = {who: mean, f"half_width_{who}": half_width, f"n_{who}": len(runs), f"effect_{who}": found["difference"]}
     word = verdict(found) if np.isfinite(found["low"]) else "no interval"
     return row | {f"low_{who}": found["low"], f"high_{who}": found["high"], f"verdict_{who}": word}
 
@@ -119,6 +125,8 @@ def _agreement(row, reproduces):
         return f"not run: {row['dataset']}"
     if row["n_ours"] == 0:
         return "not run: not in these cells"
+    if not row["reference"]:
+        return "reference"
     if np.isnan(row["effect_paper"]):
         return "no reference published"
     both = row["verdict_paper"], row["verdict_ours"]
@@ -129,23 +137,46 @@ def _agreement(row, reproduces):
         return "same" if shown[0] == shown[1] else "opposite"
     if both == ("equivalent", "equivalent"):
         return "same"
-    return "paper's size excluded" if _excluded(row) else "cannot say"
+    return "paper's size excluded" if _excluded(_gap(row)) else "cannot say"
 
 
-def _excluded(row):
-    """Whether ours − theirs, with the uncertainty of both, leaves zero out; never from fewer than three runs."""
-    if few(row):
-        return False
-    halves = [
-        max(row[f"high_{who}"] - row[f"effect_{who}"], row[f"effect_{who}"] - row[f"low_{who}"]) for who in ("ours", "paper")
-    ]
-    return bool(abs(row["effect_ours"] - row["effect_paper"]) > np.hypot(*halves))
+def _gap(row):
+    """Ours − the paper's difference, with both uncertainties; without an interval from fewer than three runs of ours.
+
+    Each end is as far off as the two sides' ends on that way are together, squared and added: Zou & Donner, Stat. Med. 27,
+    1693–1702 (2008). No verdict, no exclusion: two runs are too few for either.
+    """
+    ours, paper = ({name: row[f"{name}_{who}"] for name in ("effect", "low", "high")} for who in ("ours", "paper"))
+    gap = ours["effect"] - paper["effect"]
+    low = gap - np.hypot(ours["effect"] - ours["low"], paper["high"] - paper["effect"])
+    high = gap + np.hypot(ours["high"] - ours["effect"], paper["effect"] - paper["low"])
+    return {"gap": gap} | dict(zip(("low_gap", "high_gap"), [float("nan")] * 2 if few(row) else (low, high)))
+
+
+def _excluded(gap):
+    return bool(gap["low_gap"] > 0 or gap["high_gap"] < 0)
+
+
+def told(row: dict) -> str:
+    """A row's verdict with what a reader needs beside it, in points: the size that could have been seen, or that was excluded.
+
+    >>> told({"verdict": "cannot say", "detectable": 0.031, "n_pretrainings": 1})
+    'cannot say (one pre-training; four of five such experiments would show 3.1 points)'
+    """
+    notes = ["one pre-training"] if row.get("n_pretrainings") == 1 else []
+    if row["verdict"] == "cannot say" and np.isfinite(row.get("detectable", np.nan)):
+        notes.append(f"four of five such experiments would show {100 * row['detectable']:.1f} points")
+    if row["verdict"] in ("same", "paper's size excluded") and _excluded({"low_gap": np.nan, "high_gap": np.nan} | row):
+        size = "ours − paper" if row["verdict"] != "same" else "but not in size: ours − paper"
+        notes.append(f"{size} {points({'difference': row['gap'], 'low': row['low_gap'], 'high': row['high_gap']})}")
+    return row["verdict"] + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def masked_scorecard(masked_runs: list, reproduces: str) -> pd.DataFrame:
     """The rows of :func:`scorecard` for the masked task, over all hidden genes of the test cells, as the authors count.
 
-    The difference is to the rule that always says the cell's most common bin. Ours are means over pre-trainings.
+    The difference is to the rule that always says the cell's most common bin. Ours are means over pre-trainings, with
+    intervals for other cells and other pre-trainings; a verdict takes three of these.
     """
     found = {arm: _masked(runs) for arm, runs in measures.by_arm(masked_runs).items()}
     theirs = published.masked().to_dict("records")
@@ -155,33 +186,36 @@ def masked_scorecard(masked_runs: list, reproduces: str) -> pd.DataFrame:
     rows = []
     for known in theirs:
         arm = {"none": "no_gene2vec", "gene2vec": "full"}[known["gene_embedding"]]
-        values, gain = found[arm] if known["dataset"] == reproduces else ({name: [] for name in MASKED}, {})
+        mine = found.get(arm, {}) if known["dataset"] == reproduces else {}
         for metric in MASKED:
             row = {"experiment": "masked", "dataset": known["dataset"], "arm": arm, "reference": "most_common_bin"}
             row |= {"fraction": 1.0, "metric": metric, "source": known["source"]}
             paper = ours = intervals.effect([], [])
-            if metric == "masked_accuracy" and gain:
+            if metric == "masked_accuracy" and mine:
                 # The paper's is a single number on millions of genes: half a point counts.
-                theirs_gain = known[metric] - known["accuracy_of_most_common_bin"]
-                paper = {"difference": theirs_gain, "low": theirs_gain - 0.005, "high": theirs_gain + 0.005}
-                ours = gain
-                row |= {name: gain[name] for name in ("detectable", "n_seeds", "n_pretrainings")}
-            row |= _side("paper", [known[metric]], paper) | _side("ours", values[metric], ours)
-            row["verdict"] = _agreement(row, reproduces)
+                gain = known[metric] - known["accuracy_of_most_common_bin"]
+                paper, ours = {"difference": gain, "low": gain - 0.005, "high": gain + 0.005}, mine["gain"]
+                row |= {name: ours[name] for name in KEPT if name in ours}
+            row |= _side("paper", pd.DataFrame({"value": [known[metric]]}), paper)
+            row |= _side("ours", pd.DataFrame({"value": []}), ours)
+            if mine:
+                value = mine[metric]
+                row |= {"ours": value["difference"], "half_width_ours": value["high"] - value["difference"]}
+                row["n_ours"] = value["n_runs"]
+            row |= _gap(row) | {"verdict": _agreement(row, reproduces)}
             rows.append(row | {"low_paper": float("nan"), "high_paper": float("nan")})  # it has no interval
     return pd.DataFrame(rows)
 
 
 def _masked(runs):
-    """Of an arm: the three numbers of each of its pre-trainings, and its gain over saying the cell's most common bin."""
-    values = {name: [] for name in MASKED}
+    """Of an arm: the three numbers, and its gain over saying the cell's most common bin, each with its interval."""
+    values = {name: [] for name in (*MASKED, "gain")}
     for run in runs:
         p = run.predictions
-        hits = p["predicted"] == p["target"], p["most_common_bin"] == p["target"], p["predicted"] == p["most_common_bin"]
-        for name, hit in zip(MASKED, hits):
-            values[name].append(hit.mean())
-    p = runs[0].predictions
-    return values, over({"rule": np.eye(8)[p["most_common_bin"]]}, "rule", runs)
+        right, rule = p["predicted"] == p["target"], p["most_common_bin"] == p["target"]
+        for name, value in zip(values, (right, rule, p["predicted"] == p["most_common_bin"], right * 1.0 - rule)):
+            values[name].append(value)
+    return {name: pooled(value, runs) for name, value in values.items()}
 
 
 def claims(card: pd.DataFrame, reproduces: str) -> pd.DataFrame:

@@ -60,8 +60,6 @@ def test_a_difference_by_hand():
     counts = {"n_cells": 1, "n_seeds": 1, "n_pretrainings": 0}
     certain = {"difference": 1, "low": 1, "high": 1, "p": 0, "p_equivalence": 1, "detectable": 0}
     assert differences.paired_difference([yes], [no]) == certain | counts
-    same = differences.paired_difference([yes], [yes])
-    assert (same["difference"], same["p"], same["p_equivalence"]) == (0, 1, 0)
     delta = np.array([1.0, 0.0, 0.0])
     first, second = [right_on("a", [True], s) for s in range(3)], [right_on("b", [s != 0], s) for s in range(3)]
     found = differences.paired_difference(first, second)
@@ -79,18 +77,38 @@ def test_a_difference_by_hand():
     )
 
 
-def test_seeds_that_err_on_other_cells_are_not_counted_twice():
-    """Seeds of one accuracy that err on other cells add nothing to the variance of their mean answers."""
+@pytest.mark.parametrize("n, word", [(140, "undecided"), (755, "equivalent")])
+def test_arms_that_name_every_cell_alike_may_differ_on_others(n, word):
+    """None of n: the interval is Clopper and Pearson's, and so is the p of equivalence; few cells show no equivalence."""
+    arms = [[right_on(arm, np.arange(n) % 4 > 0, seed) for seed in range(3)] for arm in "ab"]
+    found = differences.paired_difference(*arms)
+    exact = scipy_stats.binomtest(0, n).proportion_ci(0.95)
+    assert (found["difference"], found["p"]) == (0, 1) and -found["low"] == found["high"] == pytest.approx(exact.high)
+    assert found["p_equivalence"] == pytest.approx(scipy_stats.binomtest(0, n, 0.02, alternative="less").pvalue)
+    assert differences.judged([found])["verdict"].tolist() == [word]
+
+
+def test_seeds_of_one_accuracy_add_nothing():
+    """They err on other cells, and are alike in accuracy: only the cells' variance is left, of the mean of their answers."""
     rng = np.random.default_rng(0)
     first = [right_on("a", rng.permutation(200) < 160, s) for s in range(4)]
     second = [right_on("b", np.ones(200), s) for s in range(4)]
-    found = differences.paired_difference(first, second, resamples=8000)
+    found = differences.paired_difference(first, second, resamples=20_000)
     mean = np.mean([r.predictions["probabilities"][:, 0] for r in first], 0)
-    error = mean.std() / np.sqrt(200)
-    df = scipy_stats.t.ppf(0.975, [199, 3])
-    assert df[0] * error * 0.97 < (found["high"] - found["low"]) / 2 < df[1] * error
-    each = np.array([[0.3, 0.5], [0.1, 0.7]])  # of two pairs: around their mean they vary by 0.01, twice that is a pair's own
-    assert differences._errors(each) == pytest.approx(0.02) and differences._errors(each[:, :1]) == 0
+    expected = scipy_stats.t.ppf(0.975, 199) * mean.std(ddof=1) / np.sqrt(200)
+    assert (found["high"] - found["low"]) / 2 == pytest.approx(expected, rel=0.03)
+
+
+def test_the_two_sources_of_luck_are_added():
+    """Variance over cells plus variance over seeds, with Satterthwaite's degrees of freedom: by hand, from both."""
+    rng = np.random.default_rng(1)
+    right = [rng.random(300) < share for share in (0.7, 0.8, 0.9)]
+    first, second = [right_on("a", r, s) for s, r in enumerate(right)], [right_on("b", np.zeros(300), s) for s in range(3)]
+    found = differences.paired_difference(first, second, resamples=20_000)
+    cells, seeds = np.mean(right, 0).var() / 300, np.mean(right, 1).var(ddof=1) / 3
+    df = (cells + seeds) ** 2 / (cells**2 / 299 + seeds**2 / 2)
+    expected = scipy_stats.t.ppf(0.975, df) * np.sqrt(cells + seeds)
+    assert (found["high"] - found["low"]) / 2 == pytest.approx(expected, rel=0.01) and 2 < df < 4
 
 
 def test_runs_of_one_pre_training_share_its_luck():
@@ -118,8 +136,6 @@ def test_paired_difference_recovers_a_known_one():
     assert found["low"] < found["difference"] < found["high"] and found["low"] > 0 and found["p"] < 0.01
     turned = differences.paired_difference(second, first)
     assert np.allclose([turned["low"], turned["high"]], [-found["high"], -found["low"]])
-    same = differences.paired_difference(first, first)
-    assert (same["difference"], same["low"], same["high"], same["p"]) == (0, 0, 0, 1)
     with pytest.raises(
         ValueError, match="Runs a-0-0-1.0-paper and b-2-0-1.0-paper are not paired: they differ in seed or test"
     ):
@@ -203,8 +219,35 @@ def test_mcnemar_has_one_answer_of_all_runs():
     """The mean of the probabilities decides: two runs that are sure outvote one that is not."""
     labels = np.zeros(2, int)
     sure = [run("a", labels, [0, 1], s, sure=0.9) for s in (0, 1)] + [run("a", labels, [1, 1], 2, sure=0.6)]
-    found = differences.mcnemar(sure, [run("b", labels, [1, 0])])
-    assert (found["only_first"], found["only_second"], found["p"]) == (1, 1, 1)
+    found = differences.mcnemar(sure, [run("b", labels, [1, 0])] * 3)
+    assert (found["only_first"], found["only_second"], found["p"]) == (1, 1, 1) and found["averaged"] == (3, 1)
+
+
+def test_mcnemar_of_single_runs_stands_beside_that_of_ensembles():
+    """Each pair by itself: medians by hand; three runs that err on other cells are right nearly everywhere together."""
+    cells = np.arange(300)
+    first = [run("a", np.zeros(300, int), np.where(cells % 3 == s, 1, 0), s, sure=0.9) for s in range(3)]
+    second = [right_on("b", cells < rights, s, classes=["right", "wrong"]) for s, rights in enumerate((300, 150, 150))]
+    found = differences.mcnemar(first, second)
+    assert (found["only_first"], found["only_second"]) == (150, 0), "two of three runs of either outvote the third"
+    each = [differences.mcnemar([a], [b]) for a, b in zip(first, second)]
+    for key in ("only_first", "only_second", "p"):
+        assert found[f"pair_{key}"] == np.median([one[key] for one in each])
+    assert found["pairs"] == 3 and found["pairs_below"] == sum(one["p"] < 0.05 for one in each) == 3
+    assert (each[0]["pair_p"], each[0]["pairs"], each[0]["averaged"]) == (each[0]["p"], 1, (1, 1))
+
+
+def test_an_ensemble_is_the_mean_of_probabilities():
+    """Each different run once, however often it stands in pairs; of other test cells, refused."""
+    labels = np.zeros(4, int)
+    runs = [run("a", labels, [0, 0, 1, 1], 0, sure=0.9), run("a", labels, [1, 0, 0, 1], 1, sure=0.6)]
+    together = differences.ensemble([*runs, runs[1], runs[1]])
+    assert np.allclose(together.predictions["probabilities"][:, 0], [0.65, 0.75, 0.35, 0.25])
+    mean, low, high = differences.mean_and_interval([together])
+    assert mean == 0.5 and low <= 0.5 <= high and together.spec["arm"] == "a"
+    runs[1].predictions["test"] = np.arange(1, 5)
+    with pytest.raises(DataError, match="Runs of other test cells cannot be averaged"):
+        differences.ensemble(runs)
 
 
 def test_over_splits_pairs_by_split():
@@ -302,8 +345,39 @@ def test_scores_on_the_hard_pair_and_in_zheng68ks_mix():
     weighted = differences._scores([made], np.ones((1, 120)), "accuracy_zheng68k")[0, 0]
     assert weighted == pytest.approx(np.average(recalls, weights=counts))
     assert sum(measures.ZHENG68K.values()) == 68_450
-    with pytest.raises(DataError, match="None of the types is one of Zheng68K's: type 0"):
+    with pytest.raises(DataError, match="None of the types has a weight in the mix: type 0"):
         differences.paired_difference([right_on("a", [1])], [right_on("b", [1])], "accuracy_zheng68k")
+
+
+def test_a_difference_on_another_mix_is_that_of_recalls():
+    """Its variance is that of the recalls, type by type, weighted as in the mix: the textbook's for strata."""
+    rng = np.random.default_rng(0)
+    names = np.array(["CD19+ B", "CD56+ NK", "none of them"])
+    labels = np.repeat([0, 1, 2], [40, 160, 50])
+    right = rng.random(250) < np.array([0.5, 0.9, 0.7])[labels]
+    one = run("a", labels, np.where(right, labels, (labels + 1) % 3), classes=names)
+    none = run("b", labels, (labels + 1) % 3, classes=names)
+    found = differences.paired_difference([one], [none], "accuracy_zheng68k", resamples=20_000)
+    share = np.array([5877, 8775]) / (5877 + 8775)
+    recall = np.array([right[labels == k].mean() for k in (0, 1)])
+    assert found["difference"] == pytest.approx(share @ recall)
+    assert measures.reweighted(labels, one.predictions["probabilities"].argmax(1), names) == pytest.approx(share @ recall)
+    error = np.sqrt(share**2 @ (recall * (1 - recall) / [39, 159]))
+    assert (found["high"] - found["low"]) / 2 == pytest.approx(scipy_stats.t.ppf(0.975, 249) * error, rel=0.03)
+    assert measures.covered(labels, names) == pytest.approx((5877 + 8775) / 68_450)
+    assert measures.covered(labels, names, {"CD19+ B": 1, "none of them": 2, "other": 1}) == 0.75
+    even = measures.reweighted(labels, one.predictions["probabilities"].argmax(1), names, {"CD19+ B": 1, "CD56+ NK": 1})
+    assert even == pytest.approx(recall.mean())
+
+
+def test_the_hard_pair_rests_on_its_own_cells():
+    labels = np.repeat([0, 1, 2], [6, 4, 90])
+    names = np.array([*measures.HARD_PAIR, "other"])
+    rng = np.random.default_rng(0)
+    arms = [[run(arm, labels, rng.permutation(labels), classes=names)] for arm in "ab"]
+    for metric in ("accuracy_hard_pair", "macro_f1_hard_pair"):
+        assert differences.paired_difference(*arms, metric)["n_cells"] == 10
+    assert differences.paired_difference(*arms)["n_cells"] == 100
 
 
 @pytest.mark.slow

@@ -3,8 +3,11 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
+from statsmodels.formula.api import ols
+from statsmodels.stats.anova import anova_lm
 
 from lib.evaluate import intervals
 
@@ -17,6 +20,51 @@ def test_resamples_draw_as_many_cells_as_there_are():
     assert np.array_equal(drawn, intervals.resample(5, 4000, 0)) and not np.array_equal(drawn, intervals.resample(5, 4000, 1))
     rng = np.random.default_rng(7)  # goes on where it was
     assert not np.array_equal(intervals.resample(5, 50, rng), intervals.resample(5, 50, rng))
+
+
+def test_resamples_within_types_have_the_variance_of_strata():
+    """A mean of cells drawn within types varies by s² / k of each, with s² of ddof 1; a single cell varies with others."""
+    values, types = np.array([0.0, 1, 5, 7, 9, 3]), np.array([0, 0, 1, 1, 1, 2])
+    drawn = intervals.resample(6, 40_000, types=types)
+    assert (drawn[0] == 1).all() and np.allclose(drawn.sum(1), 6)
+    assert np.allclose(drawn[:, types == 1].sum(1), 3), "three of them in every resample"
+    pair = np.array([0.0, 1, 3])  # types 0 and 2, drawn together
+    expected = (3 * pair.var(ddof=1) + 3 * np.array([5, 7, 9]).var(ddof=1)) / 36
+    assert (drawn[1:] @ values / 6).var() == pytest.approx(expected, rel=0.03) and np.ptp(drawn[1:, 5]) > 0
+    alone = intervals.resample(3, 50, types=np.array([4, 7, 9]))  # every type is a single cell: as if there were one type
+    assert np.allclose(alone.sum(1), 3) and np.ptp(alone, 0).min() > 0
+    assert (intervals.resample(1, 5, types=np.zeros(1, int)) == 1).all()
+
+
+def test_the_luck_of_crossed_runs_by_hand():
+    """Mean squares of a two-way layout as ordinary least squares has them; never less than one level alone."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        p, s = np.repeat(range(3), 5), np.tile(range(5), 3)
+        y = rng.normal(size=3)[p] * 0.5 + rng.normal(size=5)[s] * 0.3 + rng.normal(size=15)
+        table = pd.DataFrame({"p": p, "s": s, "y": y})
+        anova = anova_lm(ols("y ~ C(p) + C(s)", table).fit())["mean_sq"]
+        of_p, of_s, rest = anova["C(p)"], anova["C(s)"], anova["Residual"]
+        variance, parts = intervals.over_runs(y, p, s)
+        assert variance == pytest.approx(max(of_p + of_s - rest, of_p, of_s) / 15)
+        assert parts == [(pytest.approx(ms / 15), df) for ms, df in ((of_p, 2), (of_s, 4), (rest, 8))]
+        mean, half = intervals.two_levels(y, p, s)
+        df = max(variance**2 / sum(part**2 / df for part, df in parts), 2)
+        assert (mean, half) == (pytest.approx(y.mean()), pytest.approx(scipy_stats.t.ppf(0.975, df) * np.sqrt(variance)))
+
+
+def test_tables_of_runs_that_are_not_full():
+    """One level is Student's, and so are runs that share nothing; with a run missing it is wider than the full table says."""
+    values = [0.7, 0.8, 0.95]
+    student = intervals.confidence_interval(values)
+    for p, s in (([None] * 3, [0, 1, 2]), ([4, 5, 6], [0, 0, 0]), ([4, 5, 6], [0, 1, 2])):
+        assert intervals.two_levels(values, p, s) == pytest.approx(student)
+    p, s = np.repeat(range(3), 4), np.tile(range(4), 3)
+    y = np.random.default_rng(0).normal(size=12)
+    full, (less, parts) = intervals.over_runs(y, p, s)[0], intervals.over_runs(y[1:], p[1:], s[1:])
+    assert less > 0.8 * full and [df for _, df in parts] == [3, 2]
+    assert np.isnan(intervals.over_runs([0.5], [0], [0])[0]) and np.isnan(intervals.two_levels([0.5], [None], [3])[1])
+    assert intervals.two_levels([0.5, 0.5], [None, None], [0, 1]) == (0.5, 0)
 
 
 def test_percentiles_leave_a_fortieth_on_each_side():

@@ -121,10 +121,25 @@ def test_what_several_pre_trainings_add_to_a_rule():
     same = masked.over(answers, "rule", runs([0.4] * 3))
     gain = (runs([0.4])[0].predictions["predicted"] == target).mean() - (rule == target).mean()
     assert same["difference"] == pytest.approx(gain) and same["low"] > 0 and words.verdict(same) == "ahead"
-    assert (same["n_cells"], same["n_seeds"], same["n_pretrainings"]) == (40, 3, 3)
+    assert (same["n_cells"], same["n_runs"], same["n_pretrainings"]) == (40, 3, 3)
+    assert "(40 test cells, 3 pre-trainings; p = " in words.describe(same, "A", "B")
     apart = masked.over(answers, "rule", runs([0.0, 0.4, 0.8]))
     assert apart["high"] - apart["low"] > 3 * (same["high"] - same["low"])
     assert words.verdict(masked.over(answers, "rule", runs([0.4] * 2))) == "undecided"
+
+
+def test_a_share_of_hidden_genes_is_pooled_and_varies_with_whole_cells():
+    """Three cells of 1, 2 and 5 hidden genes, right in one: a share of all genes, whose variance is a ratio estimate's."""
+    rng = np.random.default_rng(0)
+    cell = np.repeat(np.arange(60), rng.integers(1, 30, 60))
+    right = rng.random(len(cell)) < rng.random(60)[cell]
+    [one] = [SimpleNamespace(spec={"pretraining": {"seed": 0}, "seed": 0}, predictions={"cell": cell})]
+    found = masked.pooled([right], [one], resamples=20_000)
+    assert found["difference"] == pytest.approx(right.mean()) and found["n_runs"] == 1
+    size = np.bincount(cell)
+    left = np.bincount(cell, right) - right.mean() * size  # of each cell, around the ratio
+    error = np.sqrt(np.sum(left**2)) / len(cell)
+    assert (found["high"] - found["low"]) / 2 == pytest.approx(2.001 * error, rel=0.03)
 
 
 def test_rules_of_few_counts_by_hand():

@@ -106,6 +106,27 @@ def test_fewer_than_three_runs_give_no_verdict(kind):
     assert "no verdict" not in words.describe(AHEAD | {"n_cells": 755, "n_seeds": 3}, "A", "B")
 
 
+def test_how_many_pre_trainings_stand_under_a_difference():
+    """Beside the seeds; a single one is said to be one, though the verdict stands."""
+    ours = AHEAD | {"n_cells": 755, "n_seeds": 5}
+    text = words.describe(ours | {"n_pretrainings": 3}, "A", "B")
+    assert text.endswith("(755 test cells, 5 seeds × 3 pre-trainings; p = 0.001).")
+    text = words.describe(ours | {"n_pretrainings": 1}, "A", "B")
+    assert text.startswith("**Here A is ahead of B**")
+    assert text.endswith("(755 test cells, 5 seeds × 1 pre-training; p = 0.001; under it stands a single pre-training).")
+    assert words.describe(ours | {"n_pretrainings": 0}, "A", "B").endswith("(755 test cells, 5 seeds; p = 0.001).")
+
+
+def test_mcnemar_in_two_sentences():
+    found = {"only_first": 40, "only_second": 22, "p": 0.03, "averaged": (5, 15), "pairs": 15}
+    found |= {"pair_only_first": 51.0, "pair_only_second": 38.5, "pair_p": 0.17, "pairs_below": 4}
+    assert words.cell_by_cell(found, "logistic regression", "scBERT") == (
+        "Cell by cell, 40 test cells are named right by logistic regression (5 runs averaged) alone, 22 by scBERT (15 runs "
+        "averaged) alone; McNemar's p = 0.03. Single runs, 15 pairs of them: 51 and 38.5 cells, p = 0.17 (medians), p below "
+        "0.05 in 4."
+    )
+
+
 def test_a_model_that_learnt_nothing_is_said():
     """The answer gets a caveat unless scBERT is ahead of the majority class."""
     assert words.caveat(AHEAD) == ""

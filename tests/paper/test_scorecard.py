@@ -84,7 +84,7 @@ def test_scorecard_verdicts_follow_the_rule(card):
     ],
 )
 def test_what_two_verdicts_say_together(paper, ours, expected):
-    row = {"dataset": "here", "n_ours": 3, "verdict_paper": paper, "verdict_ours": ours}
+    row = {"dataset": "here", "reference": "full", "n_ours": 3, "verdict_paper": paper, "verdict_ours": ours}
     row |= {
         f"{name}_{who}": value for who in ("paper", "ours") for name, value in (("effect", 0.1), ("low", 0.08), ("high", 0.12))
     }
@@ -96,8 +96,50 @@ def test_what_two_verdicts_say_together(paper, ours, expected):
     assert scorecard._agreement(far | {"effect_ours": 0.128, "low_ours": 0.108, "high_ours": 0.148}, "here") == expected
     assert scorecard._agreement(far | {"n_seeds": 2}, "here") == expected, "two runs exclude nothing"
     assert scorecard._agreement(row | {"n_ours": 0}, "here") == "not run: not in these cells"
+    assert scorecard._agreement(row | {"reference": ""}, "here") == "reference"
     assert scorecard._agreement(row | {"effect_paper": np.nan}, "here") == "no reference published"
     assert scorecard._agreement(row, "there") == "not run: here"
+
+
+def test_the_gap_between_two_differences_has_both_uncertainties():
+    """Ends that are not alike on both sides: each is squared and added with the other side's opposite end."""
+    row = {
+        "effect_ours": 0.01,
+        "low_ours": -0.02,
+        "high_ours": 0.05,
+        "effect_paper": 0.04,
+        "low_paper": 0.0,
+        "high_paper": 0.07,
+    }
+    gap = scorecard._gap(row)
+    assert gap["gap"] == pytest.approx(-0.03)
+    assert gap["low_gap"] == pytest.approx(-0.03 - np.hypot(0.03, 0.03)) and gap["high_gap"] == pytest.approx(
+        -0.03 + np.hypot(0.04, 0.04)
+    )
+    few = scorecard._gap(row | {"n_seeds": 2})
+    assert few["gap"] == gap["gap"] and np.isnan([few["low_gap"], few["high_gap"]]).all()
+
+
+@pytest.mark.parametrize(
+    "row, text",
+    [
+        ({"verdict": "same"}, "same"),
+        (
+            {"verdict": "same", "gap": -0.03, "low_gap": -0.05, "high_gap": -0.01},
+            "same (but not in size: ours − paper -3.0 (-5.0 to -1.0))",
+        ),
+        ({"verdict": "same", "gap": -0.03, "low_gap": -0.05, "high_gap": 0.01}, "same"),
+        (
+            {"verdict": "paper's size excluded", "gap": 0.03, "low_gap": 0.01, "high_gap": 0.05, "n_pretrainings": 3},
+            "paper's size excluded (ours − paper +3.0 (+1.0 to +5.0))",
+        ),
+        ({"verdict": "cannot say", "detectable": 0.0312}, "cannot say (four of five such experiments would show 3.1 points)"),
+        ({"verdict": "cannot say", "detectable": np.nan, "n_pretrainings": 1}, "cannot say (one pre-training)"),
+        ({"verdict": "no interval"}, "no interval"),
+    ],
+)
+def test_a_verdict_is_told_with_what_could_have_been_seen(row, text):
+    assert scorecard.told(row) == text
 
 
 def fake_table(values):
@@ -132,17 +174,18 @@ def test_each_side_has_its_own_numbers(masked):
     assert (row["verdict_paper"], row["verdict_ours"], row["verdict"]) == ("ahead", "behind", "opposite")
     assert row["runs"] == "logistic_regression1.00 logistic_regression1.01 logistic_regression1.02"
     full = card.loc[("baseline", "zheng68k", "full", 1.0, "accuracy")]
-    assert (full["reference"], full["verdict"]) == ("logistic_regression", "opposite") and full["effect_ours"] == pytest.approx(
-        0.3
-    )
+    assert (full["reference"], full["verdict"]) == ("", "reference") and np.isnan(
+        [full["effect_ours"], full["effect_paper"]]
+    ).all()
     assert full["ours"] == pytest.approx(0.8) and full["half_width_ours"] == pytest.approx(0.248, abs=1e-3)
     tenth = card.loc[("few_shot", "zheng68k", "full", 0.1, "accuracy")]
-    assert (tenth["ours"], tenth["n_ours"], tenth["verdict"]) == (0.2, 1, "no interval") and np.isnan(tenth["effect_ours"])
-    assert tenth["effect_paper"] == pytest.approx(-0.0857792)  # against logistic regression at the same fraction
+    assert (tenth["ours"], tenth["n_ours"], tenth["verdict"]) == (0.2, 1, "reference")
+    missing = card.loc[("few_shot", "zheng68k", "logistic_regression", 0.1, "accuracy")]
+    assert missing["effect_paper"] == pytest.approx(0.0857792) and missing["verdict"] == "not run: not in these cells"
     again = card.loc[("few_shot", "zheng68k", "full", 1.0, "accuracy")]  # the same runs of ours, others of theirs
-    assert again["ours"] == full["ours"] and again["n_paper"] == 3 and again["effect_paper"] != full["effect_paper"]
+    assert again["ours"] == full["ours"] and again["n_paper"] == 3
     yang = card.loc[("baseline", "zheng68k", "as_reported_by_Yang_2022", 1.0, "accuracy_hard_pair")]
-    assert (yang["reference"], yang["verdict"], yang["n_ours"]) == ("logistic_regression", "not run: not in these cells", 0)
+    assert (yang["reference"], yang["verdict"], yang["n_ours"]) == ("", "not run: not in these cells", 0)
     assert (
         np.isnan(yang["ours"]) and yang["runs"] == "" and yang["source"].startswith("quoted in clinicalml/sc-foundation-eval")
     )
@@ -188,7 +231,7 @@ def judged(difference, low, high, p_holm, p_equivalence=0.9, arm="logistic_regre
     ],
 )
 def test_what_a_family_found_takes_the_place_of_welchs(masked, found, word, verdict):
-    """The paired difference, its interval and Holm's p decide; for scBERT's own row with the sign turned."""
+    """The paired difference, its interval and Holm's p decide; scBERT's own row is not a second verdict on it."""
     ours = fake_table(
         {("logistic_regression", 1.0): [0.5, 0.6], ("full", 1.0): [0.8, 0.9], ("no_pretraining", 1.0): [0.8, 0.7]}
     )
@@ -199,13 +242,10 @@ def test_what_a_family_found_takes_the_place_of_welchs(masked, found, word, verd
         == want[["difference", "low", "high", "p_holm", "p_equivalence"]].tolist()
     )
     assert (row["verdict_ours"], row["verdict"]) == (word, verdict)
-    turned = card.loc[("baseline", "zheng68k", "full", 1.0, "accuracy")]
-    assert turned[["effect_ours", "low_ours", "high_ours"]].tolist() == [-want["difference"], -want["high"], -want["low"]]
-    assert turned["verdict_ours"] == {"ahead": "behind", "behind": "ahead"}.get(word, word) and turned["verdict"] == verdict
-    others = card.drop(index=[row.name, turned.name, ("few_shot", "zheng68k", "full", 1.0, "accuracy")])
-    assert others["p_holm"].isna().all() and np.isnan(
-        card.loc[("few_shot", "zheng68k", "full", 0.1, "accuracy"), "effect_ours"]
-    )
+    assert row["gap"] == pytest.approx(want["difference"] - row["effect_paper"])
+    own = card.loc[("baseline", "zheng68k", "full")]
+    assert set(own["verdict"]) == {"reference", "not run: not in these cells"} and own["effect_ours"].isna().all()
+    assert card.drop(index=[row.name])["p_holm"].isna().all()
 
 
 def test_the_masked_task_by_hand():
@@ -223,6 +263,7 @@ def test_the_masked_task_by_hand():
     assert full["paper"].tolist() == pytest.approx([0.7882, 0.6799, 0.7929], abs=1e-4) and full["n_ours"].tolist() == [1] * 3
     gain = full.loc["masked_accuracy"]
     assert gain["effect_ours"] == pytest.approx(2 / 6) and gain["low_ours"] < 2 / 6 < gain["high_ours"]
+    assert (full["half_width_ours"] > 0).all(), "one pre-training leaves the cells' luck"
     assert (
         gain["effect_paper"] == pytest.approx(0.7882 - 0.6799, abs=1e-4)
         and np.isnan(gain[["low_paper", "high_paper"]].astype(float)).all()
@@ -259,7 +300,7 @@ def test_masked_cells_without_a_published_number_are_shown(masked):
 @pytest.fixture(scope="module")
 def runs():
     """Runs of the paper's arms: at a fraction, arms of one accuracy give the same answers; others are clearly apart, or not."""
-    labels = np.random.default_rng(0).integers(0, 4, 120)
+    labels = np.random.default_rng(0).integers(0, 4, 200)
     share = {
         ("logistic_regression", 1.0): 0.8,
         ("full", 1.0): 0.8,
@@ -271,7 +312,7 @@ def runs():
         ("full", 0.5): 0.7,
     }
     return [
-        run(arm, labels, answers(np.random.default_rng([seed, int(10 * f)]), labels, s), seed, fraction=f)
+        run(arm, labels, answers(np.random.default_rng([seed, int(10 * f), s == 0.79]), labels, s), seed, fraction=f)
         for seed in (0, 1, 2)
         for (arm, f), s in share.items()
     ]
