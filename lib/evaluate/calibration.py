@@ -36,8 +36,7 @@ def reliability(confidence, right, bins: int = 10) -> pd.DataFrame:
 def calibration_error(confidence, right, cell=None, weights=None, bins: int = 10) -> np.ndarray:
     """Expected calibration error: mean distance of confidence and accuracy over bins, weighted by their answers.
 
-    It cannot be negative, so that few answers show an error where there is none: compare it between models on the same
-    cells.
+    It cannot be negative, so that few answers show an error where there is none: by about :func:`error_by_chance`.
 
     Parameters
     ----------
@@ -66,12 +65,26 @@ def calibration_error(confidence, right, cell=None, weights=None, bins: int = 10
     return np.abs(weights @ gap).sum(1) / (weights @ answers)
 
 
+def error_by_chance(confidence, bins: int = 10, simulations: int = 1000, seed: int = 0) -> float:
+    """The calibration error that a perfectly calibrated model with these confidences would show on average.
+
+    Each answer is right with the probability that is its confidence, drawn anew in each simulation. Roelofs et al., AISTATS
+    2022, on the bias that this takes out.
+    """
+    confidence = np.asarray(confidence, float)
+    right = np.random.default_rng(seed).random((simulations, len(confidence))) < confidence
+    in_bin = np.eye(bins)[_bins(confidence, bins)]  # (answers, bins)
+    return float(np.abs((confidence - right) @ in_bin).sum(1).mean() / len(confidence))
+
+
 def calibration(runs: list, resamples: int = 1000) -> pd.DataFrame:
     """How well each arm's probabilities are calibrated on its test cells, mean over its runs.
 
-    ``calibration_error`` (see :func:`calibration_error`), ``brier`` (mean squared distance of the probabilities to the
-    truth, 0 … 2), ``confidence`` and ``accuracy`` (means), each with the percentile interval of a bootstrap over test
-    cells.
+    ``calibration_error`` (see :func:`calibration_error`); ``calibration_error_centred``, the same less
+    :func:`error_by_chance`, so that it is about 0, and may be below, where confidence is right; ``brier`` (mean squared
+    distance of the probabilities to the truth, 0 … 2), ``confidence`` and ``accuracy`` (means). Each with the percentile
+    interval of a bootstrap over test cells; since resamples raise the error just as few cells do, the draws of the
+    centred one are centred on its value.
     """
     rows = []
     for arm, own in measures.by_arm(runs).items():
@@ -82,7 +95,9 @@ def calibration(runs: list, resamples: int = 1000) -> pd.DataFrame:
             truth = np.eye(p["probabilities"].shape[1])[p["labels"]]
             each = {"brier": ((p["probabilities"] - truth) ** 2).sum(1), "confidence": confidence, "accuracy": right}
             values = {name: weights @ value / len(right) for name, value in each.items()}
-            values["calibration_error"] = calibration_error(confidence, right, weights=weights)
+            error = values["calibration_error"] = calibration_error(confidence, right, weights=weights)
+            centred = error[0] - error_by_chance(confidence)
+            values["calibration_error_centred"] = np.r_[centred, error[1:] - error[1:].mean() + centred]
             found = {name: found.get(name, 0) + value / len(own) for name, value in values.items()}
         for name, values in found.items():
             low, high = percentiles(values[1:])

@@ -30,12 +30,19 @@ def sanity(runs: list) -> pd.DataFrame:
 
 
 def bracket(runs: list, metrics=differences.METRICS) -> pd.DataFrame:
-    """Each arm's mean score with the interval over its test cells: arm, metric, mean, low, high, n_runs."""
+    """Each arm's mean score with the interval over its test cells: arm, metric, mean, low, high, n_runs, n_flagged.
+
+    Beside it ``ensemble``, with ``ensemble_low`` and ``ensemble_high``: the runs as one classifier
+    (:func:`lib.evaluate.differences.ensemble`), what one gets who trains them all.
+    """
     rows = []
     for arm, own in measures.by_arm(runs).items():
+        counts = {"n_runs": len(own), "n_flagged": len(measures.flagged(own))}
         for metric in metrics:
-            mean, low, high = differences.mean_and_interval(own, metric)
-            rows.append({"arm": arm, "metric": metric, "mean": mean, "low": low, "high": high, "n_runs": len(own)})
+            found = dict(zip(("mean", "low", "high"), differences.mean_and_interval(own, metric)))
+            together = differences.mean_and_interval([differences.ensemble(own)], metric)
+            found |= dict(zip(("ensemble", "ensemble_low", "ensemble_high"), together))
+            rows.append({"arm": arm, "metric": metric} | found | counts)
     return pd.DataFrame(rows)
 
 

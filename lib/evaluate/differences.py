@@ -174,7 +174,8 @@ def paired_difference(first: list, second: list, metric="accuracy", resamples=20
         ``difference`` (first − second), ``low`` and ``high`` of the interval, ``p`` (two-sided), ``p_equivalence``, the larger
         p of the two one-sided tests against ± margin, ``detectable``, the true difference that would have been shown in
         four of five such experiments at 5 % (before Holm), ``n_cells`` (on the hard pair: of its two types), ``n_seeds``, and
-        ``n_pretrainings`` (0 where neither arm has one).
+        ``n_pretrainings`` (0 where neither arm has one), ``n_flagged``, how many of the runs are
+        :func:`lib.evaluate.measures.flagged`.
 
     The variance over test cells is a bootstrap's, that over training :func:`lib.evaluate.intervals.over_runs`'s; interval and
     tests are Student's with Satterthwaite's degrees of freedom. Cells are drawn within types, as the split was; for plain
@@ -193,7 +194,7 @@ def paired_difference(first: list, second: list, metric="accuracy", resamples=20
     labels = first[0].predictions["labels"]
     cells = resample(len(labels), resamples, seed, None if metric == "accuracy" else labels)
     each = _scores(first, cells, metric) - _scores(second, cells, metric)
-    return by_luck(each, drawn, _counted(first[0], metric), margin)
+    return by_luck(each, drawn, _counted(first[0], metric), margin) | {"n_flagged": len(measures.flagged([*first, *second]))}
 
 
 def _counted(run, metric):

@@ -99,13 +99,36 @@ def by_arm(runs: list) -> dict[str, list]:
     return found
 
 
+def flagged(runs: list) -> dict[str, str]:
+    """Runs whose training did not end well, and why: what must be visible in every table that they enter.
+
+    Returns
+    -------
+    dict
+        Reason by run id: it *stopped at its maximum* of steps, before its loss was flat; or it *learnt nothing*, its loss
+        never left that of a guess, ln(classes), by more than a twentieth.
+    """
+    found = {}
+    for run in (run for run in runs if "ended" in run.predictions):  # others are not trained in steps
+        reasons = ["stopped at its maximum"] if str(run.predictions["ended"]) == "maximum" else []
+        reasons += ["learnt nothing"] if _learnt_nothing(run) else []
+        if reasons:
+            found[run.id] = ", ".join(reasons)
+    return found
+
+
+def _learnt_nothing(run):
+    classes = run.predictions.get("classes")
+    return classes is not None and run.log["loss"].min() > 0.95 * np.log(len(classes))
+
+
 def table(runs: list) -> pd.DataFrame:
-    """One row for each run and metric: arm, fraction, pretraining (its seed, or missing), seed, metric, value, run.
+    """One row for each run and metric: arm, fraction, pretraining (its seed, or missing), seed, metric, value, run, flagged.
 
     ``accuracy_last_epoch`` stands beside ``accuracy`` for scBERT: what is left when the epoch is not chosen on
-    the reported cells.
+    the reported cells. ``flagged``: why, or empty (:func:`flagged`).
     """
-    rows = []
+    rows, reasons = [], flagged(runs)
     for run in runs:
         p, spec = run.predictions, run.spec
         found = scores(p["labels"], p["probabilities"].argmax(1), p["classes"])
@@ -114,7 +137,8 @@ def table(runs: list) -> pd.DataFrame:
         if "predicted_by_epoch" not in p and "train_accuracy" in (log := run.log):
             found["train_accuracy"] = float(log["train_accuracy"].iloc[0])
         common = {"arm": spec["arm"], "fraction": spec["fraction"], "pretraining": pretraining_of(run), "seed": spec["seed"]}
-        rows += [common | {"metric": metric, "value": value, "run": run.id} for metric, value in found.items()]
+        about = {"run": run.id, "flagged": reasons.get(run.id, "")}
+        rows += [common | {"metric": metric, "value": value} | about for metric, value in found.items()]
     return pd.DataFrame(rows).astype({"pretraining": "Int64"})
 
 
@@ -212,7 +236,6 @@ def endings(runs: list) -> pd.DataFrame:
         own = [run for run in {run.id: run for run in runs}.values() if run.spec["arm"] == arm]
         steps = [int(run.log["steps"].iloc[-1]) for run in own]
         best = [(int(p["best_epoch"]) + 1) / len(run.log) for run in own if "best_epoch" in (p := run.predictions)]
-        guess = [np.log(len(p["classes"])) if "classes" in (p := run.predictions) else np.inf for run in own]
         ended = pd.Series([str(run.predictions["ended"]) for run in own]).value_counts()
         rows.append(
             {
@@ -222,7 +245,7 @@ def endings(runs: list) -> pd.DataFrame:
                 "ended": ", ".join(f"{name} ({count})" for name, count in ended.items()),
                 "best": f"{np.mean(best):.2f}" if best else "–",
                 "heads drawn again": sum(int(run.predictions.get("redrawn", 0)) for run in own),
-                "learnt nothing": sum(run.log["loss"].min() > 0.95 * loss for run, loss in zip(own, guess)),
+                "learnt nothing": sum(map(_learnt_nothing, own)),
             }
         )
     return pd.DataFrame(rows)

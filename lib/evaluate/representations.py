@@ -122,8 +122,8 @@ def _scaled(representation, train):
     return StandardScaler().fit(x[train]).transform(x)
 
 
-def against(runs: list, reference, resamples: int = 2000, most: int = 5000) -> list[dict]:
-    """Runs of one arm against another representation of the same cells, cell by cell: nearest neighbours and silhouettes.
+def against(runs: list, reference, resamples: int = 1000, clusterings: int = 10, most: int = 5000, seed: int = 0) -> list[dict]:
+    """Runs of one arm against another representation of the same cells, by the four measures of :func:`cells`.
 
     Parameters
     ----------
@@ -135,25 +135,36 @@ def against(runs: list, reference, resamples: int = 2000, most: int = 5000) -> l
     Returns
     -------
     list of dict
-        ``metric`` (*knn_accuracy*, over the test cells; *silhouette*, over all, or the first ``most``) and what
-        :func:`lib.evaluate.differences.by_luck` finds of arm − reference; a verdict takes three runs.
+        ``metric`` (*knn_accuracy*, over the test cells; *silhouette*, *ari* and *nmi*, over all, or ``most`` of them at
+        random) and what :func:`lib.evaluate.differences.by_luck` finds of arm − reference on the same cells, with ``n_runs``
+        in place of ``n_seeds``; a verdict takes three runs. Both sides have the same scaling, and the same cells in every
+        resample; the clusterings are not done again.
     """
+    p = reference.predictions
+    some = np.sort(np.random.default_rng(seed).permutation(len(p["labels"]))[:most])
+    weights = {"test": resample(len(p["test"]), resamples), "all": resample(len(some), resamples)}
+    *drawn, base = (_resampled(run.predictions, some, weights, clusterings) for run in (*runs, reference))
     found = []
-    drawn = [(pretraining_of(run), run.spec["seed"]) for run in runs]
-    for metric, of in (("knn_accuracy", _named_right), ("silhouette", _silhouettes)):
-        values = []
-        for run in (*runs, reference):
-            p = run.predictions
-            values.append(of(p["cells"], p["labels"], p["train"], p["test"]).astype(float)[:most])
-        gain = np.stack(values[:-1], 1) - values[-1][:, None]  # (cells, runs)
-        each = resample(len(gain), resamples) @ gain / len(gain)
-        row = {"arm": runs[0].spec["arm"], "reference": reference.spec["arm"], "metric": metric}
-        found.append(row | by_luck(each, drawn, len(gain)) | {"n_seeds": len(runs)})
-    return found
+    for metric, values in base.items():
+        each = np.stack([values_of[metric] - values for values_of in drawn], 1)  # (1 + resamples, runs)
+        n_cells = len(p["test"] if metric == "knn_accuracy" else some)
+        row = by_luck(each, [(pretraining_of(run), run.spec["seed"]) for run in runs], n_cells)
+        del row["n_seeds"]
+        found.append({"arm": runs[0].spec["arm"], "reference": reference.spec["arm"], "metric": metric} | row)
+    return [row | {"n_runs": len(runs)} for row in found]
 
 
-def _silhouettes(representation, labels, train, test):
-    return silhouette_samples(_scaled(representation, train), labels)
+def _resampled(p, some, weights, clusterings):
+    """The four measures of one representation on resampled cells, by name: (1 + resamples,)."""
+    x, y = _scaled(p["cells"], p["train"])[some], p["labels"][some]
+    right = _named_right(p["cells"], p["labels"], p["train"], p["test"])
+    given = [KMeans(len(np.unique(y)), n_init=3, random_state=k).fit_predict(x) for k in range(clusterings)]
+    found = {
+        "knn_accuracy": weights["test"] @ right / len(right),
+        "silhouette": weights["all"] @ silhouette_samples(x, y) / len(y),
+    }
+    agreements = np.mean([agreement(y, clusters, weights["all"]) for clusters in given], axis=0)
+    return found | {"ari": agreements[:, 0], "nmi": agreements[:, 1]}
 
 
 def neighbour_overlap(first, second, neighbours: int = 10) -> float:

@@ -11,6 +11,9 @@ from lib.evaluate.intervals import MARGIN
 from lib.evaluate.measures import mean_of_runs
 
 LEAST = 3  # seeds or splits: what varies from run to run cannot be told from fewer
+# What marks a row of a table in which a run is flagged (lib.evaluate.measures.flagged), and what the mark says.
+FLAG, FLAGGED = " †", "stopped at their maximum or learnt nothing"
+FLAG_MEANS = f"†: some of the runs {FLAGGED}"
 # The verdicts there are, and how a sentence says them of two arms.
 SAID = {
     "ahead": "{0} is ahead of {1}",
@@ -116,6 +119,7 @@ def describe(found: dict, first: str, second: str, where: str = "Here") -> str:
     basis = "".join(text for key, text in basis.items() if key in found).format(**found)[2:]
     basis += f"; no verdict from fewer than {LEAST} runs" if few(found) else ""
     basis += "; under it stands a single pre-training" if found.get("n_pretrainings") == 1 else ""
+    basis += f"; {found['n_flagged']} of the runs {FLAGGED}" if found.get("n_flagged") else ""
     effect, low, high = points(found, "{:+.1f} {:+.1f} {:+.1f}").split()
     return (
         f"**{where} {said}**: {effect} points of {_score(found.get('metric', 'accuracy'))} for {first} minus {second}, "
@@ -141,7 +145,7 @@ def show(mean: float, half_width: float, digits: int = 3) -> str:
 
 
 def beside_paper(ours, paper, metrics: list[str], arms: list[str], names: Callable[[str], str] = str) -> pd.DataFrame:
-    """Mean ± half width of ours and of the paper's runs, arm by arm (DataFrame of text).
+    """Mean ± half width of ours and of the paper's runs, arm by arm (DataFrame of text); † where a run is flagged.
 
     Parameters
     ----------
@@ -156,9 +160,25 @@ def beside_paper(ours, paper, metrics: list[str], arms: list[str], names: Callab
         for who, table in (("ours", ours), ("paper", paper)):
             groups = dict(iter(table[table["arm"] == arm].groupby("metric")))
             rows[(names(arm), who)] = [
-                f"{show(*mean_of_runs(groups[m]))} (n={len(groups[m])})" if m in groups else "–" for m in metrics
+                f"{show(*mean_of_runs(groups[m]))} (n={len(groups[m])}){_mark(groups[m])}" if m in groups else "–"
+                for m in metrics
             ]
-    return pd.DataFrame(rows, index=metrics).T
+    found = pd.DataFrame(rows, index=metrics).T
+    return found.rename_axis(columns=FLAG_MEANS) if FLAG in str(rows) else found
+
+
+def _mark(runs):
+    return FLAG if "flagged" in runs and (runs["flagged"].fillna("") != "").any() else ""
+
+
+def ensembles(bracket: pd.DataFrame, arms: list[str], names: Callable[[str], str]) -> str:
+    """What :func:`lib.evaluate.controls.bracket` says of some arms' runs averaged into one classifier, in a sentence."""
+    told = [
+        f"{names(row['arm'])}, {_score(row['metric'])} {row['ensemble']:.3f} ({row['ensemble_low']:.3f} to "
+        f"{row['ensemble_high']:.3f}) where its {row['n_runs']} runs have {row['mean']:.3f}"
+        for row in bracket[bracket["arm"].isin(arms) & (bracket["n_runs"] > 1)].to_dict("records")
+    ]
+    return f"Averaged into one classifier: {'; '.join(told)}." if told else ""
 
 
 def summary(name: str, table: pd.DataFrame) -> str:
@@ -197,8 +217,9 @@ def show_family(table: pd.DataFrame, names: Callable[[str], str]):
         shown["p, Holm"] = f"{row['p_holm']:.2g}"
         if "p_equivalence" in row:
             shown["p, equivalence"] = f"{row['p_equivalence']:.2g}"
-        shown["first is"] = row["verdict"]
+        shown["first is"] = row["verdict"] + (FLAG if row.get("n_flagged", 0) > 0 else "")
         splits = f"{row['n_splits']} splits" if "n_splits" in row else None
         shown["n"] = splits or f"{row['n_cells']} cells, {_runs(row)}"
         rows.append(shown)
-    return pd.DataFrame(rows).style.hide()
+    styled = pd.DataFrame(rows).style.hide()
+    return styled.set_caption(FLAG_MEANS) if any(row["first is"].endswith(FLAG) for row in rows) else styled

@@ -9,7 +9,7 @@ import pandas as pd
 
 from lib.evaluate import differences, intervals, measures
 from lib.evaluate.masked import pooled
-from lib.evaluate.words import few, points, verdict
+from lib.evaluate.words import FLAGGED, few, points, verdict
 from lib.paper import published
 
 # The paper's claims: three families, in each of which p is adjusted for itself. Every arm is asked against scBERT (full), by
@@ -21,7 +21,7 @@ CLAIMS = {
     "few_shot": ["logistic_regression"],
 }
 # What of a paired difference a row of the scorecard keeps, besides its interval.
-KEPT = ("p_holm", "p_equivalence", "detectable", "n_cells", "n_seeds", "n_runs", "n_pretrainings")
+KEPT = ("p_holm", "p_equivalence", "detectable", "n_cells", "n_seeds", "n_runs", "n_pretrainings", "n_flagged")
 MASKED = ("masked_accuracy", "accuracy_of_most_common_bin", "fraction_predicting_most_common_bin")
 
 
@@ -164,6 +164,7 @@ def told(row: dict) -> str:
     'cannot say (one pre-training; four of five such experiments would show 3.1 points)'
     """
     notes = ["one pre-training"] if row.get("n_pretrainings") == 1 else []
+    notes += [f"some of the runs {FLAGGED}"] if row.get("n_flagged", 0) > 0 else []
     if row["verdict"] == "cannot say" and np.isfinite(row.get("detectable", np.nan)):
         notes.append(f"four of five such experiments would show {100 * row['detectable']:.1f} points")
     if row["verdict"] in ("same", "paper's size excluded") and _excluded({"low_gap": np.nan, "high_gap": np.nan} | row):

@@ -90,16 +90,19 @@ def cover(cells: int, pretrainings: int, seeds: int, metric: str, experiments: i
         The design; ``coverage``: of the true difference. With one pre-training that is the one between these very weights and
         the other arm, since luck that was drawn once cannot be seen; ``coverage_any_pretraining`` is of the difference
         over all pre-trainings, the same as ``coverage`` where there are several. ``half_width`` (mean) and ``detectable``
-        (mean), in points; ``too_sure``: how often *ahead* or *behind* is said where there is no difference (p below 5 %).
+        (mean), in points; ``too_sure``: how often p is below 5 % where there is no difference over all pre-trainings;
+        ``too_equal``: how often equivalence is shown where the true difference lies on the margin.
     """
     world, rng, rows = World(cells), np.random.default_rng([seed, cells, pretrainings, seeds]), []
     draws = np.random.default_rng(1).normal(size=(4000, 3)) * list(LUCK.values())
     for k in range(experiments):
         for gap in (GAP, 0.0):
             runs, before = experiment(world, rng, pretrainings, seeds, gap)
-            found = differences.paired_difference(*differences.pair(runs, "first", "second"), metric, resamples=300, seed=k)
-            first, second = world.truth(gap + draws[:, 1:].sum(1), metric).mean(), world.truth(draws.sum(1), metric).mean()
+            second = world.truth(draws.sum(1), metric).mean()
             these = world.truth(before.mean() + draws[:, 1:].sum(1), metric).mean() if pretrainings == 1 else second
+            first = world.truth(gap + draws[:, 1:].sum(1), metric).mean()
+            pairs = differences.pair(runs, "first", "second")
+            found = differences.paired_difference(*pairs, metric, resamples=300, seed=k, margin=abs(first - these))
             rows.append((gap, found, first - these, first - second))
     told = [(found, here, anywhere) for gap, found, here, anywhere in rows if gap]
     null = [found for gap, found, *_ in rows if not gap]
@@ -113,6 +116,7 @@ def cover(cells: int, pretrainings: int, seeds: int, metric: str, experiments: i
         "half_width": 100 * np.mean([(found["high"] - found["low"]) / 2 for found, *_ in told]),
         "detectable": 100 * np.mean([found["detectable"] for found, *_ in told]),
         "too_sure": np.mean([found["p"] < 0.05 for found in null]),
+        "too_equal": np.mean([found["p_equivalence"] < 0.05 for found, *_ in told]),
         "experiments": experiments,
     }
 

@@ -53,6 +53,25 @@ def test_calibration_error_by_hand():
     assert found == pytest.approx([(0.95 + 0.15 + 0.45) / 4, 0.95 / 2, (0.15 + 0.45) / 2])
 
 
+def test_the_error_that_chance_shows_is_taken_out():
+    """Two answers given with 0.8: 0.2, 0.3 or 0.8 off, by the binomial; of calibrated answers nothing is left on average."""
+    expected = 0.64 * 0.2 + 0.32 * 0.3 + 0.04 * 0.8
+    assert calibration.error_by_chance([0.8, 0.8], simulations=40_000) == pytest.approx(expected, abs=0.004)
+    assert calibration.error_by_chance([1.0] * 9) == 0 and calibration.error_by_chance([0.7]) == calibration.error_by_chance(
+        [0.7]
+    )
+    rng, left, raw = np.random.default_rng(4), [], []
+    for _ in range(60):
+        sure, labels = rng.uniform(0.5, 1, 140), np.zeros(140, int)
+        one = run("a", labels, np.where(rng.random(140) < sure, 0, 1), sure=sure, classes=["x", "y"])
+        table = calibration.calibration([one], resamples=50).set_index("metric")
+        raw.append(table.loc["calibration_error", "value"])
+        left.append(table.loc["calibration_error_centred"])
+    value, low, high = (np.array([row[name] for row in left]) for name in ("value", "low", "high"))
+    assert np.mean(raw) > 0.05 and abs(value.mean()) < 0.01
+    assert np.mean((low <= 0) & (high >= 0)) > 0.8 and (low < value).all() and (value < high).all()
+
+
 def test_reliability_by_hand():
     table = calibration.reliability([0.95, 1.0, 0.15, 0.1], [True, False, False, True])
     assert table["confidence"].tolist() == pytest.approx([0.125, 0.975])
@@ -74,9 +93,10 @@ def test_calibration_is_the_mean_over_an_arms_runs():
             "confidence": 0.7,
             "accuracy": 0.5,
             "calibration_error": (0.3 + 0.1) / 2,
+            "calibration_error_centred": 0.2 - np.mean([calibration.error_by_chance([sure] * 2) for sure in (0.8, 0.6)]),
         }
     )
-    assert table.loc["a", "runs"].tolist() == [2] * 4 and table.loc["b", "runs"].tolist() == [1] * 4
+    assert table.loc["a", "runs"].tolist() == [2] * 5 and table.loc["b", "runs"].tolist() == [1] * 5
     assert table.loc[("b", "brier"), ["value", "low", "high"]].tolist() == pytest.approx([0.02] * 3)
     assert table.loc[("b", "calibration_error"), "value"] == pytest.approx(0.1)
     assert table.loc[("a", "accuracy"), ["low", "high"]].tolist() == [0, 1]

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, classification_report, f1_score
 
-from lib.evaluate import intervals, measures
+from lib.evaluate import differences, intervals, measures
 from tests.evaluate.made import right_on, run
 
 
@@ -60,7 +60,7 @@ def test_the_tidy_table():
     other.log = pd.DataFrame({"train_accuracy": [0.9, 0.3]})
     plain = right_on("majority", [1, 1, 1, 1])
     table = measures.table([one, other, plain])
-    assert table.columns.tolist() == ["arm", "fraction", "pretraining", "seed", "metric", "value", "run"]
+    assert table.columns.tolist() == ["arm", "fraction", "pretraining", "seed", "metric", "value", "run", "flagged"]
     first = table[table["run"] == one.id]
     assert set(first["arm"]) == {"full"} and set(first["fraction"]) == {0.1} and set(first["seed"]) == {3}
     values = {key: part.set_index("metric")["value"].to_dict() for key, part in table.groupby("arm")}
@@ -200,6 +200,12 @@ def test_how_training_ended_is_said_arm_by_arm():
     assert table.loc["full", ["runs", "steps", "heads drawn again", "learnt nothing"]].tolist() == [2, "150 to 200", 2, 1]
     assert table.loc["full", "ended"] == "plateau (1), maximum (1)" and table.loc["full", "best"] == "0.75"
     assert table.loc["no_gene2vec", ["runs", "steps", "ended", "learnt nothing"]].tolist() == [1, "100", "epochs (1)", 0]
+    assert measures.flagged(runs) == {runs[1].id: "stopped at its maximum, learnt nothing"}
+    marked = measures.table(runs)
+    assert set(marked.loc[marked["flagged"] != "", "run"]) == {runs[1].id}
+    differ = differences.paired_difference(*differences.pair(runs, "full", "no_gene2vec"))
+    assert differ["n_flagged"] == 0, "seed 1 has no partner"
+    assert differences.paired_difference(runs[:2], runs[:2])["n_flagged"] == 1
     pretrained = trained("full", 0, [9.0, 8.0])
     del pretrained.predictions["classes"], pretrained.predictions["best_epoch"]
     assert measures.endings([pretrained])["learnt nothing"].tolist() == [0]

@@ -73,12 +73,22 @@ def test_arms_are_compared_cell_by_cell(grouped):
 
     rng = np.random.default_rng(0)
     noisy = [made("full", apart + rng.normal(size=apart.shape) * 30, seed) for seed in range(3)]
-    knn, silhouette = representations.against(noisy, made("pca", apart))
+    knn, silhouette, ari, nmi = representations.against(noisy, made("pca", apart), resamples=200, clusterings=2)
     right = [representations.knn_accuracy(run.predictions["cells"], labels, order[:150], order[150:]) for run in noisy]
-    assert knn["difference"] == pytest.approx(np.mean(right) - 1) and (knn["n_cells"], knn["n_seeds"]) == (50, 3)
+    assert knn["difference"] == pytest.approx(np.mean(right) - 1) and (knn["n_cells"], knn["n_runs"]) == (50, 3)
     assert knn["high"] < 0 and silhouette["high"] < 0 and silhouette["n_cells"] == 200 and knn["reference"] == "pca"
-    same = representations.against([made("full", apart, seed) for seed in range(3)], made("pca", apart))
-    assert [(row["difference"], row["p"]) for row in same] == [(0, 1), (0, 1)]
+    for metric, row in (("silhouette", silhouette), ("ari", ari), ("nmi", nmi)):
+        alone = [
+            {one["metric"]: one["value"] for one in representations.cells(*values, resamples=2, clusterings=2)}[metric]
+            for values in ((run.predictions["cells"], labels, order[:150], order[150:]) for run in (*noisy, made("pca", apart)))
+        ]
+        assert row["metric"] == metric and row["difference"] == pytest.approx(np.mean(alone[:-1]) - alone[-1])
+        assert row["high"] < 0
+    copies = [made("full", apart, seed) for seed in range(3)]
+    same = representations.against(copies, made("pca", apart), resamples=50, clusterings=2)
+    assert [(row["difference"], row["p"]) for row in same] == [(0, 1)] * 4
+    few = representations.against(copies, made("pca", apart), resamples=50, clusterings=2, most=60)
+    assert [row["n_cells"] for row in few] == [50, 60, 60, 60]
 
 
 def test_cells_by_type_and_cells_at_random(grouped):

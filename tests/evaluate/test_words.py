@@ -117,6 +117,21 @@ def test_how_many_pre_trainings_stand_under_a_difference():
     assert words.describe(ours | {"n_pretrainings": 0}, "A", "B").endswith("(755 test cells, 5 seeds; p = 0.001).")
 
 
+def test_what_did_not_end_is_marked_wherever_it_enters():
+    """A dagger where any run of a row is flagged, and what it means beside it; nowhere else."""
+    family = FAMILY[:2].assign(n_cells=140, n_seeds=4)
+    marked = words.show_family(family.assign(n_flagged=[0, 2]), str)
+    assert marked.data["first is"].tolist() == ["ahead", "undecided †"] and marked.caption == words.FLAG_MEANS
+    assert words.show_family(family.assign(n_flagged=0), str).caption is None
+    text = words.describe(AHEAD | {"n_cells": 9, "n_seeds": 3, "n_flagged": 2}, "A", "B")
+    assert text.endswith("; p = 0.001; 2 of the runs stopped at their maximum or learnt nothing).")
+    ours = pd.DataFrame({"arm": list("aab"), "metric": "accuracy", "value": 0.5, "flagged": ["", "learnt nothing", ""]})
+    table = words.beside_paper(ours, ours[:0], ["accuracy"], ["a", "b"])
+    assert table["accuracy"].tolist() == ["0.500 ± 0.000 (n=2) †", "–", "0.500 (n=1)", "–"]
+    assert table.columns.name == words.FLAG_MEANS
+    assert words.beside_paper(ours[2:], ours[:0], ["accuracy"], ["b"]).columns.name is None
+
+
 def test_mcnemar_in_two_sentences():
     found = {"only_first": 40, "only_second": 22, "p": 0.03, "averaged": (5, 15), "pairs": 15}
     found |= {"pair_only_first": 51.0, "pair_only_second": 38.5, "pair_p": 0.17, "pairs_below": 4}

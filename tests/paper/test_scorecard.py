@@ -243,7 +243,7 @@ def test_what_a_family_found_takes_the_place_of_welchs(masked, found, word, verd
     )
     assert (row["verdict_ours"], row["verdict"]) == (word, verdict)
     assert row["gap"] == pytest.approx(want["difference"] - row["effect_paper"])
-    own = card.loc[("baseline", "zheng68k", "full")]
+    own = card.reset_index().query("experiment == 'baseline' and arm == 'full'")
     assert set(own["verdict"]) == {"reference", "not run: not in these cells"} and own["effect_ours"].isna().all()
     assert card.drop(index=[row.name])["p_holm"].isna().all()
 
