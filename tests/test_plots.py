@@ -193,6 +193,19 @@ def test_epoch_rules_stand_in_order_with_their_means(ax):
     assert ax.get_title("left") == "scBERT's accuracy, by how its weights are chosen (bars: means)"
 
 
+def test_a_plateau_stands_right_of_the_authors_rules(ax):
+    """Where protocol clean ends by a plateau: its runs under its own name; rules that no run has leave no gap."""
+    keys = [("paper", "reported"), ("paper", "halves"), ("paper", "last"), ("clean", "plateau")]
+    rows = [(*key, 0.5 + 0.1 * k + run) for k, key in enumerate(keys) for run in (0.0, 0.04)]
+    plots.epoch_rules(ax, table(*rows, columns="protocol rule value"))
+    assert [text.get_text() for text in ax.get_xticklabels()][-1] == "trained on 4/5\nto a plateau on the\nlast fifth (clean)"
+    assert len(ax.get_xticklabels()) == 4 and lines(ax)["y"].tolist() == pytest.approx([0.52, 0.62, 0.72, 0.82])
+    last = marks(ax).assign(rule=lambda t: nearest(ax.xaxis, t["x"])).query("rule.str.contains('plateau')")
+    assert last["y"].tolist() == pytest.approx([0.8, 0.84])
+    (divide,) = (line.get_xdata() for line in ax.lines if line.get_linestyle() == ":")
+    assert list(divide) == [2.5, 2.5]
+
+
 def test_recall_names_the_right_type(ax):
     """A row a type in the order given, with its cells; ours filled with their mean, the paper's one hollow."""
     rows = [("full", "recall[B]", 0.2), ("full", "recall[B]", 0.6), ("logistic_regression", "recall[B]", 0.9)]

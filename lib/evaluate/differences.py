@@ -117,12 +117,14 @@ def family(questions: list, runs: list) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``arm``, ``reference``, ``metric``, what is asked of the runs, what :func:`paired_difference` finds, and what
-        :func:`judged` adds.
+        ``arm``, ``reference``, ``metric``, what is asked of the runs, what :func:`paired_difference` finds, ``n_flagged``, how
+        many of the runs are :func:`lib.evaluate.measures.flagged`, and what :func:`judged` adds.
     """
-    rows = []
+    rows, reasons = [], measures.flagged(runs)
     for first, second, metric, where in questions:
-        found = paired_difference(*pair(runs, first, second, **where), metric)
+        pairs = pair(runs, first, second, **where)
+        found = paired_difference(*pairs, metric)
+        found["n_flagged"] = len({run.id for run in sum(pairs, [])} & reasons.keys())
         rows.append({"arm": first, "reference": second, **where, "metric": metric, **found})
     return judged(rows)
 
@@ -174,8 +176,7 @@ def paired_difference(first: list, second: list, metric="accuracy", resamples=20
         ``difference`` (first − second), ``low`` and ``high`` of the interval, ``p`` (two-sided), ``p_equivalence``, the larger
         p of the two one-sided tests against ± margin, ``detectable``, the true difference that would have been shown in
         four of five such experiments at 5 % (before Holm), ``n_cells`` (on the hard pair: of its two types), ``n_seeds``, and
-        ``n_pretrainings`` (0 where neither arm has one), ``n_flagged``, how many of the runs are
-        :func:`lib.evaluate.measures.flagged`.
+        ``n_pretrainings`` (0 where neither arm has one).
 
     The variance over test cells is a bootstrap's, that over training :func:`lib.evaluate.intervals.over_runs`'s; interval and
     tests are Student's with Satterthwaite's degrees of freedom. Cells are drawn within types, as the split was; for plain
@@ -194,7 +195,7 @@ def paired_difference(first: list, second: list, metric="accuracy", resamples=20
     labels = first[0].predictions["labels"]
     cells = resample(len(labels), resamples, seed, None if metric == "accuracy" else labels)
     each = _scores(first, cells, metric) - _scores(second, cells, metric)
-    return by_luck(each, drawn, _counted(first[0], metric), margin) | {"n_flagged": len(measures.flagged([*first, *second]))}
+    return by_luck(each, drawn, _counted(first[0], metric), margin)
 
 
 def _counted(run, metric):

@@ -57,7 +57,7 @@ def test_pair_crosses_pre_trainings():
 def test_a_difference_by_hand():
     """One cell, so that nothing is left to the bootstrap: Student's interval over the seeds, and p by scipy."""
     yes, no = right_on("a", [True]), right_on("b", [False])
-    counts = {"n_cells": 1, "n_seeds": 1, "n_pretrainings": 0, "n_flagged": 0}
+    counts = {"n_cells": 1, "n_seeds": 1, "n_pretrainings": 0}
     certain = {"difference": 1, "low": 1, "high": 1, "p": 0, "p_equivalence": 1, "detectable": 0}
     assert differences.paired_difference([yes], [no]) == certain | counts
     delta = np.array([1.0, 0.0, 0.0])

@@ -203,9 +203,9 @@ def test_how_training_ended_is_said_arm_by_arm():
     assert measures.flagged(runs) == {runs[1].id: "stopped at its maximum, learnt nothing"}
     marked = measures.table(runs)
     assert set(marked.loc[marked["flagged"] != "", "run"]) == {runs[1].id}
-    differ = differences.paired_difference(*differences.pair(runs, "full", "no_gene2vec"))
-    assert differ["n_flagged"] == 0, "seed 1 has no partner"
-    assert differences.paired_difference(runs[:2], runs[:2])["n_flagged"] == 1
+    runs += [trained("no_pretraining", 1, [guess, 0.5])]
+    questions = [("full", other, "accuracy", {}) for other in ("no_gene2vec", "no_pretraining")]
+    assert differences.family(questions, runs)["n_flagged"].tolist() == [0, 1]  # the first is of seed 0 alone
     pretrained = trained("full", 0, [9.0, 8.0])
     del pretrained.predictions["classes"], pretrained.predictions["best_epoch"]
     assert measures.endings([pretrained])["learnt nothing"].tolist() == [0]
