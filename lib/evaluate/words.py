@@ -201,7 +201,7 @@ def by_fraction(table: pd.DataFrame, first: str, second: str) -> str:
 
 def _score(metric):
     """A metric's name in a text."""
-    return metric.replace("_f1", "-F1").replace("_", " ")
+    return metric.replace("_f1", "-F1").replace("_zheng68k", " (types as in Zheng68K)").replace("_", " ")
 
 
 def show_family(table: pd.DataFrame, names: Callable[[str], str]):

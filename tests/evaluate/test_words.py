@@ -132,6 +132,11 @@ def test_what_did_not_end_is_marked_wherever_it_enters():
     assert words.beside_paper(ours[2:], ours[:0], ["accuracy"], ["b"]).columns.name is None
 
 
+def test_another_mix_of_types_is_named():
+    text = words.describe(AHEAD | {"metric": "accuracy_zheng68k"}, "A", "B")
+    assert "+4.1 points of accuracy (types as in Zheng68K) for A minus B" in text
+
+
 def test_mcnemar_in_two_sentences():
     found = {"only_first": 40, "only_second": 22, "p": 0.03, "averaged": (5, 15), "pairs": 15}
     found |= {"pair_only_first": 51.0, "pair_only_second": 38.5, "pair_p": 0.17, "pairs_below": 4}
