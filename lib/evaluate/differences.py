@@ -181,9 +181,8 @@ def paired_difference(first: list, second: list, metric="accuracy", resamples=20
     The variance over test cells is a bootstrap's, that over training :func:`lib.evaluate.intervals.over_runs`'s; interval and
     tests are Student's with Satterthwaite's degrees of freedom. Cells are drawn within types, as the split was; for plain
     accuracy from all of them, which is if anything wider. Runs differ also because each errs on other cells, and drawing
-    cells covers that too: it is counted twice, which makes the interval up to a twentieth wider. Taking it out again leaves
-    it too narrow with three seeds (it then covers 0.92 of the time). How often the interval covers is simulated by
-    ``python -m lib.coverage``, which has the table.
+    cells covers that too: it is counted twice, which makes intervals a few hundredths wider. Taking it out again was tried,
+    and left them too narrow with three seeds (coverage 0.92). How often they cover: :mod:`lib.programs.coverage`.
     """
     drawn = []
     for a, b in zip(first, second, strict=True):

@@ -3,6 +3,22 @@
 An arm without pre-training (a run a seed) and one that is pre-trained (every pre-training with every seed) name the same test
 cells. A cell is hard or easy for both arms, for one of them, for all runs of a pre-training or of a seed, or in one run alone;
 and each pre-training, seed and run is lucky or not in all cells. Everything is drawn anew in each experiment.
+
+Coverage in 600 experiments a design (standard error 0.01), with 2, 3 and 5 seeds:
+
+=====  =============  ==================  ==================
+cells  pre-trainings  accuracy            macro-F1
+=====  =============  ==================  ==================
+  140              1  0.950 0.967 0.963   0.953 0.962 0.973
+  140              3  0.972 0.972 0.972   0.977 0.955 0.965
+  755              1  0.912 0.942 0.960   0.907 0.952 0.963
+  755              3  0.953 0.948 0.950   0.952 0.948 0.957
+=====  =============  ==================  ==================
+
+So at least 0.94 from three seeds on, below which no verdict is given (the lowest of them, 755 cells, 1 × 3 runs, with other
+random numbers and 1,000 experiments: 0.946). With one pre-training that is for these very weights: of the difference over all
+pre-trainings the interval covers 0.84 to 0.96, and with 755 cells a difference that is not there is called shown in up to
+0.17 of the experiments, not 0.05: hence the note beside every verdict on a single one.
 """
 
 from __future__ import annotations
