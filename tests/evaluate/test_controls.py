@@ -12,7 +12,6 @@ def test_sanity_names_what_is_out_of_order():
     labels = rng.choice(4, 250, p=[0.5, 0.2, 0.2, 0.1])
     share = {
         "nearest_neighbours": 0.7,
-        "nearest_centroid": 0.7,
         "depth": 0.55,
         "logistic_regression_equal_depth": 0.65,
         "logistic_regression_tokens": 0.7,
