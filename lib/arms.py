@@ -14,8 +14,9 @@ class Arm:
     label: str
     colour: str  # of Okabe & Ito's palette, or a shade of it; controls of one kind share one: each has a row of its own
     model: str = ""  # what learns: scBERT, or one of lib.experiments.classifiers; empty where nothing learns cell types
-    # Of a classifier: log2(1 + counts per 10⁴), scBERT's bins, or whether a gene was detected.
-    input: Literal["values", "tokens", "detected"] = "values"
+    # Of a classifier: log2(1 + counts per 10⁴), scBERT's bins, whether a gene was detected, the values of counts of which every
+    # cell has as many, or how many counts and detected genes a cell has.
+    input: Literal["values", "tokens", "detected", "equal_depth", "depth"] = "values"
     penalty: Literal["", "l1", "l2"] = ""  # of logistic regression
     balanced: bool = False  # classes count alike in its loss
     labelled: Literal["all", "as scBERT"] = "all"  # with protocol clean: without the fifth that scBERT's weights are chosen by
@@ -44,6 +45,14 @@ _ROWS = (
         "l1",
     ),
     Arm(
+        "logistic_regression_equal_depth",
+        "Logistic regression (L1), equal depth",
+        "#4A9BC8",
+        "logistic_regression",
+        "equal_depth",
+        "l1",
+    ),
+    Arm(
         "logistic_regression_balanced",
         "Logistic regression (L1), types weighted alike",
         "#004C7F",
@@ -61,7 +70,7 @@ _ROWS = (
     ),
     Arm("nearest_centroid", "Nearest mean cell of a type", "#009E73", "nearest_centroid"),
     Arm("rank_means", "Ranks, projected on types' means", "#009E73", "rank_means"),
-    Arm("depth", "Depth alone: counts, detected genes", "#767676", "depth"),
+    Arm("depth", "Depth alone: counts, detected genes", "#767676", "depth", "depth"),
     Arm("nearest_neighbours", "Nearest neighbours in PCA", "#009E73", "nearest_neighbours"),
     Arm("majority", "Majority class", "#767676", "majority"),
     Arm("stratified_random", "Random, by share", "#949494", "stratified_random"),
@@ -99,6 +108,7 @@ CONTROLS = (
     "rank_means",
     "nearest_neighbours",
     "logistic_regression_detected",
+    "logistic_regression_equal_depth",
     "logistic_regression_tokens",
     "logistic_regression_four_fifths",
     "logistic_regression_balanced",

@@ -43,7 +43,8 @@ def load(name: str | dict, loaded: AnnData | None = None, **overrides: Any) -> d
     Returns
     -------
     dict
-        The profile, with ``adata`` (the prepared cells, AnnData) and their ``fingerprint``; a file of the reader's to
+        The profile, with ``adata`` (the prepared cells, AnnData), their ``fingerprint`` and ``depths``, the hash of how deeply
+        they were sequenced (:func:`lib.prepare.cells.read_depths`); a file of the reader's to
         pre-train on or to begin from is named by its content, so that describing runs need not open it.
     """
     profile = read(name) if isinstance(name, str) else copy.deepcopy(name)
@@ -72,7 +73,7 @@ def load(name: str | dict, loaded: AnnData | None = None, **overrides: Any) -> d
     before = profile["pretraining"]
     before |= {key: _named(before[key], key) for key in ("checkpoint", "corpus") if before.get(key)}
     adata = cells.prepared(profile["data"], profile["split"], loaded)
-    return profile | {"adata": adata, "fingerprint": cells.store(adata)}
+    return profile | {"adata": adata, "fingerprint": cells.store(adata), "depths": cells.store_depths(adata)}
 
 
 def _named(given, key):
@@ -125,6 +126,9 @@ def describe(profile: dict) -> Styler:
         "values found": report["values"],
         "cells dropped": f"{report['dropped_cells']} with fewer than {report['min_genes']} genes"
         + "".join(f"; {count} {name}" for name, count in report["dropped"].items()),
+        "at equal depth": f"{report['equal_depth']:,} counts in every cell, as many as the poorest has: a control"
+        if report["equal_depth"]
+        else "no such control: these values are normalised, so that counts are unknown",
         "types set aside": ", ".join(f"{name} ({count})" for name, count in report.get("set_aside", {}).items()) or "none",
         "cell types": ", ".join(f"{name} ({count})" for name, count in types.items()),
         **adata.uns.get("sizing", {}),

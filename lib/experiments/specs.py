@@ -22,6 +22,8 @@ def cell_types(
     known = [name for name, what in ARMS.items() if what.model not in ("", "pca")]
     if unknown := [arm for arm in arms if arm not in known]:
         raise DataError(f"There is no arm {unknown[0]!r}. Arms: {', '.join(known)}.")
+    if uncounted := [arm for arm in arms if not _to_be_had(profile, arm)]:
+        raise DataError(f"{uncounted[0]} needs counts, but these cells' values are normalised. Leave it out, or give counts.")
     found = []
     for arm, fraction, seed in product(arms, fractions, profile["seeds"] if seeds is None else seeds):
         before = _pretrainings(profile, arm)
@@ -57,10 +59,18 @@ def representations(profile: dict, arms: Names = ("pca", "full", "no_pretraining
 
 
 def controls(profile: dict, arms: Names = CONTROLS) -> Specs:
-    """Specifications of the controls; ``controls`` of the profile, where there, thins their seeds and searches for C."""
+    """Specifications of the controls; ``controls`` of the profile, where there, thins their seeds and searches for C.
+
+    Without those at equal depth where the cells' counts are unknown, as :func:`lib.experiments.profiles.describe` says.
+    """
+    arms = [arm for arm in arms if _to_be_had(profile, arm)]
     thin = profile.get("controls", {})
     settings = {"logistic_regression": thin.get("logistic_regression", profile["logistic_regression"])}
     return cell_types(profile | settings, arms, seeds=_thinned(profile, thin.get("seeds")))
+
+
+def _to_be_had(profile, arm):
+    return arm not in ARMS or ARMS[arm].input != "equal_depth" or "equal_depth" in profile["adata"].layers
 
 
 def _thinned(profile, seeds):
@@ -161,6 +171,8 @@ def unknown(profile: dict, arms: Names = ("logistic_regression", "nearest_neighb
 
 def external(there: dict, trained: Sequence[dict]) -> Specs:
     """What the classifiers of these specifications say of the cells that :func:`lib.experiments.profiles.external` gives."""
+    if deep := [spec["arm"] for spec in trained if "depths" in spec]:
+        raise DataError(f"{deep[0]} looks at how deeply cells were sequenced, which differs elsewhere by itself. Leave it out.")
     other = {"task": "external", "data": {key: there[key] for key in ("dataset", "fingerprint")}}
     return [other | {key: spec[key] for key in ("arm", "seed", "fraction")} | {"trained": spec} for spec in trained]
 
@@ -172,6 +184,8 @@ def _base(profile, task, arm, seed=None):
     spec = {"task": task, "arm": arm, "model": what.model, "data": data, "split": profile["split"]}
     if what.input != "values":
         spec["input"] = what.input
+    if what.input in ("depth", "equal_depth"):
+        spec["depths"] = profile["depths"]
     if what.labelled != "all":
         spec["labelled"] = what.labelled
     if what.model == "pca":

@@ -19,7 +19,7 @@ from lib.errors import DataError
 from lib.experiments import classifiers
 from lib.files import digest
 from lib.prepare import corpus, embeddings, splits
-from lib.prepare.cells import Cells, read
+from lib.prepare.cells import Cells, read, read_depths
 
 PUBLISHED = {"original": "checkpoint", "panglao": "panglao"}  # what a profile may name in place of a path: what is fetched
 
@@ -131,6 +131,11 @@ def _input(spec, cells):
     """What a classifier without a transformer learns from and predicts."""
     if spec.get("input") == "tokens":
         return cells.tokens[:, :-1].astype(np.float32)
+    if spec.get("input") == "equal_depth":
+        return read_depths(spec["depths"]).equal
+    if spec.get("input") == "depth":
+        depths = read_depths(spec["depths"])
+        return np.log1p(np.stack([depths.detected] if depths.total is None else [depths.total, depths.detected], 1))
     return (cells.x > 0).astype(np.float32) if spec.get("input") == "detected" else cells.x
 
 

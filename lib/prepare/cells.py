@@ -35,6 +35,15 @@ class Cells:
     names: np.ndarray  # of the cells
 
 
+@dataclass(frozen=True)
+class Depths:
+    """How deeply the cells were sequenced, by all measured genes, not only those that models are fed."""
+
+    detected: np.ndarray  # (cells,), genes
+    total: np.ndarray | None  # (cells,), counts; None where they are unknown
+    equal: sp.csr_matrix | None  # (cells, genes), as Cells.x, of counts of which every cell has as many; None likewise
+
+
 def prepared(data: dict, split: dict | None = None, read: anndata.AnnData | None = None) -> anndata.AnnData:
     """Load, align and normalise the data of a profile.
 
@@ -53,7 +62,7 @@ def prepared(data: dict, split: dict | None = None, read: anndata.AnnData | None
     Returns
     -------
     AnnData
-        As :func:`lib.prepare.prepare` gives it.
+        As :func:`lib.prepare.prepare` gives it with ``equal_depth``.
     """
     adata = _labelled(catalogue.load(data["dataset"], label=data["label"]) if read is None else read, data["dataset"])
     if limit := data.get("max_cells_per_type"):
@@ -69,7 +78,8 @@ def prepared(data: dict, split: dict | None = None, read: anndata.AnnData | None
     if genes is not None:
         checks.vocabulary(adata.var_names.astype(str), genes, adata.obs_names.astype(str), data["dataset"])
     total = data["library_size"] or adata.uns["dataset"].get("library_size")
-    adata = preprocess.prepare(adata, genes, data["min_genes"], library_size=total, scale=_scale(adata))
+    how = {"library_size": total, "scale": _scale(adata), "equal_depth": True}
+    adata = preprocess.prepare(adata, genes, data["min_genes"], **how)
     if least := data.get("min_cells_per_type"):
         adata = _common_types(adata, least)
     if (limit := data.get("max_cells")) and limit < adata.n_obs:
@@ -169,30 +179,64 @@ def store(adata: anndata.AnnData) -> str:
         "genes": adata.var_names.to_numpy(str),
         "names": adata.obs_names.to_numpy(str),
     }
+    return _kept("", arrays)
+
+
+def store_depths(adata: anndata.AnnData) -> str:
+    """Write how deeply prepared cells were sequenced to ``cells/depths-<hash>.npz`` of the cache; return the hash.
+
+    A file of its own: which cells these are, and so the fingerprint of all other runs, does not depend on it.
+    """
+    arrays = {"detected": adata.obs["detected_genes"].to_numpy(np.int64)}
+    if "total_counts" in adata.obs:
+        arrays["total"] = adata.obs["total_counts"].to_numpy(np.float64)
+    if "equal_depth" in adata.layers:
+        x = adata.layers["equal_depth"]
+        arrays |= {"data": x.data, "indices": x.indices, "indptr": x.indptr, "shape": np.array(x.shape)}
+    return _kept("depths-", arrays)
+
+
+def _kept(kind, arrays):
+    """Write arrays under their hash unless there."""
     digest = hashlib.sha256()
     for name, array in arrays.items():
         digest.update(f"{name} {array.shape}".encode())
         digest.update("\n".join(array).encode() if array.dtype.kind == "U" else np.ascontiguousarray(array).tobytes())
     fingerprint = digest.hexdigest()[:16]
-    path = _path(fingerprint)
+    path = _path(kind + fingerprint)
     if not path.exists():
         with replacing(path) as temporary:
             np.savez_compressed(temporary, **arrays)
     return fingerprint
 
 
-def _path(fingerprint):
-    return cache() / "cells" / f"{fingerprint}.npz"
+def _path(name):
+    return cache() / "cells" / f"{name}.npz"
+
+
+def _arrays(name):
+    path = _path(name)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except Exception as error:  # zipfile, zlib, ValueError, OSError: the remedy is one
+        raise DataError(f"The prepared cells {path} are missing or damaged ({error}). Delete that file and rerun.") from error
+
+
+def _matrix(a):
+    return sp.csr_matrix((a["data"], a["indices"], a["indptr"]), shape=tuple(a["shape"]))
+
+
+@functools.lru_cache(maxsize=2)
+def read_depths(fingerprint: str) -> Depths:
+    """Read what :func:`store_depths` wrote."""
+    a = _arrays(f"depths-{fingerprint}")
+    return Depths(a["detected"], a.get("total"), _matrix(a) if "data" in a else None)
 
 
 @functools.lru_cache(maxsize=2)
 def read(fingerprint: str) -> Cells:
     """Read what :func:`store` wrote."""
-    path = _path(fingerprint)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            a = dict(file)
-    except Exception as error:  # zipfile, zlib, ValueError, OSError: the remedy is one
-        raise DataError(f"The prepared cells {path} are missing or damaged ({error}). Delete that file and rerun.") from error
-    x = sp.csr_matrix((a["data"], a["indices"], a["indptr"]), shape=tuple(a["shape"]))
+    a = _arrays(fingerprint)
+    x = _matrix(a)
     return Cells(x, sparse_tokens(x), a["labels"], a["classes"], a["genes"], a["names"])

@@ -20,6 +20,7 @@ def prepare(
     target_sum: float = 1e4,
     library_size: str | None = None,
     scale: str | None = None,
+    equal_depth: bool = False,
 ) -> anndata.AnnData:
     """Align to a gene vocabulary and normalise as scBERT does.
 
@@ -42,13 +43,18 @@ def prepare(
     scale : {"counts", "ln", "log2", "log10"}, optional
         Of the values, where reading them told (``values`` of the card, as long as they are as they were read). Default:
         recognised from the values.
+    equal_depth : bool
+        Also give the layer ``equal_depth``, where counts are known: what ``X`` would be had every cell as many counts, over
+        all measured genes, as the cell with the fewest. The others are drawn at random without replacement, each cell's
+        total is the same, and ``uns["alignment"]["equal_depth"]`` says what it is; None where counts are unknown.
 
     Returns
     -------
     AnnData
-        ``X`` is log2(1 + counts · target_sum / total), CSR float32. ``uns["alignment"]`` reports ``matched``
-        (number), ``missing`` and ``duplicated`` (names), ``values`` (scale that was found), ``dropped`` (cells
-        per class) and ``dropped_cells``.
+        ``X`` is log2(1 + counts · target_sum / total), CSR float32. ``obs`` gains ``detected_genes`` and, where counts are
+        known (whole numbers that were not normalised), ``total_counts``: both over all measured genes, those outside the
+        vocabulary too. ``uns["alignment"]`` reports ``matched`` (number), ``missing`` and ``duplicated`` (names), ``values``
+        (scale that was found), ``dropped`` (cells per class) and ``dropped_cells``.
 
     Raises
     ------
@@ -63,6 +69,7 @@ def prepare(
     x = sp.csr_matrix(adata.X, dtype=np.float32)
     normalised = adata.uns.get("dataset", {}).get("normalised")
     scale = normalised or scale or value_scale(x, "the matrix", adata.obs_names, names)
+    measured = x
     x, report = _align(x, names, genes)
     detected = np.diff(x.indptr)
     keep = detected >= min_genes
@@ -74,9 +81,18 @@ def prepare(
             f"No cell is left: none has {min_genes} detected genes of the vocabulary (most: {int(detected.max())}; "
             f"{report['matched']} of {len(genes)} genes are in the data). Lower min_genes or check the gene names."
         )
-    obs = adata.obs.loc[keep].copy()
+    obs, measured = adata.obs.loc[keep].copy(), measured[keep]
     x = x[keep] if normalised else _normalise(x[keep], obs, scale, target_sum, library_size)
+    counted = scale == "counts" and np.array_equal(measured.data, np.round(measured.data))
+    obs = _depth(obs, measured, counted, library_size)
     prepared = anndata.AnnData(x, obs=obs, var=pd.DataFrame(index=pd.Index(genes, dtype=str)))
+    if equal_depth:
+        report["equal_depth"] = None
+        if counted:
+            drawn, least = _downsample(measured, obs["total_counts"].to_numpy())
+            drawn, _ = _align(drawn, names, genes)
+            drawn.data = np.log2(1 + drawn.data * (target_sum / least)).astype(np.float32)
+            prepared.layers["equal_depth"], report["equal_depth"] = drawn.astype(np.float32), least
     if "cell_type" in obs:  # types whose cells were all dropped must not linger as empty classes
         prepared.obs["cell_type"] = prepared.obs["cell_type"].astype("category").cat.remove_unused_categories()
     prepared.uns["dataset"] = dict(adata.uns.get("dataset", {}))
@@ -113,6 +129,31 @@ def _align(x, names, genes):
     present = np.zeros(len(vocabulary), bool)
     present[target[inside]] = True
     return aligned, {"matched": matched, "missing": vocabulary[~present].tolist(), "duplicated": list(twice)}
+
+
+def _depth(obs, measured, counted, library_size):
+    """How deeply each cell was sequenced; a column ``total_counts`` that came with normalised values is not taken for it."""
+    total = obs[library_size] if library_size else np.asarray(measured.sum(1, dtype=np.float64)).ravel()
+    obs = obs.drop(columns="total_counts", errors="ignore")
+    return obs.assign(detected_genes=measured.count_nonzero(axis=1), **({"total_counts": total} if counted else {}))
+
+
+def _downsample(measured, total, seed=0):
+    """As many counts of every cell as the cell with the fewest has, drawn without replacement; and how many they are.
+
+    Of genes that the file lacks, known by ``total`` alone, counts are drawn too. scanpy's downsample_counts begins each
+    cell with the same random numbers: genes in some places of the list then lose too little or too much in all cells alike.
+    """
+    rng, drawn = np.random.default_rng(seed), measured.astype(np.int64)
+    own = np.asarray(drawn.sum(1)).ravel()
+    elsewhere = np.maximum(np.rint(total).astype(np.int64) - own, 0)
+    least = int((own + elsewhere).min())
+    for cell, others in enumerate(elsewhere):
+        mine = slice(drawn.indptr[cell], drawn.indptr[cell + 1])
+        counts = np.append(drawn.data[mine], others)
+        drawn.data[mine] = rng.multivariate_hypergeometric(counts, least, method="marginals")[:-1]
+    drawn.eliminate_zeros()
+    return drawn, least
 
 
 def _normalise(x, obs, scale, target_sum, library_size):

@@ -12,6 +12,8 @@ def test_sanity_names_what_is_out_of_order():
     labels = rng.choice(4, 250, p=[0.5, 0.2, 0.2, 0.1])
     share = {
         "nearest_neighbours": 0.7,
+        "depth": 0.55,
+        "logistic_regression_equal_depth": 0.65,
         "logistic_regression_tokens": 0.7,
         "logistic_regression": 0.8,
         "head_only": 0.75,
@@ -31,6 +33,9 @@ def test_sanity_names_what_is_out_of_order():
     other = differences.paired_difference(*differences.pair(runs, "majority", "stratified_random"), metric="accuracy")
     assert alone["difference"] < 0 < other["difference"] == table["difference"][0]
     assert table["difference"][1] == -alone["difference"]
+    few = [run for run in runs if run.spec["arm"] in ("depth", "majority", "logistic_regression")]  # none at equal depth
+    fewer = controls.sanity(few)[["reference", "arm", "metric", "because"]].itertuples(index=False, name=None)
+    assert list(fewer) == [row for row in controls.EXPECTED if row[:2] == ("depth", "logistic_regression")]
 
 
 def test_the_bracket_has_every_arm_once():

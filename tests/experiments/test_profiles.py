@@ -19,7 +19,8 @@ def test_unknown_names_are_refused(profile):
 
 def test_macparland_in_the_paper_profile_has_its_own_search(place, monkeypatch):
     monkeypatch.setattr(cells, "prepared", lambda *_: None)
-    monkeypatch.setattr(cells, "store", lambda _: "0")
+    for name in ("store", "store_depths"):
+        monkeypatch.setattr(cells, name, lambda _: "0")
     monkeypatch.setattr(embeddings, "gene2vec_path", lambda: place[0] / "g2v")
     (place[0] / "g2v").write_text("")
     paper = profiles.load("paper")

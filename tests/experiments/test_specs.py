@@ -37,7 +37,7 @@ def test_describing_runs_opens_nothing(name, checkpoint, corpus, tmp_path, monke
     monkeypatch.setattr(socket, "socket", lambda *_, **__: pytest.fail("the network was asked"))
     obs = pd.DataFrame({"cell_type": pd.Categorical(["A", "B", "B"])}, index=["c1", "c2", "c3"])
     profile = profiles.read(name) | {"adata": anndata.AnnData(np.ones((3, 4), np.float32), obs=obs), "fingerprint": "0"}
-    profile |= {"gene_embedding": "gene2vec", "gene2vec": "0"}
+    profile |= {"depths": "0", "gene_embedding": "gene2vec", "gene2vec": "0"}
     profile["pretraining"] |= {"checkpoint": checkpoint, "corpus": corpus}
     wanted = everything(profile)
     names = {store.run_id(spec): json.loads(json.dumps(spec)) for spec in wanted}
@@ -51,6 +51,31 @@ def test_describing_runs_opens_nothing(name, checkpoint, corpus, tmp_path, monke
 def test_unknown_arms_are_refused(profile):
     with pytest.raises(DataError, match="no arm 'gpt'.*full"):
         specs.cell_types(profile, ["gpt"])
+
+
+def test_equal_depth_is_left_out_where_counts_are_unknown(profile):
+    """The controls do without, the table of the data says why, and who asks for it by name is told."""
+    arm, normalised = "logistic_regression_equal_depth", profile["adata"].copy()
+    del normalised.layers["equal_depth"]
+    normalised.uns["alignment"] = profile["adata"].uns["alignment"] | {"equal_depth": None}
+    other = profile | {"adata": normalised}
+    with_it, without = ({spec["arm"] for spec in specs.controls(which)} for which in (profile, other))
+    assert with_it == set(CONTROLS) and without == with_it - {arm}
+    with pytest.raises(DataError, match=f"{arm} needs counts.*normalised"):
+        specs.cell_types(other, ["majority", arm])
+    said = [profiles.describe(which).data.loc["at equal depth", ""] for which in (profile, other)]
+    least = int(profile["adata"].obs["total_counts"].min())
+    assert said[0].startswith(f"{least:,} counts in every cell") and "no such control" in said[1]
+
+
+def test_what_only_one_arm_needs_is_in_no_others_specification(profile):
+    """So that runs that were done before keep their names."""
+    wanted = {spec["arm"]: spec for spec in everything(profile) if spec["task"] == "cell_types"}
+    assert {arm for arm, spec in wanted.items() if "depths" in spec} == {"depth", "logistic_regression_equal_depth"}
+    weighted = {arm for arm, spec in wanted.items() if "class_weight" in spec.get("training", {})}
+    assert weighted == {"logistic_regression_balanced"}
+    assert {arm for arm, spec in wanted.items() if "labelled" in spec} == {"logistic_regression_four_fifths"}
+    assert wanted["depth"]["depths"] == wanted["logistic_regression_equal_depth"]["depths"] == profile["depths"]
 
 
 def test_repeated_splits_differ_and_pair(profile):

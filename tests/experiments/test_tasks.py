@@ -89,7 +89,12 @@ BASELINES = (
     "logistic_regression",
     "logistic_regression_l2",
     "logistic_regression_tokens",
+    "logistic_regression_detected",
+    "logistic_regression_balanced",
+    "logistic_regression_four_fifths",
     "nearest_neighbours",
+    "nearest_centroid",
+    "rank_means",
     "majority",
     "stratified_random",
 )
@@ -113,6 +118,29 @@ def test_controls_learn_from_what_they_say(profile):
     model.fit((stored.x[train] > 0).astype(np.float32), stored.labels[train], 1)
     found = model.predict_proba((stored.x[test] > 0).astype(np.float32))
     np.testing.assert_allclose(detected.predictions["probabilities"][:, model.classes_], found, atol=1e-6)
+
+
+def test_depth_and_equal_depth_learn_from_what_they_say(profile):
+    """Neighbours by the logarithms of depth alone, whatever genes the cells show; regression on the down-sampled counts."""
+    arms = ["depth", "logistic_regression_equal_depth"]
+    adata, done = profile["adata"], runs.complete(specs.controls(profile, arms)[::2])
+    depth = np.log1p(adata.obs[["total_counts", "detected_genes"]].to_numpy(np.float64))
+    for run, x in zip(done, (depth, adata.layers["equal_depth"]), strict=True):
+        p, labels = run.predictions, adata.obs["cell_type"].cat.codes.to_numpy(np.int64)
+        model = classifiers.MODELS[run.spec["model"]](**run.spec.get("training", {}))
+        found = model.fit(x[p["train"]], labels[p["train"]], run.spec["seed"]).predict_proba(x[p["test"]])
+        np.testing.assert_allclose(p["probabilities"][:, model.classes_], found, atol=1e-6)
+    mixed = adata[:, np.random.default_rng(0).permutation(adata.n_vars)].copy()
+    other = profile | {"adata": mixed, "fingerprint": cells.store(mixed), "depths": cells.store_depths(mixed)}
+    assert other["fingerprint"] != profile["fingerprint"]
+    [run] = runs.complete(specs.controls(other, ["depth"])[:1])
+    np.testing.assert_array_equal(run.predictions["probabilities"], done[0].predictions["probabilities"])
+    uncounted = adata.copy()
+    del uncounted.obs["total_counts"]
+    [run] = runs.complete(specs.controls(profile | {"depths": cells.store_depths(uncounted)}, ["depth"])[:1])
+    p = run.predictions
+    model = classifiers.Depth().fit(depth[p["train"], 1:], labels[p["train"]])
+    np.testing.assert_allclose(p["probabilities"][:, model.classes_], model.predict_proba(depth[p["test"], 1:]), atol=1e-6)
 
 
 def test_trials_never_see_a_reported_cell(profile):
@@ -148,6 +176,12 @@ def test_the_external_task_gives_the_trained_models_own_predictions(profile, pro
             assert np.array_equal(found["probabilities"], own["probabilities"]), arm
         assert np.allclose(found["probabilities"], own["probabilities"], atol=1e-6), arm
         assert np.array_equal(found["label_names"][found["labels"]], own["classes"][own["labels"]])
+
+
+def test_depth_is_not_asked_of_other_cells(profile):
+    for arm in ("depth", "logistic_regression_equal_depth"):
+        with pytest.raises(DataError, match=f"{arm} looks at how deeply.*Leave it out"):
+            specs.external({"dataset": "other", "fingerprint": "0"}, specs.controls(profile, [arm]))
 
 
 def test_other_genes_are_refused(profile):

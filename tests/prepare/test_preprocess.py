@@ -122,6 +122,73 @@ def test_depth_and_order_of_cells_do_not_matter(raw):
     np.testing.assert_allclose(permuted, expected[cells][:, genes], rtol=1e-5, atol=1e-5)
 
 
+# How deeply cells were sequenced.
+
+
+def test_depth_is_over_all_measured_genes(raw):
+    """Neither changes with the vocabulary; a total that is given is the total; zeros that are stored are not detected."""
+    counts, genes = raw.X.toarray(), list(raw.var_names[::5])
+    for given in (None, genes):
+        found = prepare(raw, genes=given, min_genes=45)
+        kept = raw.obs_names.get_indexer(found.obs_names)
+        np.testing.assert_array_equal(found.obs["total_counts"], counts[kept].sum(1))
+        np.testing.assert_array_equal(found.obs["detected_genes"], (counts[kept] > 0).sum(1))
+    assert 0 < found.n_obs < raw.n_obs
+    given = prepare(raw, genes=genes, min_genes=0, library_size="n_counts")
+    np.testing.assert_array_equal(given.obs["total_counts"], raw.obs["n_counts"])
+    zeros = raw.copy()
+    zeros.X.data[::3] = 0
+    np.testing.assert_array_equal(prepare(zeros, min_genes=0).obs["detected_genes"], (zeros.X.toarray() > 0).sum(1))
+
+
+@pytest.mark.parametrize("log", [np.log, np.log2, None], ids=["ln", "log2", "shares"])
+def test_the_depth_of_normalised_cells_is_unknown(raw, log):
+    """No total, also where a column has its name, and no equal depth; the genes that are detected are."""
+    adata = on_scale(raw, log or (lambda x: x - 1))
+    adata.obs["total_counts"] = 7.0
+    found = prepare(adata, min_genes=0, equal_depth=True)
+    np.testing.assert_array_equal(found.obs["detected_genes"], raw.X.count_nonzero(axis=1))
+    assert "total_counts" not in found.obs and not found.layers and found.uns["alignment"]["equal_depth"] is None
+    assert (adata.obs["total_counts"] == 7).all()
+
+
+def test_equal_depth_leaves_every_cell_as_many_counts(raw):
+    """All totals are that of the poorest cell that is kept; no gene has more than before; the same again; ``X`` stays."""
+    needed = int(raw.X[raw.X.sum(1).argmin()].nnz) + 1  # the poorest cell of all is dropped
+    plain, found = prepare(raw, min_genes=needed), prepare(raw, min_genes=needed, equal_depth=True)
+    before = raw[found.obs_names].X.toarray()
+    least = found.uns["alignment"]["equal_depth"]
+    assert least == before.sum(1).min() > raw.X.sum(1).min() and (plain.X != found.X).nnz == 0 and not plain.layers
+    layer = found.layers["equal_depth"]
+    assert sp.isspmatrix_csr(layer) and layer.dtype == np.float32 and layer.nnz < found.X.nnz
+    exact = (np.exp2(layer.toarray().astype(np.float64)) - 1) * least / 1e4
+    counts = np.round(exact)
+    np.testing.assert_allclose(exact, counts, atol=1e-4)
+    assert (counts.sum(1) == least).all() and (counts <= before).all()
+    poorest = before.sum(1).argmin()
+    np.testing.assert_array_equal(counts[poorest], before[poorest])
+    genes = [*raw.var_names[:50:-3], "ABSENT"]
+    some = prepare(raw[found.obs_names], genes=genes, min_genes=0, equal_depth=True)  # drawn again, before genes are selected
+    assert some.uns["alignment"]["equal_depth"] == least
+    assert (some.layers["equal_depth"][:, :-1] != found[:, genes[:-1]].layers["equal_depth"]).nnz == 0
+
+
+@pytest.mark.parametrize("library_size", [None, "n_counts"])
+def test_equal_depth_draws_every_count_alike(raw, library_size):
+    """Each gene keeps the share that the hypergeometric distribution gives it, whatever its place, with that variance."""
+    found = prepare(raw, min_genes=0, library_size=library_size, equal_depth=True)
+    least, before = found.uns["alignment"]["equal_depth"], raw.X.toarray().astype(np.float64)
+    total = raw.obs[library_size].to_numpy(np.float64) if library_size else before.sum(1)
+    assert least == total.min()
+    counts = np.round((np.exp2(found.layers["equal_depth"].toarray().astype(np.float64)) - 1) * least / 1e4)
+    share = before / total[:, None]
+    mean = least * share.sum(0)
+    variance = (least * share * (1 - share) * ((total - least) / (total - 1))[:, None]).sum(0)
+    common = mean > 50
+    z = (counts.sum(0) - mean)[common] / np.sqrt(variance[common])
+    assert common.sum() > 100 and abs(z.std() - 1) < 0.2 and abs(z.mean()) < 0.3 and np.abs(z).max() < 5
+
+
 BAD = {
     # what is wrong: (how the file is made, arguments of through(), words of the message: what, where, what to do)
     "no gene in common": (written(lambda a: a), {"genes": ["CD3E", "LYZ"]}, ["No gene in common", "GENE0A", "CD3E", "symbols"]),
