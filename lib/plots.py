@@ -1,7 +1,7 @@
 """One style for all figures: every run a point, the interval named, colours that colour-blind readers can tell.
 
 Ours are filled circles, the paper's hollow diamonds. Seaborn draws what it draws well, but no interval is its own: they are
-Student's of :mod:`lib.evaluate.intervals`, or those that a table brings.
+Student's of :func:`lib.evaluate.measures.mean_of_runs`, or those that a table brings.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix
 
 from lib import settings
 from lib.arms import ARMS, EMBEDDINGS, by_factors, colour, label
-from lib.evaluate import intervals
+from lib.evaluate import measures
 
 mpl, sns = lazy_loader.load("matplotlib"), lazy_loader.load("seaborn")  # a second that programs without a figure need not wait
 
@@ -66,12 +66,6 @@ def legend(on: mpl.axes.Axes | mpl.figure.Figure, arms: Sequence[str] = (), ncol
     on.figure.legend(handles=handles, loc="outside upper center", ncols=ncols)
 
 
-def student(values: pd.Series) -> tuple[float, float]:
-    """The ends of the 95 % Student interval of the mean, as seaborn's ``errorbar`` asks for them."""
-    mean, half_width = intervals.confidence_interval(values)
-    return mean - half_width, mean + half_width
-
-
 def points(ax: mpl.axes.Axes, x, y, shades, source: str = "ours", **look) -> None:
     """Filled circles for ``ours``, hollow diamonds for the ``paper``; the style's one place that says so is ``MARKS``."""
     look = {"s": 24, "alpha": 0.85, "linewidths": 1, "zorder": 3, "clip_on": False, "marker": MARKS[source]["marker"]} | look
@@ -81,14 +75,20 @@ def points(ax: mpl.axes.Axes, x, y, shades, source: str = "ours", **look) -> Non
 def runs(ax: mpl.axes.Axes, table: pd.DataFrame, at, source="ours", spread=0.1, beside=0.18, orient="x", **mean) -> None:
     """Every run of ``table`` (``arm``, ``value``) a point at ``at``, and their mean with Student's interval ``beside`` them.
 
-    Runs at one place are spread evenly, so that no point hides another and a rerun draws the same figure. ``orient="y"``:
-    places are rows. ``mean`` goes to :func:`seaborn.pointplot`.
+    The interval is that of the tables (:func:`lib.evaluate.measures.mean_of_runs`): over pre-trainings and seeds, where there
+    are. Runs at one place are spread evenly, so that no point hides another and a rerun draws the same figure.
+    ``orient="y"``: places are rows. ``mean`` goes to :func:`seaborn.pointplot`.
     """
     at, value = np.asarray(at, float), table["value"].to_numpy()
     group = table.groupby(at)["value"]
     n, k = group.transform("size").to_numpy(), group.cumcount().to_numpy()
     place = at + spread * (2 * k - n + 1) / np.maximum(n - 1, 1)
     points(ax, *((place, value) if orient == "x" else (value, place)), table["arm"].map(PALETTE), source)
+
+    def student(values):  # seaborn hands over the values at one place, numbered by their rows
+        middle, half = measures.mean_of_runs(table.iloc[values.index])
+        return middle - half, middle + half
+
     look = {"palette": PALETTE, "errorbar": student, "marker": "_" if orient == "x" else "|", "linestyle": "none", "lw": 1.6}
     look |= {"ms": 9, "mew": 2.2, "zorder": 4, "native_scale": True, "legend": False} | mean
     x, y = (at + beside, value) if orient == "x" else (value, at + beside)

@@ -71,7 +71,7 @@ subsets.pivot(index="fraction", columns="seed", values=["cells", "types"])
 # %% [markdown]
 # ## Scores beside the paper's
 #
-# Mean ± half the 95 % Student interval over the seeds (n runs). With three seeds that interval is wide: its quantile
+# Mean ± half the 95 % Student interval (n runs; pre-trainings and seeds are two levels of it). With three of either it is wide: its quantile
 # is 4.3, not 2.
 
 # %%
@@ -105,7 +105,7 @@ plots.save(fig, "02_few_shot", drawn.query("metric in ['accuracy', 'macro_f1']")
 # ## The answer
 #
 # Logistic regression minus scBERT in points of accuracy, from the same subsets and test cells, with a 95 % interval by
-# bootstrap over cells and seeds; beside it the paper's, with Welch's interval over its runs. An interval that covers
+# over cells, seeds and pre-trainings; beside it the paper's, with Welch's interval over its runs. An interval that covers
 # zero does not show that there is no difference: look at how wide it is. With all labels the question is that of notebook 01,
 # and answered there.
 

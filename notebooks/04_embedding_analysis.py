@@ -75,8 +75,8 @@ card.assign(arm=card["arm"].map(plots.label)).set_index(["arm", "metric"])[["our
 # %% [markdown]
 # ## Figure 1: the paper's Table 3
 #
-# Share of all hidden genes of the test cells, as the authors count, mean over the pre-trainings with a 95 % Student interval over
-# them, where there are several; diamonds are the paper's (Zheng68K). Without a
+# Share of all hidden genes of the test cells, as the authors count, mean over the pre-trainings with a 95 % interval for other cells
+# and other pre-trainings; diamonds are the paper's (Zheng68K). Without a
 # gene embedding a model can give one answer only for all hidden genes of a cell. Look at how often that answer is the
 # rule's (right pair), and how much better a model with an embedding does (left pair).
 

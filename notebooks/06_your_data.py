@@ -97,13 +97,13 @@ plots.save(fig, "06_few_shot", table, chosen)
 # ## The answer
 #
 # The difference on the same test cells, with an interval that covers both the luck of the draw of those cells and that of
-# the training (bootstrap over cells and seeds). *Ahead* or *behind* is said where it excludes zero and p is below 5 %, *equivalent*
+# the training. *Ahead* or *behind* is said where it excludes zero and p is below 5 %, *equivalent*
 # where the difference lies within 2 points either way by two one-sided tests at 5 %; else it is undecided.
 
 # %%
-found = differences.paired_difference(by_arm["logistic_regression"], by_arm["full"])
+found = differences.family([("logistic_regression", "full", "accuracy", {})], done).iloc[0].to_dict()
 which = f"On {'these' if data is None else 'your'} {chosen['adata'].n_obs:,} cells"
-learnt = differences.paired_difference(by_arm["full"], by_arm["majority"])
+learnt = differences.family([("full", "majority", "accuracy", {})], done).iloc[0].to_dict()
 Markdown(f"{words.describe(found, 'logistic regression', 'scBERT', which)} {words.caveat(learnt)}")
 
 # %% [markdown]

@@ -71,9 +71,9 @@ plots.save(fig, "07_calibration", tables, chosen)
 
 # %% [markdown]
 # The same in numbers, with 95 % intervals by bootstrap over test cells. *Calibration error*: mean distance of confidence
-# and accuracy over the bins. *Brier*: mean squared distance of all probabilities to the truth, 0 to 2, which also rewards
-# being right. Logistic regression's probabilities are those of one-vs-rest models, scaled to sum to one; a scBERT trained
-# to its best epoch by accuracy is not asked to be calibrated.
+# and accuracy over the bins; *centred*, less what a calibrated model with these confidences would show by chance. *Brier*: mean squared distance of all probabilities to the truth, 0 to 2, which also rewards
+# being right. Logistic regression's probabilities are those of one-vs-rest models, scaled to sum to one; a scBERT whose
+# weights are chosen by accuracy is not asked to be calibrated.
 
 # %%
 calibrated = calibration.calibration(done)

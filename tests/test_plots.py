@@ -15,6 +15,7 @@ from matplotlib.colors import to_hex, to_rgb
 
 from lib import plots
 from lib.arms import ARMS, CONTROLS, FACTORIAL, colour, factors, label
+from lib.evaluate import intervals
 
 BLUE, ORANGE = colour("logistic_regression").lower(), colour("full").lower()
 PROFILE = {"name": "hand", "adata": np.zeros((1700, 765)), "data": {"dataset": "pbmc68k_reduced"}}
@@ -502,10 +503,19 @@ def test_shares_follow_each_other_and_fill_the_row(ax):
     assert all(bar.get_height() < 1 for bar in ax.patches) and not any(line.get_visible() for line in ax.get_xgridlines())
 
 
-def test_student_is_the_interval_of_the_mean():
-    """Of 1, 2, 3: 2 ± 4.3027 / √3; of one run: none."""
-    assert plots.student(pd.Series([1, 2, 3])) == pytest.approx((2 - 2.48414, 2 + 2.48414), abs=1e-5)
-    assert np.isnan(plots.student(pd.Series([1]))).all()
+def test_the_bar_beside_runs_is_the_interval_of_the_tables(ax):
+    """Student's, over pre-trainings and seeds where there are both, whatever the order of rows; none for a single run."""
+    rows = [("full", p, s, 0.7 + 0.1 * p + 0.01 * s) for s in range(2) for p in range(3)]
+    crossed = pd.DataFrame(rows, columns=["arm", "pretraining", "seed", "value"]).astype({"pretraining": "Int64"})
+    plain = pd.DataFrame({"arm": "logistic_regression", "seed": range(3), "value": [0.1, 0.2, 0.3]})
+    table = pd.concat([plain, crossed.sample(frac=1, random_state=0), plain.iloc[:1].assign(arm="majority")])
+    plots.runs(ax, table, table["arm"].map({"full": 0, "logistic_regression": 1, "majority": 2}))
+    ends = [(line.get_xdata(), np.asarray(line.get_ydata(), float)) for line in ax.lines]
+    drawn = {round(x[0] - 0.18): np.ptp(y) / 2 for x, y in ends if len(y) == 2 and np.isfinite(y).all() and np.ptp(y) > 0}
+    wide = intervals.two_levels(crossed["value"], crossed["pretraining"], crossed["seed"])[1]
+    assert drawn[0] == pytest.approx(wide) and wide > 1.5 * intervals.confidence_interval(crossed["value"])[1]
+    assert drawn[1] == pytest.approx(intervals.confidence_interval([0.1, 0.2, 0.3])[1])
+    assert 2 not in drawn
 
 
 def test_save_writes_the_same_picture_twice_with_the_profile_in_it(ax, tmp_path, monkeypatch):

@@ -167,5 +167,7 @@ def evaluate(make: Callable, profile: dict, arm: str, seeds: Sequence[int] | Non
         probabilities = classifiers.learn(make(), adata.X[train], labels[train], seed, len(classes), arm)(adata.X[test])
         predictions = {"test": test, "train": train, "labels": labels[test], "classes": classes, "probabilities": probabilities}
         spec = {"task": "cell_types", "arm": arm, "fraction": 1.0, "seed": int(seed)}
-        done.append(SimpleNamespace(spec=spec, predictions=predictions, id="not stored", log=pd.DataFrame()))
+        done.append(
+            SimpleNamespace(spec=spec, predictions=predictions, id=f"not stored: {arm}, seed {seed}", log=pd.DataFrame())
+        )
     return done
