@@ -32,7 +32,7 @@ from lib.files import digest, fingerprint, replacing, write_text
 
 FILES = ("spec.json", "environment.json", "log.csv", "predictions.npz")
 # What computes runs, in lib. How cells are read is not among it: their values are hashed in the specification.
-CODE = ("prepare", "scbert", "experiments/classifiers.py", "experiments/tasks.py")
+CODE = ("prepare", "scbert", "experiments/baselines.py", "experiments/classifiers.py", "experiments/tasks.py")
 
 
 class Run:

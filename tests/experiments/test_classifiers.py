@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neighbors import NearestCentroid as Centroid
 
 from lib.errors import DataError
-from lib.experiments import classifiers, profiles
+from lib.experiments import baselines, classifiers, profiles
 from lib.prepare import splits, tokenize
 
 
@@ -52,7 +52,7 @@ def test_l2_is_scikit_learns_one_against_the_rest(split):
 
 def test_nearest_centroid_is_scikit_learns(split):
     x, _, labels, train, test = split
-    model = classifiers.NearestCentroid().fit(x[train], labels[train])
+    model = baselines.NearestCentroid().fit(x[train], labels[train])
     theirs = Centroid().fit(x[train].toarray(), labels[train])
     answers = model.classes_[model.predict_proba(x[test]).argmax(1)]
     assert np.array_equal(answers, theirs.predict(x[test].toarray())) and np.mean(answers == labels[test]) > 0.5
@@ -61,7 +61,7 @@ def test_nearest_centroid_is_scikit_learns(split):
 def test_ranks_are_projected_by_least_squares(split):
     """Each cell's quantiles, by scipy, as the mean quantiles of the types put together; scaling a cell changes nothing."""
     x, _, labels, train, test = split
-    model = classifiers.RankMeans().fit(x[train], labels[train])
+    model = baselines.RankMeans().fit(x[train], labels[train])
 
     def quantiles(cell):
         return scipy_stats.norm.ppf(scipy_stats.rankdata(cell) / (len(cell) + 1))
@@ -84,8 +84,8 @@ def test_depth_is_a_vote_of_the_cells_sequenced_most_alike():
         scaled = (x - x[:150].mean(0)) / x[:150].std(0)
         nearest = np.square(scaled[150:, None] - scaled[None, :150]).sum(2).argsort(1)[:, :25]
         share = np.stack([(labels[nearest] == k).mean(1) for k in range(3)], 1)
-        np.testing.assert_allclose(classifiers.Depth().fit(x[:150], labels[:150]).predict_proba(x[150:]), share)
-    assert classifiers.Depth().fit(depth[:4], labels[:4]).predict_proba(depth[:2]).shape[0] == 2  # fewer cells than votes
+        np.testing.assert_allclose(baselines.Depth().fit(x[:150], labels[:150]).predict_proba(x[150:]), share)
+    assert baselines.Depth().fit(depth[:4], labels[:4]).predict_proba(depth[:2]).shape[0] == 2  # fewer cells than votes
 
 
 def test_balanced_weights_are_scikit_learns(split):
@@ -101,18 +101,18 @@ def test_nearest_neighbours_are_those_in_principal_components(split):
     dense = x.toarray()
     pca = PCA(20, svd_solver="full").fit(dense[train])
     by_hand = KNeighborsClassifier(10).fit(pca.transform(dense[train]), labels[train]).predict(pca.transform(dense[test]))
-    model = classifiers.NearestNeighbours(components=20).fit(x[train], labels[train])
+    model = baselines.NearestNeighbours(components=20).fit(x[train], labels[train])
     assert np.mean(model.classes_[model.predict_proba(x[test]).argmax(1)] == by_hand) > 0.97
-    assert classifiers.NearestNeighbours().fit(x[:6], labels[:6]).predict_proba(x[:2]).shape[0] == 2
+    assert baselines.NearestNeighbours().fit(x[:6], labels[:6]).predict_proba(x[:2]).shape[0] == 2
     with pytest.raises(DataError, match="no principal component"):
-        classifiers.NearestNeighbours().fit(x[:1], labels[:1])
+        baselines.NearestNeighbours().fit(x[:1], labels[:1])
 
 
 def test_random_is_drawn_by_share(split):
     """Each type about as often as among the training cells; another seed draws others; genes play no part."""
     _, _, labels, train, _ = split
     nothing = sp.csr_matrix((20_000, 3), dtype=np.float32)
-    drawn = [classifiers.StratifiedRandom().fit(None, labels[train], seed).predict_proba(nothing) for seed in (0, 1)]
+    drawn = [baselines.StratifiedRandom().fit(None, labels[train], seed).predict_proba(nothing) for seed in (0, 1)]
     share = np.bincount(labels[train]) / len(train)
     assert np.allclose(drawn[0].mean(0), share, atol=0.015) and not np.array_equal(*drawn)
 
@@ -174,9 +174,9 @@ def classifier_of(profile):
     "make",
     [
         lambda profile: classifiers.LogisticRegression(0.1),
-        lambda profile: classifiers.Majority(),
-        lambda profile: classifiers.NearestNeighbours(5),
-        lambda profile: classifiers.StratifiedRandom(),
+        lambda profile: baselines.Majority(),
+        lambda profile: baselines.NearestNeighbours(5),
+        lambda profile: baselines.StratifiedRandom(),
         classifier_of,
     ],
     ids=["logistic regression", "majority", "neighbours", "random", "scBERT"],

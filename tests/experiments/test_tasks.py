@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import torch
 
 from lib.errors import DataError
-from lib.experiments import classifiers, profiles, runs, specs, tasks
+from lib.experiments import baselines, classifiers, profiles, runs, specs, tasks
 from lib.prepare import cells, splits
 from lib.scbert.finetune import freeze
 from lib.scbert.model import CellTypeClassifier, ScBert, ScBertConfig
@@ -139,7 +139,7 @@ def test_depth_and_equal_depth_learn_from_what_they_say(profile):
     del uncounted.obs["total_counts"]
     [run] = runs.complete(specs.controls(profile | {"depths": cells.store_depths(uncounted)}, ["depth"])[:1])
     p = run.predictions
-    model = classifiers.Depth().fit(depth[p["train"], 1:], labels[p["train"]])
+    model = baselines.Depth().fit(depth[p["train"], 1:], labels[p["train"]])
     np.testing.assert_allclose(p["probabilities"][:, model.classes_], model.predict_proba(depth[p["test"], 1:]), atol=1e-6)
 
 
