@@ -169,7 +169,7 @@ fig, axes = plt.subplots(1, 2, figsize=(10, 3.6))
 look = {"hue": "arm", "palette": plots.PALETTE, "units": "run", "estimator": None, "lw": 1.3, "legend": False}
 for ax, column in zip(axes, ["loss", "accuracy"]):
     sns.lineplot(logs, x="steps", y=column, ax=ax, **look)
-axes[0].set(yscale="log", ylabel="", title="Weighted cross-entropy, training cells")
+axes[0].set(yscale="log", ylabel="", title="Cross-entropy, training cells")
 axes[1].set(ylim=(0, 1), ylabel="", title=f"Accuracy, {chosen_on}")
 plots.legend(fig, arms)
 plots.save(fig, "03_learning", logs, chosen)
