@@ -106,7 +106,8 @@ def flagged(runs: list) -> dict[str, str]:
     -------
     dict
         Reason by run id: it *stopped at its maximum* of steps, before its loss was flat; or it *learnt nothing*, its loss
-        never left that of a guess, ln(classes), by more than a twentieth.
+        never left that of a guess by more than a twentieth: ln(types), or, where types do not weigh alike, the entropy of their
+        shares.
     """
     found = {}
     for run in (run for run in runs if "ended" in run.predictions):  # others are not trained in steps
@@ -118,8 +119,11 @@ def flagged(runs: list) -> dict[str, str]:
 
 
 def _learnt_nothing(run):
-    classes = run.predictions.get("classes")
-    return classes is not None and run.log["loss"].min() > 0.95 * np.log(len(classes))
+    if "labels" not in run.predictions:
+        return False
+    shares = np.unique(run.predictions["labels"], return_counts=True)[1] / len(run.predictions["labels"])
+    alike = run.spec.get("training", {}).get("weighted", True)
+    return run.log["loss"].min() > 0.95 * (np.log(len(shares)) if alike else -(shares * np.log(shares)).sum())
 
 
 def table(runs: list) -> pd.DataFrame:
@@ -229,7 +233,7 @@ def endings(runs: list) -> pd.DataFrame:
         ``arm``, ``runs``, ``steps`` (the fewest and the most), ``ended``: after fixed *epochs*, at a *plateau* of the loss on
         cells that are not reported, or at the *maximum*, which is no end; ``best``: where between begin (0) and end (1) the
         weights that are kept lie, the mean; ``heads drawn again``, since no token of any cell passed them; ``learnt nothing``:
-        runs whose loss never left that of a guess, ln(classes), by more than a twentieth.
+        runs whose loss never left that of a guess (:func:`flagged`).
     """
     rows = []
     for arm in dict.fromkeys(run.spec["arm"] for run in runs if "ended" in run.predictions):

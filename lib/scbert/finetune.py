@@ -230,7 +230,9 @@ def finetune(
     if ends is None:
         rule = Epochs(epochs, lambda epoch: learning_rate(epoch, **(schedule or {})), lambda row: row["accuracy"])
     else:
-        rule = Plateau(**ends)
+        shares = np.bincount(labels[train]) / len(train)
+        shares = shares[shares > 0]
+        rule = Plateau(**ends, guess=np.log(len(shares)) if weighted else float(-(shares * np.log(shares)).sum()))
     redrawn = redraw_dead_head(model, tokens, train, batch_size)
     done = fit(
         model,

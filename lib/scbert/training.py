@@ -59,8 +59,10 @@ class Plateau:
 
     After every ``every`` steps that loss is looked at. Whenever it has not reached a new low, by more than ``least`` of the
     lowest, for ``patience`` looks, the rate falls to ``factor`` of itself; the time after the last of ``drops`` falls,
-    training has ended. Counted in steps, so that few cells are learnt from for as long as many. Kept are the weights with the
-    best accuracy on those cells, where a log has it, since that is what is reported; else those with the lowest loss.
+    training has ended. Some runs stay at the loss of a guess for hundreds of steps before they learn: until a loss is a
+    twentieth below it, on trained cells or these, no look counts, for ``begin`` looks at most. Counted in steps, so that few
+    cells are learnt from for as long as many. Kept are the weights with the best accuracy on those cells, where a log has it,
+    since that is what is reported; else those with the lowest loss.
     """
 
     max_lr: float  # Adam's rate, after a warm-up over the first ``warmup`` looks
@@ -71,13 +73,15 @@ class Plateau:
     least: float = 2e-3
     warmup: int = 2
     most: int = 20_000  # steps at which it is given up: a run that gets here has not ended, and is flagged
+    begin: int = 60  # looks after which one that has not begun to learn is given up, and flagged
+    guess: float = np.inf  # the loss of knowing only how common each answer is; by default every loss is below it
 
     def steps(self, a_pass: int) -> int:
         return self.every
 
     def rate(self, log: list) -> float | None:
-        falls, _ = self._falls(log)
-        if falls > self.drops or len(log) * self.every >= self.most:
+        falls, begun = self._falls(log)
+        if falls > self.drops or len(log) * self.every >= self.most or (not begun and len(log) >= self.begin):
             return None
         return self.max_lr * self.factor**falls * min(1.0, (len(log) + 1) / (self.warmup + 1))
 
@@ -88,16 +92,17 @@ class Plateau:
         return "plateau" if self._falls(log)[0] > self.drops else "maximum"
 
     def _falls(self, log):
-        """How often the rate has fallen, and the looks since the last new low or fall."""
-        lowest, waited, falls = np.inf, 0, 0
+        """How often the rate has fallen, and whether learning has begun."""
+        lowest, waited, falls, begun = np.inf, 0, 0, False
         for row in log:
+            begun = begun or min(row["validation_loss"], row.get("loss", np.inf)) < 0.95 * self.guess
             if row["validation_loss"] < lowest * (1 - self.least):
                 lowest, waited = row["validation_loss"], 0
-            else:
+            elif begun:
                 waited += 1
             if waited >= self.patience:
                 falls, waited = falls + 1, 0
-        return falls, waited
+        return falls, begun
 
 
 @dataclass

@@ -179,6 +179,26 @@ def test_runs_of_pre_trainings_are_averaged_over_both_levels():
     assert measures.mean_of_runs(alone) == intervals.confidence_interval(table["value"])
 
 
+def test_a_guess_by_the_shares_is_nothing_learnt():
+    """Where types do not weigh alike, the loss of knowing their shares alone is their entropy, less than ln(types)."""
+    labels = np.array([0] * 8 + [1] * 2)
+    entropy = -(0.8 * np.log(0.8) + 0.2 * np.log(0.2))
+
+    def flagged(loss, **spec):
+        found = run("full", labels, labels, **spec)
+        found.log = pd.DataFrame({"loss": [1.0, loss], "steps": [50, 100]})
+        found.predictions["ended"] = np.array("plateau")
+        return measures.flagged([found])
+
+    for loss, spec, learnt in (
+        (entropy, {"training": {"weighted": False}}, False),
+        (entropy, {}, True),
+        (0.9 * entropy, {}, True),
+    ):
+        assert flagged(loss, **spec) == ({} if learnt else {"full-0-0-1.0-paper": "learnt nothing"})
+    assert flagged(0.9 * entropy, training={"weighted": False}) == {}
+
+
 def test_how_training_ended_is_said_arm_by_arm():
     """Steps, the rule that ended it, heads drawn again, and a loss that stayed at ln(classes); other models have no row."""
 
@@ -207,5 +227,5 @@ def test_how_training_ended_is_said_arm_by_arm():
     questions = [("full", other, "accuracy", {}) for other in ("no_gene2vec", "no_pretraining")]
     assert differences.family(questions, runs)["n_flagged"].tolist() == [0, 1]  # the first is of seed 0 alone
     pretrained = trained("full", 0, [9.0, 8.0])
-    del pretrained.predictions["classes"], pretrained.predictions["best_epoch"]
+    del pretrained.predictions["labels"], pretrained.predictions["best_epoch"]
     assert measures.endings([pretrained])["learnt nothing"].tolist() == [0]

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -198,6 +199,28 @@ def test_a_plateau_ends_training_and_says_so():
     assert rates == pytest.approx([0.1 / 3, 0.2 / 3, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05])
     assert [row["steps"] for row in done.log] == [3, 6, 9, 12, 15, 18, 21, 24]
     assert done.best == 5 and model.weight.item() == weights[5]
+
+
+def test_a_run_that_begins_late_is_waited_for():
+    """At the loss of a guess no look counts; once it is left, on either cells, patience counts. What never begins is given up."""
+
+    def looks(rule, losses, trained=None):
+        log = []
+        for held_out, own in zip(losses, trained or [2.0] * len(losses)):
+            if (rate := rule.rate(log)) is None:
+                break
+            log.append({"learning_rate": rate, "loss": own, "validation_loss": held_out})
+        return [row["learning_rate"] for row in log], rule.ended(log)
+
+    rule = replace(PLATEAU, guess=2.0, begin=12)
+    late = [2.0, 2.01, 1.99, 2.0, 2.02, 1.95, 2.0, 1.0, 1.1, 1.1, 0.5, 0.6, 0.6, 0.6, 0.6]
+    rates, ended = looks(rule, late)
+    assert ended == "plateau" and len(rates) == 13, "two looks after 1.0, two after 0.5"
+    assert rates[3:10] == pytest.approx([0.1] * 7) and rates[10:] == pytest.approx([0.05] * 3)
+    assert len(looks(PLATEAU, late)[0]) < 7, "without a guess to be left, it ends before it has begun"
+    assert looks(rule, [2.0] * 30) == (looks(rule, [2.0] * 12)[0], "maximum")
+    rates, ended = looks(rule, [2.5] * 30, [2.0] * 3 + [1.0] * 27)  # learnt by heart: it has begun, and is no better elsewhere
+    assert ended == "plateau" and len(rates) < 9
 
 
 def test_weights_are_kept_by_accuracy_where_there_is_one():
