@@ -202,7 +202,7 @@ def test_a_plateau_ends_training_and_says_so():
 
 
 def test_a_run_that_begins_late_is_waited_for():
-    """At the loss of a guess no look counts; once it is left, on either cells, patience counts. What never begins is given up."""
+    """At the loss of a guess no look counts; once it is left, on either cells, patience does. What never begins is given up."""
 
     def looks(rule, losses, trained=None):
         log = []
