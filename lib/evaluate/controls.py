@@ -62,9 +62,10 @@ def trials(runs: list) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``arm``, the settings that differ between its trials, ``accuracy`` and ``macro_f1``.
+        ``arm``, the settings that differ between its trials, ``accuracy``, ``macro_f1`` and how training ``ended``: *as it
+        should*, or what :func:`lib.evaluate.measures.flagged` says.
     """
-    tables = []
+    tables, flags = [], measures.flagged(runs)
     for arm, own in measures.by_arm(runs).items():
         flat = [{**run.spec["training"], **run.spec["training"].get("ends", {})} for run in own]
         varied = [key for key in flat[0] if len({str(settings.get(key)) for settings in flat}) > 1 and key != "ends"]
@@ -73,6 +74,7 @@ def trials(runs: list) -> pd.DataFrame:
             p = run.predictions
             found = measures.scores(p["labels"], p["probabilities"].argmax(1), p["classes"])
             tried = ", ".join(f"{key.replace('_', ' ')} {settings.get(key)}" for key in varied)
-            rows.append({"arm": arm, "tried": tried, "accuracy": found["accuracy"], "macro_f1": found["macro_f1"]})
+            scored = {"accuracy": found["accuracy"], "macro_f1": found["macro_f1"]}
+            rows.append({"arm": arm, "tried": tried} | scored | {"ended": flags.get(run.id, "as it should")})
         tables.append(pd.DataFrame(rows).sort_values("accuracy", ascending=False, kind="stable"))
     return pd.concat(tables, ignore_index=True)

@@ -1,6 +1,7 @@
 """Controls in the order that they must have, and the scores that bracket every model."""
 
 import numpy as np
+import pandas as pd
 
 from lib.evaluate import controls, differences, words
 from tests.evaluate.made import answers, right_on, run
@@ -57,3 +58,18 @@ def test_the_bracket_has_every_arm_once():
     assert words.ensembles(table, ["a", "b"], str.upper).startswith("Averaged into one classifier: A, accuracy ")
     assert words.ensembles(table, ["b"], str) == ""
     assert controls.bracket(runs, ["macro_f1"])["metric"].tolist() == ["macro_f1"] * 2
+
+
+def test_trials_are_sorted_and_say_which_did_not_end():
+    labels = np.arange(40) % 4
+
+    def trial(rate, right, ended):
+        found = run(
+            "full", labels, np.where(np.arange(40) < right, labels, (labels + 1) % 4), training={"ends": {"max_lr": rate}}
+        )
+        found.id, found.predictions["ended"], found.log = str(rate), np.array(ended), pd.DataFrame({"loss": [1.4, 0.5]})
+        return found
+
+    table = controls.trials([trial(0.1, 10, "maximum"), trial(0.01, 30, "plateau")])
+    assert table["tried"].tolist() == ["max lr 0.01", "max lr 0.1"] and table["accuracy"].tolist() == [0.75, 0.25]
+    assert table["ended"].tolist() == ["as it should", "stopped at its maximum"]
