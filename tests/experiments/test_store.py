@@ -153,9 +153,9 @@ LIVE = """
 import importlib, sys
 from pathlib import Path
 from lib.errors import DataError
-from lib.experiments import classifiers, profiles, runs, specs, store
+from lib.experiments import baselines, classifiers, profiles, runs, specs, store
 
-path = Path("lib/experiments/classifiers.py")
+path = Path("lib/experiments/baselines.py")
 text, share = path.read_text(), 'strategy = "prior"'
 assert text.count(share) == 1
 wanted = specs.cell_types(profiles.load("smoke"), ["majority"], seeds=[0, 1])
@@ -172,7 +172,7 @@ edit('strategy = "most_frequent"')
 edited = complete(wanted[0])
 assert edited[0] != first[0] and edited[1] == [0] * 9 + [1], edited
 edit('strategy = "uniform"')
-importlib.reload(classifiers), importlib.reload(store), importlib.reload(runs)
+[importlib.reload(module) for module in (baselines, classifiers, store, runs)]
 reloaded = complete(wanted[0])
 assert reloaded[0] not in (first[0], edited[0]) and reloaded[1] == [0.1] * 10, reloaded
 edit(share)  # as at first, though this process still holds the reloaded module
