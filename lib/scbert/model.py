@@ -67,7 +67,7 @@ class ScBert(nn.Module):
                 )
             config = replace(config, genes=gene_embedding.shape[0])
             gene_embedding = torch.cat([gene_embedding, gene_embedding.new_zeros(1, config.dim)])
-        self.config = config
+        self.config, self.redraws = config, 0  # how often the random features were drawn anew, since this model was made
         self.register_buffer("gene_embedding", gene_embedding)  # (genes + 1, dim) or None
         self.token_emb = nn.Embedding(config.tokens, config.dim)
         self.performer = _performer(config)
@@ -156,7 +156,9 @@ class ScBert(nn.Module):
             return False
         updater = self.performer.proj_updater
         updater.redraw_projections()
-        return self.training and int(updater.calls_since_last_redraw) == 0
+        redrawn = self.training and int(updater.calls_since_last_redraw) == 0
+        self.redraws += redrawn
+        return redrawn
 
     @classmethod
     def from_checkpoint(

@@ -59,10 +59,12 @@ class Plateau:
 
     After every ``every`` steps that loss is looked at. Whenever it has not reached a new low, by more than ``least`` of the
     lowest, for ``patience`` looks, the rate falls to ``factor`` of itself; the time after the last of ``drops`` falls,
-    training has ended. Some runs stay at the loss of a guess for hundreds of steps before they learn: until a loss is a
-    twentieth below it, on trained cells or these, no look counts, for ``begin`` looks at most. Counted in steps, so that few
-    cells are learnt from for as long as many. Kept are the weights with the best accuracy on those cells, where a log has it,
-    since that is what is reported; else those with the lowest loss.
+    training has ended. Every 1,000 steps the random features are drawn anew, as in scBERT, which throws the loss back: looks
+    after it are held against its own first one, since else most trainings would end there. Some runs stay at the loss of a
+    guess for hundreds of steps before they learn: until a loss is a twentieth below it, on trained cells or these, no look
+    counts, for ``begin`` looks at most. Counted in steps, so that few cells are learnt from for as long as many. Kept are the
+    weights with the best accuracy on those cells, where a log has it, since that is what is reported; else those with the
+    lowest loss.
     """
 
     max_lr: float  # Adam's rate, after a warm-up over the first ``warmup`` looks
@@ -96,7 +98,7 @@ class Plateau:
         lowest, waited, falls, begun = np.inf, 0, 0, False
         for row in log:
             begun = begun or min(row["validation_loss"], row.get("loss", np.inf)) < 0.95 * self.guess
-            if row["validation_loss"] < lowest * (1 - self.least):
+            if row.get("redrawn") or row["validation_loss"] < lowest * (1 - self.least):
                 lowest, waited = row["validation_loss"], 0
             elif begun:
                 waited += 1
@@ -167,7 +169,7 @@ def fit(model, tokens, cells, loss_of, evaluate, *, rule, batch_size, seed, fabr
                 batches.append(left[:batch_size])
                 left = left[batch_size:]
             model.train()
-            summed = 0.0
+            summed, drawn = 0.0, getattr(model, "redraws", 0)
             for batch, shown in feed(tokens, batches, fabric.device):
                 with fabric.autocast():
                     loss = loss_of(batch, shown, generator)
@@ -184,7 +186,8 @@ def fit(model, tokens, cells, loss_of, evaluate, *, rule, batch_size, seed, fabr
             loss = float(summed) / sum(map(len, batches))
             if not np.isfinite(loss):
                 raise FloatingPointError(f"{name}: the loss is {loss} after {bar.n} steps. Lower the learning rate.")
-            done.log.append({"epoch": round_, "steps": (round_ + 1) * steps, "learning_rate": rate, "loss": loss, **metrics})
+            row = {"epoch": round_, "steps": (round_ + 1) * steps, "learning_rate": rate, "loss": loss, **metrics}
+            done.log.append(row | {"redrawn": getattr(model, "redraws", 0) - drawn})
             done.history.append(keep)
             if rule.best(done.log) == round_:
                 done.best, done.best_outputs = round_, outputs

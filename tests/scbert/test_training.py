@@ -223,6 +223,24 @@ def test_a_run_that_begins_late_is_waited_for():
     assert ended == "plateau" and len(rates) < 9
 
 
+def test_looks_after_a_redraw_are_held_against_its_own():
+    """New random features throw the loss back: the look in which they were drawn is the mark for those after it."""
+
+    def looks(losses, redrawn):
+        log = []
+        for k, loss in enumerate(losses):
+            if (rate := PLATEAU.rate(log)) is None:
+                break
+            log.append({"learning_rate": rate, "validation_loss": loss, "redrawn": int(k in redrawn)})
+        return [row["learning_rate"] for row in log], PLATEAU.best(log)
+
+    losses = [3, 2, 1, 2, 1.8, 1.6, 1.4, 1.2, 1.2, 1.2, 1.2, 1.2]
+    rates, best = looks(losses, {3})  # 2.0 after the redraw, and lower from look to look: the rate falls after two flat ones
+    assert rates == pytest.approx([0.1 / 3, 0.2 / 3] + [0.1] * 8 + [0.05] * 2) and best == 2
+    assert len(looks(losses, set())[0]) == 7, "without a redraw, four looks without a new low end it"
+    assert len(looks(losses, {3, 9})[0]) == len(rates) and looks(losses, {3, 9})[0][9] == 0.1, "it begins to wait anew"
+
+
 def test_weights_are_kept_by_accuracy_where_there_is_one():
     """The most accurate look wins, of equals that with the lower loss; the end goes by the loss alone."""
     looks = [(0.5, 1.0), (0.9, 3.0), (0.9, 2.0), (0.8, 0.5), (0.9, 2.0)]
