@@ -258,14 +258,15 @@ def masked_task(ax: mpl.axes.Axes, card: pd.DataFrame) -> None:
     legend(ax, arms, paper="the paper")
 
 
-def shares(ax: mpl.axes.Axes, table: pd.DataFrame) -> None:
-    """Stacked bars: a row an arm, a part a column, each named where it is wide enough."""
+def shares(ax: mpl.axes.Axes, table: pd.DataFrame, of: str) -> None:
+    """Stacked bars: a row an arm, a part a column, each named where it is wide enough; ``of`` is what they are shares of."""
+    table = table.clip(lower=0)  # an adjusted share of nothing may be a little below it
     table.rename(index=label).plot.barh(stacked=True, ax=ax, color=SHADES, width=0.62, legend=False)
     for bars in ax.containers:
         names = [f"{share:.0%}" if share > 0.04 else "" for share in bars.datavalues]
         ax.bar_label(bars, names, label_type="center", fontsize=9, color=INK)
     rows(ax, [label(arm) for arm in table.index])
-    ax.set(xlim=(0, 1), xlabel="Share of the variance of the genes' hidden states", ylabel="")
+    ax.set(xlim=(0, 1), xlabel=of, ylabel="")
     ax.grid(False)
     ax.figure.legend(loc="outside upper center", ncols=4)
 

@@ -200,24 +200,52 @@ Markdown(
 )
 
 # %% [markdown]
-# ## Figure 4: does a gene's state move with the cell?
+# ## Figure 4: what an answer on a hidden gene varies with
 #
-# The final hidden states of all genes in all cells, their variance taken apart: what is explained by knowing the gene; then by
-# its token in this cell; then by the cell as a whole; and the rest, where a gene would carry something of *this* cell that
-# neither its own expression nor a shift common to all genes explains. That rest is where a model of how genes depend on each other would
-# show. Look at how small it is, and at what random weights give.
+# What a model says of a hidden gene, as the bin it expects (the mean of its probabilities), is another number for each gene and
+# cell. Its variance is taken apart: what knowing the gene explains (its mean over cells); then the cell (a shift of all its
+# genes: how deep it is); then the *gene's own neighbours in that cell*, the ten genes that go most with it over the training
+# cells, if they are high or low there; and the rest. A model of which genes go together shows in the third part. Look at how large it
+# is for the true bins, and whether scBERT's answers have it; the additive rule's cannot.
 
 # %%
-shown = runs.complete(specs.representations(chosen))
-several = measures.by_arm(shown)
-reps = {arm: own[0].predictions for arm, own in several.items()}  # what is drawn
-parts = pd.DataFrame(
-    {arm: reps[arm]["variance"] for arm in ("full", "no_pretraining", "no_gene2vec")},
-    index=["the gene", "its token in the cell", "the cell", "the rest"],
-).T
-fig, ax = plt.subplots(figsize=(9, 2.7))
-plots.shares(ax, parts)
-plots.save(fig, "04_variance", parts.rename_axis("arm").reset_index(), chosen)
+neighbours = masked.neighbours_of(stored.tokens, train)
+expected = {
+    "the true bins": [(done[0], target.astype(float))],
+    "additive": [(by_arm["full"], answers["additive"] @ np.arange(7))],
+}
+expected |= {arm: [(run, run.predictions["probabilities"] @ np.arange(7)) for run in own] for arm, own in arms.items()}
+parts = {}
+for name, several in expected.items():  # of several pre-trainings, the mean
+    each = [masked.taken_apart(values, run, stored.tokens, train, neighbours) for run, values in several]
+    parts[name] = pd.DataFrame(each).mean()
+parts = pd.DataFrame(parts).T
+fig, ax = plt.subplots(figsize=(9, 3.1))
+plots.shares(ax, parts, "Share of the variance of the bins expected at hidden genes")
+plots.save(fig, "04_hidden_genes", parts.rename_axis("arm").reset_index(), chosen)
+
+# %% [markdown]
+# What the shares mean, for one gene: of some that mark a kind of cell, the one that is hidden in most test cells. Its bin differs
+# from cell to cell. A model that knew what goes with it would give answers that rise and fall with the gene's neighbours, as the
+# true bins do.
+
+# %%
+p, known = by_arm["full"].predictions, ["CD79A", "LYZ", "NKG7", "CD3D", "FCER1A", "PF4"]
+places = {gene: stored.genes.tolist().index(gene) for gene in known if gene in set(stored.genes)}
+example = max(places, key=lambda gene: (p["gene"] == places[gene]).sum())
+at = p["gene"] == places[example]
+beside = masked.neighbour_level(by_arm["full"], stored.tokens, train, neighbours)[at]
+said = {"the true bins": target[at], "scBERT": (p["probabilities"] @ np.arange(7))[at]}
+said["the additive rule"] = (answers["additive"] @ np.arange(7))[at]
+level = {name: np.corrcoef(values, beside)[0, 1] for name, values in said.items() if at.sum() > 2}
+right = {name: np.corrcoef(values, target[at])[0, 1] for name, values in said.items() if at.sum() > 2}
+partners = ", ".join(stored.genes[neighbours[places[example]]])
+Markdown(
+    f"**{example}** is hidden in {at.sum()} test cells; its neighbours are {partners}. Correlation with how high these are in "
+    f"the cell: {', '.join(f'{name} {r:.2f}' for name, r in level.items())}. With the true bin: "
+    f"{', '.join(f'{name} {r:.2f}' for name, r in right.items() if name != 'the true bins')}. Deviation between cells: "
+    f"{said['scBERT'].std():.2f} bins (standard deviation) in what scBERT expects, {said['the true bins'].std():.2f} in truth."
+)
 
 # %% [markdown]
 # ## Genes: before and after the transformer
@@ -228,13 +256,15 @@ plots.save(fig, "04_variance", parts.rename_axis("arm").reset_index(), chosen)
 # cell: B cells' CD79A should have MS4A1 near it, monocytes' LYZ the S100 genes, NKG7 other genes of killer cells.
 
 # %%
+shown = runs.complete(specs.representations(chosen))
+several = measures.by_arm(shown)
+reps = {arm: own[0].predictions for arm, own in several.items()}  # what is drawn
 n_genes = len(reps["full"]["genes_in"])
 overlap = {
     plots.label(arm): representations.neighbour_overlap(reps[arm]["genes_in"], reps[arm]["genes_out"])
     for arm in ("full", "no_pretraining")
 }
 display(pd.Series(overlap | {"by chance": 10 / (n_genes - 1)}, name="share of neighbours in common").round(3).to_frame())
-known = ["CD79A", "LYZ", "NKG7", "CD3D", "FCER1A", "PF4"]
 columns = {
     "going in": ("full", "genes_in"),
     "coming out": ("full", "genes_out"),

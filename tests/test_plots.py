@@ -485,7 +485,7 @@ def test_shares_follow_each_other_and_fill_the_row(ax):
     parts = pd.DataFrame(
         {"gene": [0.5, 0.1], "token": [0.3, 0.87], "cell": [0.15, 0.02], "rest": [0.05, 0.01]}, ["full", "pca"]
     )
-    plots.shares(ax, parts)
+    plots.shares(ax, parts, "Share")
     assert [text.get_text() for text in ax.get_yticklabels()] == ["scBERT", "PCA"] and ax.get_ylim()[0] > ax.get_ylim()[1]
     for part, bars in zip(parts, ax.containers):
         before = parts.iloc[:, : list(parts).index(part)].sum(axis=1)
@@ -493,7 +493,7 @@ def test_shares_follow_each_other_and_fill_the_row(ax):
         assert [bar.get_width() for bar in bars] == pytest.approx(parts[part].tolist())
         assert [round(bar.get_y() + bar.get_height() / 2, 6) for bar in bars] == [0, 1]
     assert [text.get_text() for text in ax.texts] == ["50%", "10%", "30%", "87%", "15%", "", "5%", ""]
-    assert ax.get_xlim() == (0, 1) and ax.get_xlabel() == "Share of the variance of the genes' hidden states"
+    assert ax.get_xlim() == (0, 1) and ax.get_xlabel() == "Share"
     (legend,) = ax.figure.legends
     assert [text.get_text() for text in legend.get_texts()] == list(parts) and legend._outside_loc == "upper"
     shown = [to_hex(handle.patches[0].get_facecolor()) for handle in ax.containers]

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
+from scipy.sparse.linalg import lsqr
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -159,3 +161,67 @@ def pooled(values: list, runs: list, resamples: int = 2000) -> dict:
     found = by_luck(each, [(pretraining_of(run), run.spec["seed"]) for run in runs], len(hidden))
     del found["n_seeds"]
     return found | {"n_runs": len(runs)}
+
+
+def neighbours_of(tokens, train, number: int = 10, block: int = 1000) -> np.ndarray:
+    """Of each gene, the genes whose tokens go most with its own over the training cells: int array, (genes, number)."""
+    z = _scaled(tokens[train][:, :-1].toarray(), tokens[train])
+    found = []
+    for first in range(0, z.shape[1], block):  # of all genes of scBERT the whole matrix would take a gigabyte
+        together = z[:, first : first + block].T @ z
+        together[np.arange(len(together)), first + np.arange(len(together))] = -np.inf  # not itself
+        found.append(np.argsort(-together, axis=1, kind="stable")[:, :number])
+    return np.concatenate(found)
+
+
+def _scaled(shown, known):
+    """Tokens (cells, genes) less each gene's mean over the known cells, by its deviation there; 0 where that is 0."""
+    known = known[:, :-1].astype(np.float32)
+    mean, square = (np.asarray(part.mean(0)).ravel() for part in (known, known.multiply(known)))
+    deviation = np.sqrt(np.maximum(square - mean**2, 0))
+    return ((shown - mean) / np.where(deviation > 0, deviation, np.inf)).astype(np.float32)
+
+
+def taken_apart(expected: np.ndarray, run, tokens, train, neighbours: np.ndarray) -> dict[str, float]:
+    """What the bins that are expected at hidden genes vary with: what of it the gene explains, then the cell, and so on.
+
+    Parameters
+    ----------
+    expected : float array, (hidden targets,)
+        Such as the mean of a model's probabilities over the bins, or the true bins.
+    run : Run
+        Of the task ``masked``.
+    tokens, train
+        As :func:`rules` takes them.
+    neighbours : int array, (genes, number)
+        As :func:`neighbours_of` gives them.
+
+    Returns
+    -------
+    dict
+        Shares of the variance, adjusted for the number of coefficients, in this order: ``the gene`` (its mean), ``the cell`` (a
+        shift of all its genes), ``the gene's neighbours in the cell`` (mean of the scaled tokens of those that are not hidden
+        themselves; one slope for all genes), ``the rest``.
+    """
+    p, n = run.predictions, len(expected)
+    beside = neighbour_level(run, tokens, train, neighbours)
+    columns = [sparse.csr_matrix((np.ones(n), (np.arange(n), p[name]))) for name in ("gene", "cell")]
+    columns = [part[:, np.flatnonzero(part.getnnz(0))] for part in columns] + [sparse.csr_matrix(beside[:, None])]
+    explained, shares = 0.0, {}
+    for k, name in enumerate(("the gene", "the cell", "the gene's neighbours in the cell"), 1):
+        design = sparse.hstack(columns[:k]).tocsr()
+        left = expected - design @ lsqr(design, expected, atol=1e-10, btol=1e-10)[0]
+        coefficients = design.shape[1] - (k > 1)  # genes' and cells' columns both add up to one
+        now = 1 - left.var() / max(expected.var(), 1e-12) * (n - 1) / max(n - coefficients, 1)
+        shares[name], explained = now - explained, now
+    return shares | {"the rest": 1 - explained}
+
+
+def neighbour_level(run, tokens, train, neighbours: np.ndarray) -> np.ndarray:
+    """Of each hidden gene, how high its visible neighbours are in that cell: mean of scaled tokens, 0 without any."""
+    p = run.predictions
+    shown = _scaled(tokens[p["test"]][:, :-1].toarray(), tokens[train])
+    visible = np.ones(shown.shape, bool)
+    visible[p["cell"], p["gene"]] = False
+    at = (p["cell"][:, None], neighbours[p["gene"]])
+    return (shown[at] * visible[at]).sum(1) / np.maximum(visible[at].sum(1), 1)

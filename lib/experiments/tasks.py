@@ -183,8 +183,7 @@ def representations(spec: dict, checkpoint: Path, weights_of: Callable) -> tuple
 
     ``cells`` (cells, dim): mean over the genes of the final, normalised hidden states, or principal components;
     ``cells_closing`` (cells, dim): the hidden state of the closing token, scBERT's [CLS];
-    ``genes_out`` (genes, dim): mean over the cells of the same; ``genes_in``: the gene embedding; ``umap``; ``variance``:
-    what the hidden states vary with (see :func:`_hidden_means`).
+    ``genes_out`` (genes, dim): mean over the cells of the same; ``genes_in``: the gene embedding; ``umap``.
     """
     cells, train, test = _load(spec)
     arrays = {"labels": cells.labels, "classes": cells.classes, "train": train, "test": test}
@@ -202,40 +201,20 @@ def representations(spec: dict, checkpoint: Path, weights_of: Callable) -> tuple
 
 
 def _hidden_means(model, cells, batch_size=32):
-    """Means of the final, normalised hidden states, and what they vary with.
-
-    ``variance`` (4,): shares of the variance of the genes' hidden states over all cells, genes and dimensions: what the
-    gene explains, then the gene's token in the cell, then the cell (by its mean over genes), and the rest.
-    """
+    """Means of the final, normalised hidden states, over each cell's genes and each gene's cells."""
     import torch
 
     model.eval()
-    genes, width, dim = len(cells.genes), model.config.tokens, model.config.dim
-    per_cell, closing = [], []
-    sums, counts, squares = np.zeros((genes * width, dim)), np.zeros(genes * width), 0.0
+    per_cell, closing, per_gene = [], [], 0.0
     with torch.no_grad():
         for i in range(0, cells.tokens.shape[0], batch_size):
-            tokens = cells.tokens[i : i + batch_size].toarray()
-            hidden = model.norm(model.hidden(torch.as_tensor(tokens))).numpy()  # (b, genes + 1, d)
-            per_cell.append(hidden[:, :-1].mean(1))
-            closing.append(hidden[:, -1])
-            for shown, states in zip(tokens, hidden):  # in each cell, a gene has one token: no place occurs twice
-                at = np.arange(genes) * width + shown[:-1]
-                sums[at] += states[:-1]
-                counts[at] += 1
-                squares += np.square(states[:-1], dtype=np.float64).sum()
-    per_cell = np.concatenate(per_cell)
-    means = sums / np.maximum(counts, 1)[:, None]  # of a gene with a token
-    left = np.zeros(per_cell.shape)  # of each cell's mean over genes, once genes and tokens are taken out
-    for c in range(len(per_cell)):
-        left[c] = per_cell[c] - means[np.arange(genes) * width + cells.tokens[c].toarray()[0, :-1]].mean(0)
-    per_gene = sums.reshape(genes, width, dim).sum(1) / len(per_cell)
-    explained = [len(per_cell) * genes * np.square(per_gene.mean(0)).sum(), len(per_cell) * np.square(per_gene).sum()]
-    explained.append((counts[:, None] * np.square(means)).sum())
-    explained += [explained[-1] + genes * np.square(left).sum(), squares]
-    variance = np.diff(explained) / (explained[-1] - explained[0])
-    arrays = {"cells": per_cell, "cells_closing": np.concatenate(closing), "variance": variance}
-    arrays["genes_out"] = per_gene.astype(np.float32)
+            tokens = torch.as_tensor(cells.tokens[i : i + batch_size].toarray())
+            hidden = model.norm(model.hidden(tokens))  # (b, genes + 1, d)
+            per_cell.append(hidden[:, :-1].mean(1).numpy())
+            closing.append(hidden[:, -1].numpy())
+            per_gene = per_gene + hidden[:, :-1].double().sum(0)
+    arrays = {"cells": np.concatenate(per_cell), "cells_closing": np.concatenate(closing)}
+    arrays["genes_out"] = (per_gene / cells.tokens.shape[0]).float().numpy()
     if model.gene_embedding is not None:
         arrays["genes_in"] = model.gene_embedding[:-1].numpy()
     return arrays

@@ -189,3 +189,62 @@ def test_the_additive_rule_is_the_regression_it_says():
         asked.append(features(dense[test[i], visible], dense[train, j][dense[train, j] > 0]))
     found = masked.rules(sp.csr_matrix(dense), train, run)["additive"]
     assert np.allclose(found[:, 1:6], model.predict_proba(asked), atol=1e-3) and (found[:, [0, 6]] == 0).all()
+
+
+@pytest.fixture
+def paired():
+    """Cells in which gene 2k + 1 is as high as gene 2k, its nearest neighbour. Three genes a cell are hidden, none with it."""
+    rng = np.random.default_rng(0)
+    dense = np.repeat(rng.integers(1, 6, (300, 6)), 2, 1)
+    dense = np.where(rng.random(dense.shape) < 0.1, rng.integers(1, 6, dense.shape), dense)
+    tokens = sp.csr_matrix(np.concatenate([dense, np.zeros((300, 1), int)], 1).astype(np.uint8))
+    train, test = np.arange(100), np.arange(100, 300)
+    cell, gene = np.repeat(np.arange(200), 3), np.concatenate([rng.permutation(6)[:3] * 2 for _ in range(200)])
+    return tokens, train, SimpleNamespace(predictions={"cell": cell, "gene": gene, "test": test}), dense
+
+
+def test_neighbours_are_those_of_the_correlations(paired):
+    """As NumPy's correlations have them, block by block; a gene that never varies is nobody's neighbour before others are."""
+    tokens, train, _, dense = paired
+    known = dense[train].astype(float)
+    correlation = np.corrcoef(known.T)
+    np.fill_diagonal(correlation, -np.inf)
+    wanted = np.argsort(-correlation, 1)[:, :3]
+    for block in (5, 1000):
+        assert np.array_equal(masked.neighbours_of(tokens, train, 3, block), wanted)
+    assert np.array_equal(wanted[:, 0], np.arange(12) ^ 1)
+
+
+def test_answers_are_taken_apart_by_what_they_are_made_of(paired):
+    """A sum of a gene's and a cell's part has no other; what follows its partner has most from the neighbours; noise none."""
+    tokens, train, run, dense = paired
+    cell, gene = run.predictions["cell"], run.predictions["gene"]
+    rng = np.random.default_rng(1)
+    neighbours = masked.neighbours_of(tokens, train, 1)
+
+    def shares(values):
+        found = masked.taken_apart(values.astype(float), run, tokens, train, neighbours)
+        assert sum(found.values()) == pytest.approx(1)
+        return np.array(list(found.values()))
+
+    by_gene, by_cell = rng.normal(size=12)[gene], rng.normal(size=200)[cell]
+    assert shares(by_gene) == pytest.approx([1, 0, 0, 0], abs=1e-6)
+    both = shares(by_gene + by_cell)
+    assert both[2:] == pytest.approx([0, 0], abs=1e-6) and both[:2].min() > 0.1
+    beside = masked.neighbour_level(run, tokens, train, neighbours)
+    mean, deviation = dense[train].mean(0), dense[train].std(0)
+    assert np.allclose(beside, ((dense[run.predictions["test"]] - mean) / deviation)[cell, gene + 1], atol=1e-5)
+    follows = shares(beside + 0.5 * rng.normal(size=600))
+    assert follows[2] > 0.4 and follows[2] == max(follows)
+    noise = shares(rng.normal(size=600))
+    assert np.abs(noise[:3]).max() < 0.15 and noise[3] > 0.8, "adjusted: two hundred shifts of cells explain nothing"
+
+
+def test_a_hidden_neighbour_tells_nothing(paired):
+    """Where the partner is hidden as well, its level is not looked at: zero."""
+    tokens, train, run, _ = paired
+    p = run.predictions
+    both = SimpleNamespace(
+        predictions=p | {"cell": np.append(p["cell"], p["cell"]), "gene": np.append(p["gene"], p["gene"] + 1)}
+    )
+    assert not masked.neighbour_level(both, tokens, train, masked.neighbours_of(tokens, train, 1)).any()

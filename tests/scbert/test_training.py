@@ -223,6 +223,23 @@ def test_a_run_that_begins_late_is_waited_for():
     assert ended == "plateau" and len(rates) < 9
 
 
+def test_a_loss_that_is_level_is_given_longer_than_one_that_rises():
+    """Risen by a twentieth on average: patience. Else it may fall slowly below its noise, as the second of these does."""
+
+    def looks(losses, level):
+        log, rule = [], replace(PLATEAU, level=level, most=90)
+        for loss in losses:
+            if (rate := rule.rate(log)) is None:
+                break
+            log.append({"learning_rate": rate, "validation_loss": loss})
+        return len(log), rule.ended(log)
+
+    rises, noisy = [3, 2, 1] + [1.2] * 20, [3, 2, 1, 1.01, 1.0, 0.995, 0.98, 1.0, 0.99, 0.96, 0.97, 0.5] + [0.5] * 20
+    assert looks(rises, 5) == looks(rises, 0) == (7, "plateau")
+    assert looks(noisy, 5) == (22, "plateau"), "twice five looks after 0.5"
+    assert looks(noisy, 0)[0] < 12, "with patience alone it ends before 0.5"
+
+
 def test_looks_after_a_redraw_are_held_against_its_own():
     """New random features throw the loss back: the look in which they were drawn is the mark for those after it."""
 
