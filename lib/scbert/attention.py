@@ -68,7 +68,8 @@ class _Favor(torch.autograd.Function):
         features = Features(projection, q, *q.shape[:3])
         memory = Memory(features)
         for at in features.chunks:
-            memory.add(*(_chunk(x, at) for x in (k, v)), at, counts)
+            key, value = (_chunk(x, at) for x in (k, v))
+            memory.add(value, memory.weigh(key, value, at, counts), at, counts)
         memory.close(stabiliser)
         out = torch.empty(q.shape, dtype=v.dtype, device=v.device)
         for at in features.chunks:
@@ -91,7 +92,8 @@ class _Favor(torch.autograd.Function):
             grad_q[at[0], :, at[1]] = memory.answer_backward(_chunk(grad, at), query, state, at)
         memory.turn_backward()
         for at in memory.features.chunks:
-            grads = memory.add_backward(_chunk(k, at), _chunk(v, at), at, counts)
+            key, value = (_chunk(x, at) for x in (k, v))
+            grads = memory.add_backward(key, value, memory.weigh(key, value, at, counts), at, counts)
             grad_k[at[0], :, at[1]], grad_v[at[0], :, at[1]] = grads
         memory.features.scratch.clear()
         return grad_q, grad_k, grad_v, None, None, None
@@ -125,7 +127,8 @@ class Features:
     def __init__(self, projection, like, cells, heads, tokens):
         device = like.device
         self.dtype = torch.float32 if like.dtype in (torch.float16, torch.bfloat16) else like.dtype
-        self.cells, self.heads, self.dim, self.count = cells, heads, projection.shape[1], len(projection)
+        self.cells, self.heads, self.places = cells, heads, tokens
+        self.dim, self.count = projection.shape[1], len(projection)
         self.scale = self.dim**-0.25
         projection = projection.to(self.dtype)
         # P x − |x|²/2 ≤ |P|²/2, whatever x, by completing the square; where that is below 50, its exp is safe as it is.
@@ -227,11 +230,16 @@ class Memory:
         weighted[..., d:] = weight
         return weighted
 
-    def add(self, k, v, at, counts=None):
-        """Take in the keys and values (g, h, c, d) of a chunk; ``counts`` (b, n)."""
-        cells, _ = at
+    def weigh(self, k, v, at, counts=None):
+        """What :meth:`add` and its backward pass need of the keys and values (g, h, c, d) of a chunk; ``counts`` (b, n)."""
         exp, factor, largest = self.features(k)
-        self.total[cells] += self._product("total", exp.transpose(2, 3), self._weighted(v, factor, counts, cells))
+        return exp, factor, largest, self._weighted(v, factor, counts, at[0])
+
+    def add(self, v, state, at, counts=None):
+        """Take in the keys and values of a chunk, as :meth:`weigh` has them in ``state``."""
+        cells, _ = at
+        exp, _, largest, weighted = state
+        self.total[cells] += self._product("total", exp.transpose(2, 3), weighted)
         times = v.new_ones(1, 1, v.shape[2], 1) if counts is None else counts[cells, None, :, None]
         self.values[cells, ..., :-1] += (v if counts is None else v * times).sum(2, True, dtype=self.features.dtype)
         self.values[cells, ..., -1:] += times.sum(2, keepdim=True)
@@ -285,11 +293,10 @@ class Memory:
         self.grad_values = EPS * self.grad_context.sum(2, keepdim=True)
         self.grad_total = self.grad_context.mul_(self.rate)
 
-    def add_backward(self, k, v, at, counts=None):
+    def add_backward(self, k, v, state, at, counts=None):
         """Gradients of the keys and values (g, h, c, d) of a chunk."""
         cells, _ = at
-        exp, factor, _ = self.features(k)
-        weighted = self._weighted(v, factor, counts, cells)
+        exp, factor, _, weighted = state
         raw = self._product("raw", exp, self.grad_total[cells])  # (g, h, c, d + 1)
         g, _, c, d = v.shape
         grad_v = self.features.scratch("answer", raw.dtype, g, c, self.features.heads, d).transpose(1, 2)

@@ -2,9 +2,10 @@
 
 performer-pytorch computes a block layer by layer over all tokens of a cell: at scBERT's size each layer's output is 13 to
 180 MB, written to memory, read again, and kept for the backward pass. Here a chunk of tokens goes through the whole block
-while it is in the processor's cache, twice: once to leave its keys and values behind, once to ask with its queries. The
-backward pass keeps nothing of a block but its input and its context (heads × features × 65 numbers a cell), and computes
-the rest anew: a fifth more arithmetic, for memory that is a few times the input's.
+while it is in the processor's cache, twice: once to leave its keys and values behind, once to ask with its queries. For the
+backward pass nothing is kept of a block but its input and its context (heads × features × 65 numbers a cell), and the rest is
+computed anew: a third more arithmetic, for memory that is a few times the input's. Where little is to be kept, as in a small
+model, all is: the numbers are the same, bit for bit.
 
 The parameters are performer-pytorch's own modules', so that its checkpoints and those of scBERT stay as they are.
 """
@@ -15,7 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lib.scbert.attention import Features, Memory
+from lib.scbert.attention import Features, Memory, Scratch
+
+KEPT = 2**28  # bytes that a block may keep of a batch for its backward pass
 
 
 def performer_block(
@@ -137,33 +140,56 @@ def _merge(x):
     return x.transpose(1, 2).reshape(x.shape[0] * x.shape[2], -1)
 
 
+class _Chunks(list):
+    """Chunks of a pass over the tokens, and what each keeps for the backward pass, in scratch memory of its own."""
+
+    def __init__(self, chunks, device, keep):
+        super().__init__(chunks)
+        self.kept = [(Scratch(device), []) for _ in chunks] if keep else None
+
+    def each(self, w, memory, compute):
+        """Yield each chunk and what ``compute(chunk)`` gives, which is computed once, or each time if nothing is kept."""
+        for k, at in enumerate(self):
+            if self.kept is None:
+                yield at, compute(at)
+                continue
+            scratch, found = self.kept[k]
+            w.scratch = memory.features.scratch = scratch
+            if not found:
+                found.append(compute(at))
+            yield at, found[0]
+
+
+def _bytes(w, features, asking):
+    """What all chunks of a block would keep together, roughly."""
+    a_key = features.heads * (len(features.rows) + 4 * features.dim) + 2 * asking.shape[2]
+    a_query = features.heads * (len(features.rows) + 5 * features.dim) + 4 * asking.shape[2] + 2 * len(w.matrices["w1"])
+    return features.cells * (features.places * a_key + asking.shape[1] * a_query) * features.rows.itemsize
+
+
 class _Block(torch.autograd.Function):
     """Forward and backward of :func:`performer_block`; the projection is not differentiated."""
 
     @staticmethod
     def forward(ctx, x, queries, projection, counts, options, *weights):
-        cells, places, dim = x.shape
+        cells, places, _ = x.shape
         heads, stabiliser, _, dtype, overwrite = options
         features = Features(projection, x, cells, heads, places)
         memory = Memory(features, torch.bfloat16 if dtype == torch.bfloat16 else None)
         w = _Weights(options, weights, features.scratch)
-        for at in features.chunks:
-            part = x[at]
-            normed, _, _ = w.norm(part.reshape(-1, dim), 1)
-            memory.add(w.split(w.linear(normed, "k"), len(part)), w.split(w.linear(normed, "v"), len(part)), at, counts)
-        memory.close(stabiliser)
         asking = x if queries is None else queries
+        keep = any(ctx.needs_input_grad) and _bytes(w, features, asking) < KEPT
+        ctx.keys, ctx.queries = (_Chunks(features.chunks_of(n), x.device, keep) for n in (places, asking.shape[1]))
+        for _ in ctx.keys.each(w, memory, lambda at: _told(w, memory, x[at], at, counts, add=True)):
+            pass
+        memory.close(stabiliser)
         out = asking if overwrite else torch.empty_like(asking, memory_format=torch.contiguous_format)
-        for at in features.chunks_of(asking.shape[1]):
-            part = asking[at]
-            rows = part.reshape(-1, dim)
-            normed, _, _ = w.norm(rows, 1)
-            answer, _ = memory.answer(w.split(w.linear(normed, "q"), len(part)), at)
-            rows = w.add(rows, w.linear(_merge(answer), "o"))
-            normed, _, _ = w.norm(rows, 2)
-            inner = w.gelu(w.linear(normed, "w1"))
-            torch.add(rows, w.linear(inner, "w2"), out=out[at].view_as(rows))
-        features.scratch.clear()
+        for at, (_, _, _, _, _, middle, _, _, _, inner) in ctx.queries.each(
+            w, memory, lambda at: _asked(w, memory, asking[at], at)
+        ):
+            torch.add(middle, w.linear(inner, "w2"), out=out[at].view_as(middle))
+        if not keep:
+            features.scratch.clear()
         ctx.memory, ctx.options = memory, options
         ctx.save_for_backward(x, queries, counts, *weights)
         return out
@@ -178,17 +204,11 @@ class _Block(torch.autograd.Function):
         grad_asking = torch.empty_like(asking, memory_format=torch.contiguous_format)
         grad_x = grad_asking if queries is None else torch.zeros_like(x, memory_format=torch.contiguous_format)
         memory.begin_backward()
-        for at in memory.features.chunks_of(asking.shape[1]):
+        for at, found in ctx.queries.each(w, memory, lambda at: _asked(w, memory, asking[at], at)):
+            normed, stats, query, answer, state, middle, normed_2, stats_2, before, inner = found
             part = asking[at]
             rows, g, grad_out = part.reshape(-1, dim), len(part), grad[at].reshape(-1, dim)
-            normed, *stats = w.norm(rows, 1)
-            query = w.split(w.linear(normed, "q"), g)
-            answer, state = memory.answer(query, at)
-            answer = _merge(answer)
-            middle = w.add(rows, w.linear(answer, "o"))
-            normed_2, *stats_2 = w.norm(middle, 2)
-            before = w.linear(normed_2, "w1")
-            grad_inner = w.linear_backward(grad_out, w.gelu(before), "w2")
+            grad_inner = w.linear_backward(grad_out, inner, "w2")
             grad_inner = torch.ops.aten.gelu_backward.grad_input(grad_inner, before, grad_input=grad_inner)
             grad_normed = w.linear_backward(grad_inner, normed_2, "w1")
             grad_middle = grad_out + w.norm_backward(grad_normed, middle, *stats_2, 2)
@@ -197,14 +217,35 @@ class _Block(torch.autograd.Function):
             grad_normed = w.linear_backward(grad_query, normed, "q")
             grad_asking[at] = (grad_middle + w.norm_backward(grad_normed, rows, *stats, 1)).view_as(part)
         memory.turn_backward()
-        for at in memory.features.chunks:
+        for at, found in ctx.keys.each(w, memory, lambda at: _told(w, memory, x[at], at, counts)):
+            normed, stats, key, value, state = found
             part = x[at]
-            rows, g = part.reshape(-1, dim), len(part)
-            normed, *stats = w.norm(rows, 1)
-            key, value = (w.split(w.linear(normed, name), g) for name in "kv")
-            grad_key, grad_value = memory.add_backward(key, value, at, counts)
+            grad_key, grad_value = memory.add_backward(key, value, state, at, counts)
             grad_normed = w.linear_backward(_merge(grad_key), normed, "k")
             grad_normed += w.linear_backward(_merge(grad_value), normed, "v")
-            grad_x[at] += w.norm_backward(grad_normed, rows, *stats, 1).view_as(part)
-        ctx.memory = None
+            grad_x[at] += w.norm_backward(grad_normed, part.reshape(-1, dim), *stats, 1).view_as(part)
+        ctx.memory = ctx.keys = ctx.queries = None
         return grad_x, None if queries is None else grad_asking, None, None, None, *w.grads
+
+
+def _told(w, memory, part, at, counts, add=False):
+    """Keys and values of a chunk; with ``add``, they are put into the memory."""
+    normed, *stats = w.norm(part.reshape(-1, part.shape[2]), 1)
+    key, value = (w.split(w.linear(normed, name), len(part)) for name in "kv")
+    state = memory.weigh(key, value, at, counts)
+    if add:
+        memory.add(value, state, at, counts)
+    return normed, stats, key, value, state
+
+
+def _asked(w, memory, part, at):
+    """What a chunk asks and is answered, up to the last linear layer."""
+    rows = part.reshape(-1, part.shape[2])
+    normed, *stats = w.norm(rows, 1)
+    query = w.split(w.linear(normed, "q"), len(part))
+    answer, state = memory.answer(query, at)
+    answer = _merge(answer)
+    middle = w.add(rows, w.linear(answer, "o"))
+    normed_2, *stats_2 = w.norm(middle, 2)
+    before = w.linear(normed_2, "w1")
+    return normed, stats, query, answer, state, middle, normed_2, stats_2, before, w.gelu(before)
