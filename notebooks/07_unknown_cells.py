@@ -105,17 +105,21 @@ for arm, part in left_out.groupby("arm", sort=False):
     mean, half = intervals.confidence_interval(part["auc"])
     coin = [words.verdict({"low": r.low - 0.5, "high": r.high - 0.5}) for r in part.itertuples()]
     lines.append(
-        f"- **{plots.label(arm)}**: mean area {words.show(mean, half, 2)} over {len(part)} types left out (95 % Student "
+        f"- **{plots.label(arm)}**: mean area {words.show(mean, half, 2)} over types left out (n = {len(part)}; 95 % Student "
         f"interval over types); with {coin.count('ahead')} it is ahead of a coin, with {coin.count('behind')} behind, else "
         "undecided."
     )
 areas = left_out.pivot(index="left_out", columns="arm", values="auc")
 gap = (areas["full"] - areas["logistic_regression"]).dropna()
-mean, half = intervals.confidence_interval(gap)
-lines.append(
-    f"- **scBERT against logistic regression: {words.verdict({'low': mean - half, 'high': mean + half})}**, on the {len(gap)} "
-    f"types that both were tried on: {mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})."
-)
+if len(gap) < 3:  # of which no interval can be had
+    lines.append(f"- **scBERT against logistic regression**: too few types to tell, {len(gap)}, were tried with both.")
+else:
+    mean, half = intervals.confidence_interval(gap)
+    said = words.verdict({"low": mean - half, "high": mean + half})
+    lines.append(
+        f"- **scBERT against logistic regression: {said}**, on the {len(gap)} types that both were tried on: {mean:+.2f} "
+        f"({mean - half:+.2f} to {mean + half:+.2f})."
+    )
 Markdown("\n".join(lines))
 
 # %% [markdown]
