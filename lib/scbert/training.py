@@ -60,11 +60,11 @@ class Plateau:
     After every ``every`` steps that loss is looked at. Whenever it has not reached a new low, by more than ``least`` of the
     lowest, for ``patience`` looks, and has risen, or for ``level`` looks, since noise hides a slow fall, the rate falls to
     ``factor`` of itself; the time after the last of ``drops`` falls, training has ended. Every 1,000 steps the random features
-    are drawn anew, as in scBERT, which throws the loss back: looks after it are held against its own first one, since else most
-    trainings would end there. Some runs stay at the loss of a guess for hundreds of steps before they learn: until a loss is a
-    twentieth below it, on trained cells or these, no look counts, for ``begin`` looks at most. Counted in steps, so that few
-    cells are learnt from for as long as many. Kept are the weights with the best accuracy on those cells, where a log has it,
-    since that is what is reported; else those with the lowest loss.
+    are drawn anew, as in scBERT, which throws the loss back: looks in which it recovers, each lower than all since that draw,
+    do not count, since else most trainings would end there. Some runs stay at the loss of a guess for hundreds of steps before
+    they learn: until a loss is a twentieth below it, on trained cells or these, no look counts, for ``begin`` looks at most.
+    Counted in steps, so that few cells are learnt from for as long as many. Kept are the weights with the best accuracy on
+    those cells, where a log has it, since that is what is reported; else those with the lowest loss.
     """
 
     max_lr: float  # Adam's rate, after a warm-up over the first ``warmup`` looks
@@ -97,12 +97,15 @@ class Plateau:
 
     def _falls(self, log):
         """How often the rate has fallen, and whether learning has begun."""
-        lowest, since, falls, begun = np.inf, [], 0, False
+        lowest = recovered = np.inf  # of all looks, and of those since the last redraw
+        since, falls, begun = [], 0, False
         for row in log:
             loss = row["validation_loss"]
             begun = begun or min(loss, row.get("loss", np.inf)) < 0.95 * self.guess
-            if row.get("redrawn") or loss < lowest * (1 - self.least):
-                lowest, since = loss, []
+            if loss < lowest * (1 - self.least):
+                lowest, recovered, since = loss, loss, []
+            elif row.get("redrawn") or loss < recovered * (1 - self.least):
+                recovered = loss
             elif begun:
                 since.append(loss)
             risen = len(since) >= self.patience and np.mean(since[-self.patience :]) > lowest * (1 + self.risen)

@@ -240,8 +240,8 @@ def test_a_loss_that_is_level_is_given_longer_than_one_that_rises():
     assert looks(noisy, 0)[0] < 12, "with patience alone it ends before 0.5"
 
 
-def test_looks_after_a_redraw_are_held_against_its_own():
-    """New random features throw the loss back: the look in which they were drawn is the mark for those after it."""
+def test_looks_in_which_a_loss_recovers_from_a_redraw_do_not_count():
+    """New random features throw the loss back: what was waited before is not forgotten, but while it falls again none is."""
 
     def looks(losses, redrawn):
         log = []
@@ -255,7 +255,8 @@ def test_looks_after_a_redraw_are_held_against_its_own():
     rates, best = looks(losses, {3})  # 2.0 after the redraw, and lower from look to look: the rate falls after two flat ones
     assert rates == pytest.approx([0.1 / 3, 0.2 / 3] + [0.1] * 8 + [0.05] * 2) and best == 2
     assert len(looks(losses, set())[0]) == 7, "without a redraw, four looks without a new low end it"
-    assert len(looks(losses, {3, 9})[0]) == len(rates) and looks(losses, {3, 9})[0][9] == 0.1, "it begins to wait anew"
+    assert len(looks(losses, {3, 9})[0]) == 12 and looks(losses, {3, 9})[0][10] == 0.1, "the look of a redraw does not count"
+    assert len(looks([3, 2, 1] + [1.5, 1.5] * 9, set(range(3, 21, 2)))[0]) == 11, "draw after draw without a new low is the end"
 
 
 def test_weights_are_kept_by_accuracy_where_there_is_one():
