@@ -260,7 +260,7 @@ def masked_task(ax: mpl.axes.Axes, card: pd.DataFrame) -> None:
 
 def shares(ax: mpl.axes.Axes, table: pd.DataFrame, of: str) -> None:
     """Stacked bars: a row an arm, a part a column, each named where it is wide enough; ``of`` is what they are shares of."""
-    table = table.clip(lower=0)  # an adjusted share of nothing may be a little below it
+    table = table.clip(0, 1)  # an adjusted share of nothing, or of all, may be a little beyond
     table.rename(index=label).plot.barh(stacked=True, ax=ax, color=SHADES, width=0.62, legend=False)
     for bars in ax.containers:
         names = [f"{share:.0%}" if share > 0.04 else "" for share in bars.datavalues]
