@@ -67,9 +67,9 @@ profiles.describe(chosen)
 #   and the head are trained, the rest is frozen. With the protocol `clean` training ends at a plateau of the loss on a fifth of
 #   the labelled cells, which are then not trained on, and the weights with the best accuracy there are kept; with `paper` it takes
 #   ten epochs, and the best is chosen on the very cells that are reported, as the authors did. Figure 1 shows both. Every
-#   pre-training is fine-tuned with every seed. A plateau: the loss has risen for four looks, or been level for as many as the
-#   profile says; then the rate falls, and the next time it is the end. Every 1,000 steps scBERT draws the random features of its
-#   attention anew, which throws the loss back; looks in which it recovers do not count.
+#   pre-training is fine-tuned with every seed. A plateau: no new low for four looks, where the training cells are by then learnt by
+#   heart, else for as many as the profile says; then the rate falls, and the next time it is the end. Every 1,000 steps scBERT draws
+#   the random features of its attention anew, which throws the loss back; looks in which it recovers do not count.
 # - **Controls** that bracket them: a type at random, the most common type, nearest neighbours in principal components,
 #   logistic regression on the *tokens* that scBERT sees, logistic regression with the L2 penalty, and scBERT's
 #   classification head on the embeddings without any transformer between (random token embedding, same gene embedding).

@@ -58,20 +58,20 @@ class Plateau:
     """Train until the loss on cells that are neither trained on nor reported stops falling.
 
     After every ``every`` steps that loss is looked at. Whenever it has not reached a new low, by more than ``least`` of the
-    lowest, for ``patience`` looks, and has risen, or for ``level`` looks, since noise hides a slow fall, the rate falls to
-    ``factor`` of itself; the time after the last of ``drops`` falls, training has ended. Every 1,000 steps the random features
-    are drawn anew, as in scBERT, which throws the loss back: looks in which it recovers, each lower than all since that draw,
-    do not count, since else most trainings would end there. Some runs stay at the loss of a guess for hundreds of steps before
-    they learn: until a loss is a twentieth below it, on trained cells or these, no look counts, for ``begin`` looks at most.
-    Counted in steps, so that few cells are learnt from for as long as many. Kept are the weights with the best accuracy on
-    those cells, where a log has it, since that is what is reported; else those with the lowest loss.
+    lowest, for ``patience`` looks and trained cells are learnt by heart, or for ``level`` looks, since noise hides a slow fall,
+    the rate falls to ``factor`` of itself; the time after the last of ``drops`` falls, it has ended. Every 1,000 steps the
+    random features are drawn anew, as in scBERT, which throws the loss back: looks in which it recovers, each lower than all
+    since that draw, do not count, since else most trainings would end there. Some runs stay at the loss of a guess for hundreds
+    of steps before they learn: until a loss is a twentieth below it, on trained cells or these, no look counts, for ``begin``
+    looks at most. Counted in steps, so that few cells are learnt from for as long as many. Kept are the weights with the best
+    accuracy on those cells, where a log has it, since that is what is reported; else those with the lowest loss.
     """
 
     max_lr: float  # Adam's rate, after a warm-up over the first ``warmup`` looks
     every: int = 50
     patience: int = 4
     level: int = 0  # never fewer than ``patience``
-    risen: float = 0.05  # of the lowest: so much higher is the mean of the last ``patience`` looks where the loss has risen
+    by_heart: float = 0.5  # of that loss: what lies below it on trained cells
     drops: int = 2
     factor: float = 0.3
     least: float = 2e-3
@@ -108,8 +108,8 @@ class Plateau:
                 recovered = loss
             elif begun:
                 since.append(loss)
-            risen = len(since) >= self.patience and np.mean(since[-self.patience :]) > lowest * (1 + self.risen)
-            if len(since) >= (self.patience if risen else max(self.level, self.patience)):
+            by_heart = row.get("loss", np.inf) < self.by_heart * loss
+            if len(since) >= (self.patience if by_heart else max(self.level, self.patience)):
                 falls, since = falls + 1, []
         return falls, begun
 
