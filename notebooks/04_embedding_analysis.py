@@ -206,7 +206,8 @@ Markdown(
 # cell. Its variance is taken apart: what knowing the gene explains (its mean over cells); then the cell (a shift of all its
 # genes: how deep it is); then the *gene's own neighbours in that cell*, the ten genes that go most with it over the training
 # cells, if they are high or low there; and the rest. A model of which genes go together shows in the third part. Look at how large it
-# is for the true bins, and whether scBERT's answers have it; the additive rule's cannot.
+# is for the true bins, and whether scBERT's answers have it; the additive rule's cannot. What two parts share counts for the first:
+# some genes are expressed in deep cells only, hence the first part of a model that gives one answer a cell.
 
 # %%
 neighbours = masked.neighbours_of(stored.tokens, train)
