@@ -208,6 +208,9 @@ Markdown(
 # cells, if they are high or low there; and the rest. A model of which genes go together shows in the third part. Look at how large it
 # is for the true bins, and whether scBERT's answers have it; the additive rule's cannot. What two parts share counts for the first:
 # some genes are expressed in deep cells only, hence the first part of a model that gives one answer a cell.
+#
+# Below the figure, what that means for one gene: of some that mark a kind of cell, the one that is hidden in most test cells. A
+# model that knew what goes with it would give answers that rise and fall with the gene's neighbours, as far as the true bins do.
 
 # %%
 neighbours = masked.neighbours_of(stored.tokens, train)
@@ -224,13 +227,6 @@ parts = pd.DataFrame(parts).T
 fig, ax = plt.subplots(figsize=(9, 3.1))
 plots.shares(ax, parts, "Share of the variance of the bins expected at hidden genes")
 plots.save(fig, "04_hidden_genes", parts.rename_axis("arm").reset_index(), chosen)
-
-# %% [markdown]
-# What the shares mean, for one gene: of some that mark a kind of cell, the one that is hidden in most test cells. Its bin differs
-# from cell to cell. A model that knew what goes with it would give answers that rise and fall with the gene's neighbours, as the
-# true bins do.
-
-# %%
 p, known = by_arm["full"].predictions, ["CD79A", "LYZ", "NKG7", "CD3D", "FCER1A", "PF4"]
 places = {gene: stored.genes.tolist().index(gene) for gene in known if gene in set(stored.genes)}
 example = max(places, key=lambda gene: (p["gene"] == places[gene]).sum())
