@@ -164,7 +164,22 @@ def pooled(values: list, runs: list, resamples: int = 2000) -> dict:
 
 
 def neighbours_of(tokens, train, number: int = 10, block: int = 1000) -> np.ndarray:
-    """Of each gene, the genes whose tokens go most with its own over the training cells: int array, (genes, number)."""
+    """Of each gene, the genes whose tokens go most with its own over the training cells, by Pearson's correlation.
+
+    Parameters
+    ----------
+    tokens : CSR matrix of uint8, (cells, genes + 1)
+        Of all cells.
+    train : int array
+        Training cells.
+    block : int
+        Genes that are compared with all at a time; it changes nothing but the memory.
+
+    Returns
+    -------
+    int array, (genes, number)
+        Nearest first.
+    """
     z = _scaled(tokens[train][:, :-1].toarray(), tokens[train])
     found = []
     for first in range(0, z.shape[1], block):  # of all genes of scBERT the whole matrix would take a gigabyte
@@ -218,7 +233,11 @@ def taken_apart(expected: np.ndarray, run, tokens, train, neighbours: np.ndarray
 
 
 def neighbour_level(run, tokens, train, neighbours: np.ndarray) -> np.ndarray:
-    """Of each hidden gene, how high its visible neighbours are in that cell: mean of scaled tokens, 0 without any."""
+    """Of each hidden gene, how high its visible neighbours are in that cell: float array, (hidden targets,).
+
+    The mean of their tokens, each in standard deviations above its mean over the training cells; 0 where none is visible.
+    Parameters are those of :func:`taken_apart`.
+    """
     p = run.predictions
     shown = _scaled(tokens[p["test"]][:, :-1].toarray(), tokens[train])
     visible = np.ones(shown.shape, bool)

@@ -204,7 +204,7 @@ def paired():
 
 
 def test_neighbours_are_those_of_the_correlations(paired):
-    """As NumPy's correlations have them, block by block; a gene that never varies is nobody's neighbour before others are."""
+    """As NumPy's correlations have them, in one block or in several."""
     tokens, train, _, dense = paired
     known = dense[train].astype(float)
     correlation = np.corrcoef(known.T)

@@ -11,6 +11,7 @@ import torch
 from performer_pytorch import PerformerLM
 
 from lib.errors import DataError
+from lib.scbert import blocks
 from lib.scbert.model import CellTypeClassifier, ScBert, ScBertConfig
 
 GENES, DIM, CLASSES = 24, 20, 3
@@ -335,3 +336,25 @@ def test_cells_of_other_genes_than_the_heads_are_refused():
     model = CellTypeClassifier(ScBertConfig(genes=9, dim=4, depth=1, heads=1, dim_head=4, features=4))
     with pytest.raises(DataError, match="11 genes, the head was made for 9"):
         model(torch.zeros(1, 12, dtype=torch.long))
+
+
+@pytest.mark.parametrize("embedded", [True, False])
+def test_what_a_small_block_keeps_changes_no_bit(monkeypatch, embedded):
+    """Gradients of a pre-training step, in which targets alone ask, and of a classifier's: kept or computed anew, the same."""
+    embedding = np.random.default_rng(0).normal(size=(60, 16)) if embedded else None
+    config = ScBertConfig(genes=60, dim=16, depth=2, heads=2, dim_head=8, features=20, classes=3)
+    tokens = torch.randint(0, 6, (5, 61), generator=torch.Generator().manual_seed(0))
+
+    def gradients(kind, limit):
+        monkeypatch.setattr(blocks, "KEPT", limit)
+        torch.manual_seed(0)
+        model = kind(config, embedding)
+        cell, gene = torch.nonzero(tokens == 3, as_tuple=True)
+        out = model.states_at(tokens, cell, gene) if kind is ScBert else model(tokens)
+        out.square().sum().backward()
+        return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+    for kind in (ScBert, CellTypeClassifier):
+        kept, anew = gradients(kind, 2**28), gradients(kind, 0)
+        assert len(kept) > 20 and kept.keys() == anew.keys()
+        assert all(torch.equal(kept[name], anew[name]) for name in kept)
