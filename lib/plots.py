@@ -160,6 +160,7 @@ def dots(axes, table: pd.DataFrame, titles: dict[str, str]) -> None:
             ax.annotate(f"{value:.3f}", (value, y), (0, 6), textcoords="offset points", fontsize=8, ha="center", color=INK)
         rows(ax, [label(arm) for arm in order])
         ax.margins(x=0.12)
+        ax.locator_params(axis="x", nbins=5)  # numbers such as -0.125 would touch
         ax.set_title(title)
 
 

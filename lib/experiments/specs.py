@@ -78,13 +78,13 @@ def _thinned(profile, seeds):
     return [seed for seed in profile["seeds"] if seed in (seeds or [])] or profile["seeds"]
 
 
-def other_protocol(profile: dict) -> Specs:
-    """Specifications of scBERT under the protocol that is not the profile's own.
+def other_protocol(profile: dict, arms: Names = ("full",)) -> Specs:
+    """Specifications of scBERT, or of other arms of it, under the protocol that is not the profile's own.
 
     ``other_protocol`` of the profile names it, the ``seeds`` that it is run for, and its ``finetuning`` where that differs.
     """
     other = profile["other_protocol"]
-    return cell_types(profile | other, ["full"], seeds=_thinned(profile, other.get("seeds")), crossed=False)
+    return cell_types(profile | other, arms, seeds=_thinned(profile, other.get("seeds")), crossed=False)
 
 
 def tuning(profile: dict) -> Specs:

@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from lib.errors import DataError
 from lib.scbert.model import CellTypeClassifier
-from lib.scbert.training import Epochs, Plateau, feed, fit, in_batches, make_fabric
+from lib.scbert.rules import Epochs, Plateau
+from lib.scbert.training import feed, fit, in_batches, make_fabric
 
 
 def learning_rate(
@@ -169,7 +170,7 @@ def finetune(
     epochs, schedule : int, dict
         The authors' way: a fixed number of passes; arguments of :func:`learning_rate`.
     ends : dict, optional
-        Instead: until the loss on ``select`` is flat, with these settings of :class:`lib.scbert.training.Plateau`.
+        Instead: until the loss on ``select`` is flat, with these settings of :class:`lib.scbert.rules.Plateau`.
     trained : {"last_block", "all"}
         The paper's choice (see :func:`freeze`), or every block and the token embedding too.
     weighted : bool

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from lib.errors import DataError
 from lib.prepare.tokens import MASK
 from lib.scbert.model import ScBert
-from lib.scbert.training import Epochs, Fit, Plateau, feed, fit, in_batches, make_fabric
+from lib.scbert.rules import Epochs, Plateau
+from lib.scbert.training import Fit, feed, fit, in_batches, make_fabric
 
 IGNORED = -100  # PyTorch's ignore_index: not a target
 
@@ -84,7 +85,7 @@ def pretrain(
     epochs : int, optional
         A fixed number of passes: the rate warms up over a tenth of them and falls by a cosine to a hundredth.
     ends : dict, optional
-        Instead: until the validation loss is flat, with these settings of :class:`lib.scbert.training.Plateau`.
+        Instead: until the validation loss is flat, with these settings of :class:`lib.scbert.rules.Plateau`.
     max_lr : float
         Adam's highest rate.
     validation : float
