@@ -67,7 +67,11 @@ profiles.describe(chosen)
 # %%
 done = runs.complete(specs.masked(chosen))
 ended = measures.endings(runs.complete([run.spec["pretraining"] for run in done]))
-display(ended.assign(arm=ended["arm"].map(plots.label)).drop(columns=["heads drawn again", "learnt nothing"]).style.hide())
+display(
+    ended.assign(arm=ended["arm"].map(plots.label))
+    .drop(columns=["heads drawn again", "learnt nothing", "fell back"])
+    .style.hide()
+)
 card = scorecard.masked_scorecard(done, chosen["reproduces"]).query("dataset == @chosen['reproduces']")
 card["ours ± interval"] = [words.show(mean, half) for mean, half in zip(card["ours"], card["half_width_ours"])]
 card.assign(arm=card["arm"].map(plots.label)).set_index(["arm", "metric"])[["ours ± interval", "paper"]]

@@ -1,10 +1,13 @@
 """Files that are whole or not there at all, and their hashes."""
 
 import hashlib
+import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 
 from lib import files
 from lib.errors import DataError
@@ -56,3 +59,56 @@ def test_hashes_are_hashlibs(tmp_path):
     assert files.digest(tmp_path / "file") == hashlib.sha256(content).hexdigest()
     assert files.digest(tmp_path / "file", "sha1", b"blob") == hashlib.sha1(b"blob" + content).hexdigest()
     assert files.fingerprint("é") == hashlib.sha256("é".encode()).hexdigest()[:16]
+
+
+def test_what_killed_processes_left_goes(tmp_path):
+    """When the file is written again; what a living process or another machine is at stays."""
+    path = tmp_path / "a[1].txt"
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left, living, elsewhere = (
+        tmp_path / f".{number}@{host}.a[1].txt"
+        for number, host in ((ended.pid, files.HERE), (os.getppid(), files.HERE), (ended.pid, "another"))
+    )
+    for file in (left, living, elsewhere):
+        file.write_text("half")
+    files.write_text(path, "whole")
+    assert not left.exists() and living.exists() and elsewhere.exists() and path.read_text() == "whole"
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_full_disk_is_said_and_loses_nothing(tmp_path):
+    """By text, arrays and torch: the refusal says that the disk is full, the old file stays, nothing is left beside it."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", tmp_path], capture_output=True).returncode:
+        pytest.skip("no small disk can be mounted here")
+    path, much = tmp_path / "file", np.random.default_rng(0).standard_normal(100_000)
+    try:
+        files.write_text(path, "old")
+        for write in (
+            lambda file: file.write_bytes(much.tobytes()),
+            lambda file: np.savez(file.open("wb"), much),
+            lambda file: torch.save(torch.from_numpy(much), file),
+        ):
+            said = "The disk is full: file could not be written to .*SCBERT_CACHE"
+            with pytest.raises(DataError, match=said), files.replacing(path) as temporary:
+                write(temporary)
+            assert [other.name for other in tmp_path.iterdir()] == ["file"] and path.read_text() == "old"
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_a_seal_tells_any_changed_byte(tmp_path):
+    """Whichever byte is changed; also where file or seal is missing."""
+    path = tmp_path / "array.npy"
+    np.save(path, np.arange(5, dtype=np.uint8))
+    assert not files.sealed(path)
+    files.seal(path)
+    whole = path.read_bytes()
+    for i in range(0, len(whole), 7):
+        path.write_bytes(whole[:i] + bytes([whole[i] ^ 1]) + whole[i + 1 :])
+        os.utime(path, ns=(0, i))
+        assert not files.sealed(path), i
+    path.write_bytes(whole)
+    assert files.sealed(path)
+    path.unlink()
+    assert not files.sealed(path)

@@ -2,14 +2,17 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 
 import jupytext
 import nbformat
 import pandas as pd
+import psutil
 import pytest
 
+from lib.errors import DataError
 from lib.programs import committed, run_notebooks
 from lib.settings import ROOT
 
@@ -87,7 +90,27 @@ def test_a_dead_kernel_is_a_failure(tmp_path):
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("import os; os._exit(3)")])
     nbformat.write(book, tmp_path / "dying.ipynb")
     error = run_notebooks.execute(tmp_path / "dying.ipynb", tmp_path / "out" / "dying.ipynb", {})
-    assert error and "died" in error.lower()
+    assert error and re.search(r"ended from outside, as it is where memory is short \(.* GB are free now\)", error)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, status", [("SIGINT", 130), ("SIGTERM", 143)])
+def test_interrupted_it_ends_with_a_sentence_and_all_that_it_started(tmp_path, name, status):
+    """While runs go on side by side: its own exit status, no process of its left, no half file among the figures."""
+    environment = os.environ | {"SCBERT_CACHE": str(tmp_path / "cache"), "SCBERT_FIGURES": str(tmp_path / "figures")}
+    command = [sys.executable, "-m", "lib.run_notebooks", "--profile", "smoke", "--only", "02"]
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT}
+    process = subprocess.Popen(command, env=environment | {"SCBERT_WORKERS": "2"}, **how)
+    for line in process.stdout:
+        if line.startswith("[2/"):  # two runs are done, others under way
+            break
+    started = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(getattr(signal, name))
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == status, output
+    assert output.splitlines()[-1].startswith("./run_all.sh: interrupted. What is done is kept")
+    assert len(started) > 2 and not psutil.wait_procs(started, timeout=10)[1]
+    assert "Traceback" not in output and not list((tmp_path / "figures").rglob("*.ipynb"))
 
 
 @pytest.mark.parametrize(
@@ -99,11 +122,18 @@ def test_a_dead_kernel_is_a_failure(tmp_path):
         (["--colour"], "unrecognized arguments"),
     ],
 )
-def test_unknown_names_are_refused(tmp_path, arguments, words):
-    """Before anything is run: exit 2, and the names that there are."""
-    process = program(*arguments, folder=tmp_path)
-    assert process.returncode == 2 and words in process.stderr
+def test_unknown_names_are_refused(tmp_path, monkeypatch, capsys, arguments, words):
+    """Before anything is run, with the names that there are."""
+    monkeypatch.setenv("SCBERT_CACHE", str(tmp_path / "cache"))
+    with pytest.raises((DataError, SystemExit)) as refusal:
+        run_notebooks.main(arguments)
+    assert words in str(refusal.value) + capsys.readouterr().err
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_refusal_has_the_exit_status_2(tmp_path):
+    process = program("--profile", "smoke", "--scheduler", "nowhere", folder=tmp_path)
+    assert process.returncode == 2 and "SCBERT_SCHEDULER is 'nowhere'" in process.stderr and "Traceback" not in process.stderr
 
 
 @pytest.mark.parametrize("book", BOOKS, ids=lambda path: path.stem)

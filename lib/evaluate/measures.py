@@ -105,25 +105,31 @@ def flagged(runs: list) -> dict[str, str]:
     Returns
     -------
     dict
-        Reason by run id: it *stopped at its maximum* of steps, before its loss was flat; or it *learnt nothing*, its loss
-        never left that of a guess by more than a twentieth: ln(types), or, where types do not weigh alike, the entropy of their
-        shares.
+        Reason by run id: it *stopped at its maximum* of steps, before its loss was flat; it *learnt nothing*, its loss never
+        left that of a guess by more than a twentieth: ln(types), or, where types do not weigh alike, the entropy of their
+        shares; or it *fell back to a guess*, where its loss was at the end, as after a redraw of the random features that no
+        token of any cell passes the head's ReLU behind.
     """
     found = {}
     for run in (run for run in runs if "ended" in run.predictions):  # others are not trained in steps
         reasons = ["stopped at its maximum"] if str(run.predictions["ended"]) == "maximum" else []
-        reasons += ["learnt nothing"] if _learnt_nothing(run) else []
+        reasons += ["learnt nothing"] if _learnt_nothing(run) else ["fell back to a guess"] if _guesses(run)[-1] else []
         if reasons:
             found[run.id] = ", ".join(reasons)
     return found
 
 
 def _learnt_nothing(run):
+    return all(_guesses(run))
+
+
+def _guesses(run):
+    """Of each round of a run, whether its loss on trained cells was that of a guess."""
     if "labels" not in run.predictions:
-        return False
+        return [False]
     shares = np.unique(run.predictions["labels"], return_counts=True)[1] / len(run.predictions["labels"])
     alike = run.spec.get("training", {}).get("weighted", True)
-    return run.log["loss"].min() > 0.95 * (np.log(len(shares)) if alike else -(shares * np.log(shares)).sum())
+    return (run.log["loss"] > 0.95 * (np.log(len(shares)) if alike else -(shares * np.log(shares)).sum())).tolist()
 
 
 def table(runs: list) -> pd.DataFrame:
@@ -233,7 +239,7 @@ def endings(runs: list) -> pd.DataFrame:
         ``arm``, ``runs``, ``steps`` (the fewest and the most), ``ended``: after fixed *epochs*, at a *plateau* of the loss on
         cells that are not reported, or at the *maximum*, which is no end; ``best``: where between begin (0) and end (1) the
         weights that are kept lie, the mean; ``heads drawn again``, since no token of any cell passed them; ``learnt nothing``:
-        runs whose loss never left that of a guess (:func:`flagged`).
+        runs whose loss never left that of a guess; ``fell back``: those that were there again at the end (:func:`flagged`).
     """
     rows = []
     for arm in dict.fromkeys(run.spec["arm"] for run in runs if "ended" in run.predictions):
@@ -250,6 +256,7 @@ def endings(runs: list) -> pd.DataFrame:
                 "best": f"{np.mean(best):.2f}" if best else "–",
                 "heads drawn again": sum(int(run.predictions.get("redrawn", 0)) for run in own),
                 "learnt nothing": sum(map(_learnt_nothing, own)),
+                "fell back": sum(_guesses(run)[-1] and not _learnt_nothing(run) for run in own),
             }
         )
     return pd.DataFrame(rows)

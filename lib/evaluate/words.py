@@ -12,7 +12,7 @@ from lib.evaluate.measures import mean_of_runs
 
 LEAST = 3  # seeds or splits: what varies from run to run cannot be told from fewer
 # What marks a row of a table in which a run is flagged (lib.evaluate.measures.flagged), and what the mark says.
-FLAG, FLAGGED = " †", "stopped at their maximum or learnt nothing"
+FLAG, FLAGGED = " †", "stopped at their maximum, learnt nothing or fell back to a guess"
 FLAG_MEANS = f"†: some of the runs {FLAGGED}"
 # The verdicts there are, and how a sentence says them of two arms.
 SAID = {

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import sys
+import threading
 import time
 import warnings
-from concurrent.futures import as_completed
+from concurrent.futures import FIRST_COMPLETED, CancelledError, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
 
 import psutil
 from joblib import cpu_count
 from joblib.externals.loky import get_reusable_executor
 
 from lib import settings
+from lib.errors import DataError
 from lib.experiments.archive import PublishedRun, computed_by, published
 from lib.experiments.store import Run, code_hash, compute, edited, is_done, run_id, small
 from lib.experiments.tasks import dependencies
 from lib.settings import ROOT
+
+ATTEMPTS = 3  # with processes that may be ended from outside
 
 
 def complete(specs: list[dict], scheduler: str | None = None, again: str | None = None) -> list[Run]:
@@ -78,40 +87,109 @@ def _compute_there(missing, code, again, scheduler):
     """Yield (spec, seconds) as the runs finish on a Dask cluster; a run is sent after those that it depends on."""
     if not missing:
         return
-    from distributed import Client, as_completed
+    from distributed import as_completed
 
     remote, futures = _remote(code, again, SCBERT_PROGRESS="log"), {}
-    with Client(scheduler, timeout=30) as client:
+    with connected(scheduler) as client:
+        if not client.scheduler_info()["workers"]:
+            print(f"The scheduler has no workers: waiting for some (dask worker {scheduler}).", flush=True)
         for name, spec in missing.items():
             needed = [futures[other] for other in (run_id(other, code) for other in dependencies(spec)) if other in futures]
             futures[name] = client.submit(remote, spec, needed, pure=False, retries=1)
         for future in as_completed(futures.values()):
-            yield future.result()
+            try:
+                yield future.result()
+            except (CancelledError, OSError) as error:
+                if client.status == "running":
+                    raise
+                raise DataError(
+                    f"The scheduler at {scheduler} went away. What is done is kept: start one, and call again."
+                ) from error
+
+
+def connected(scheduler: str):
+    """A client of a Dask scheduler (a context); DataError where there is none at that address."""
+    from distributed import Client
+
+    try:
+        return Client(scheduler, timeout=10)
+    except (OSError, ValueError) as error:  # ValueError: no such kind of address
+        raise DataError(
+            f"There is no Dask scheduler at {scheduler} ({error}). Start one (dask scheduler), or leave it out."
+        ) from error
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends things as Ctrl-C does: by an exception, so that other processes are ended too."""
+
+
+@contextlib.contextmanager
+def stoppable():
+    """Within it SIGTERM raises :class:`Terminated`; in threads other than the first, which get no signals, nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number, frame):
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _compute_here(missing, code, again):
     """Runs of small models side by side, a process and a thread each; others after them, with all threads."""
-    cheap = [spec for spec in missing.values() if small(spec)]
+    cheap = sorted((spec for spec in missing.values() if small(spec)), key=lambda spec: _turn(spec, missing, code))
     others = [spec for spec in missing.values() if not small(spec)]
     workers, anew = min(_places(), sum(spec.get("model") == "scBERT" for spec in cheap)), edited()
     if not missing or (workers < 2 and not anew):  # others take a second or two, less than a process takes to start
         yield from ((spec, compute(spec, again, code)) for spec in missing.values())
         return
-    print(f"{len(cheap)} runs, {max(workers, 1)} at a time{', by the code as it is now' if anew else ''}.", flush=True)
-    # The bars of several processes would overwrite each other.
-    executor = get_reusable_executor(max(workers, 1), timeout=300, env={"TQDM_DISABLE": "1"})
-    remote = _remote(code, again)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="A worker stopped")  # one that had grown is replaced: no harm
-            futures = [executor.submit(remote, spec) for spec in sorted(cheap, key=lambda spec: _turn(spec, missing, code))]
-            yield from (future.result() for future in as_completed(futures))
-            yield from (
-                executor.submit(remote, spec).result() if anew else (spec, compute(spec, again, code)) for spec in others
+    workers = max(workers, 1)
+    print(f"{len(cheap)} runs, {workers} at a time{', by the code as it is now' if anew else ''}.", flush=True)
+    with stoppable():
+        yield from _side_by_side(cheap, workers, code, again)
+        if anew:
+            yield from _side_by_side(others, 1, code, again)
+    if not anew:
+        yield from ((spec, compute(spec, again, code)) for spec in others)
+
+
+def _side_by_side(specs, workers, code, again):
+    """Yield (spec, seconds) as other processes finish them. Where one of these is ended, fewer go on."""
+    remote, left = _remote(code, again, parent=os.getpid()), {run_id(spec, code): spec for spec in specs}
+    for attempt in range(ATTEMPTS):
+        # The bars of several processes would overwrite each other.
+        executor = get_reusable_executor(workers, timeout=300, env={"TQDM_DISABLE": "1"})
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="A worker stopped")  # one that had grown is replaced: no harm
+                waiting = iter(list(left.values()))  # handed over one by one: loky stumbles when it is ended with many at hand
+                under_way = {executor.submit(remote, spec) for spec in islice(waiting, workers + 1)}
+                while under_way:
+                    finished, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                    for spec, seconds in [future.result() for future in finished]:
+                        del left[run_id(spec, code)]
+                        under_way |= {executor.submit(remote, spec) for spec in islice(waiting, 1)}
+                        yield spec, seconds
+            return
+        except BrokenProcessPool as error:
+            free = psutil.virtual_memory().available / 1e9
+            said = (
+                f"A process that computed runs was ended from outside, as it is where memory is short ({free:.1f} GB are free)"
             )
-    except BaseException:  # an error, or an interruption: what the others are at goes on from its checkpoint another time
-        executor.shutdown(kill_workers=True)
-        raise
+            if attempt == ATTEMPTS - 1:
+                raise DataError(f"{said}, {ATTEMPTS} times. What is done is kept: free some, and call again.") from error
+            workers = max(1, workers // 2)
+            print(f"{said}. What it was at goes on from its checkpoint, {workers} at a time.", flush=True)
+        except BaseException as error:  # what the others are at goes on from its checkpoint another time
+            executor.shutdown(kill_workers=True)
+            if isinstance(error, KeyboardInterrupt):
+                print("Interrupted. What is done is kept; what was under way goes on from its checkpoint.", flush=True)
+            raise
 
 
 def _turn(spec, missing, code):
@@ -128,11 +206,21 @@ def _turn(spec, missing, code):
     return 1, waits, waits and not fast, spec.get("model") != "scBERT", -spec.get("fraction", 1)
 
 
-def _remote(code, again, **variables):
-    """:func:`compute` for another process, with this one's settings, some of its own, and this one's view of the code."""
+def _remote(code, again, parent=None, **variables):
+    """:func:`compute` for another process, with this one's settings, some of its own, and this one's view of the code.
+
+    It ends with its ``parent``, where that is given, and where that was killed too.
+    """
     variables, root = settings.given() | variables, str(ROOT)
 
+    def watch():
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
     def remote(spec, needed=()):  # travels by value: the library is imported from its folder
+        if parent and not any(thread.name == "watch" for thread in threading.enumerate()):
+            threading.Thread(target=watch, name="watch", daemon=True).start()
         if root not in sys.path:
             sys.path.insert(0, root)
         from lib.experiments import store

@@ -15,6 +15,7 @@ import json
 import platform
 import shutil
 import sys
+import threading
 import time
 from datetime import UTC, datetime
 from importlib import metadata
@@ -22,17 +23,21 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from threadpoolctl import threadpool_limits
 
 from lib import scbert, settings
 from lib.errors import DataError
 from lib.experiments.tasks import TASKS, dependencies
-from lib.files import digest, fingerprint, replacing, write_text
+from lib.files import digest, fingerprint, known, replacing, writable, write_text
 
 FILES = ("spec.json", "environment.json", "log.csv", "predictions.npz")
 # What computes runs, in lib. How cells are read is not among it: their values are hashed in the specification.
 CODE = ("prepare", "scbert", "experiments/baselines.py", "experiments/classifiers.py", "experiments/tasks.py")
+PATIENCE = 5  # seconds after which who waits for another process says so
+# A process is at one run at a time, whatever its threads: torch's and liblinear's generators and their number of threads are
+# the whole process's. Again, since a run computes those that it depends on.
+_ONE = threading.RLock()
 
 
 class Run:
@@ -86,7 +91,7 @@ def code_hash() -> str:
     """
     places = [settings.ROOT / "lib" / name for name in CODE]
     files = [path for place in places for path in (sorted(place.rglob("*.py")) if place.is_dir() else [place])]
-    return fingerprint(" ".join(_known(_meaning, path) for path in files))
+    return fingerprint(" ".join(known(_meaning, path) for path in files))
 
 
 def _meaning(path):
@@ -106,17 +111,6 @@ def _told(node):
         fields["body"] = fields["body"][1:]
     told = (f"{name}={_told(value)}" for name, value in fields.items() if value is not None and value != [])
     return f"{type(node).__name__}({' '.join(told)})"
-
-
-def _known(function, path):
-    """A hash of a file, kept for as long as the file looks the same."""
-    stat = Path(path).stat()
-    return _remembered(function, str(path), stat.st_size, stat.st_mtime_ns)
-
-
-@functools.lru_cache(maxsize=4096)
-def _remembered(function, path, size, mtime):
-    return function(path)
 
 
 # The code that this process loaded, and whether another was seen on disk since; kept where this module alone is reloaded.
@@ -139,20 +133,39 @@ def check_code(wanted: str = LOADED) -> None:
 
 
 def is_done(run: Run, again: str | None = None) -> bool:
-    """Whether a run is finished and undamaged; with ``again``, a word: and its mark carries that word."""
-    try:
-        mark = json.loads((run.folder / "DONE").read_text())
-        damaged = [name for name, wanted in mark["sha256"].items() if _known(digest, run.folder / name) != wanted]
-        marked = mark["again"]
-    except FileNotFoundError as error:
-        if (run.folder / "DONE").exists():
-            print(f"Run {run.id} lacks {Path(error.filename).name}: it is done again.", file=sys.stderr)
+    """Whether a run is finished, undamaged and the one asked for; with ``again``, a word: and its mark carries that word."""
+    if not (run.folder / "DONE").exists():
         return False
-    except (ValueError, KeyError, TypeError):
-        damaged, marked = ["DONE"], None
-    if damaged:
-        print(f"Run {run.id} is damaged ({', '.join(damaged)}): it is done again.", file=sys.stderr)
-    return not damaged and again in (None, marked)
+    try:
+        mark = json.loads((run.folder / "DONE").read_text(encoding="utf-8"))
+        wanted, marked = mark["sha256"], mark["again"]
+        lacking = [name for name in wanted.keys() | set(FILES) if not (run.folder / name).is_file()]
+        wrong = [name for name in wanted.keys() - set(lacking) if known(digest, run.folder / name) != wanted[name]]
+        whose = None if lacking or wrong else _whose(run.folder)
+    except Exception:  # noqa: BLE001 - a changed mark may hold anything; the remedy is one
+        lacking, wrong, whose, marked = [], ["DONE"], None, None
+    if lacking or wrong:
+        words = f"lacks {', '.join(sorted(lacking))}" if lacking else f"is damaged ({', '.join(sorted(wrong))})"
+        print(f"Run {run.id} {words}: it is done again.", file=sys.stderr)
+    elif whose != run.id:
+        print(f"In the folder of run {run.id} lies run {whose}: it is done again.", file=sys.stderr)
+    return whose == run.id and again in (None, marked)
+
+
+def _whose(folder):
+    """The identifier of the run that a folder says it holds."""
+    spec, about = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("spec.json", "environment.json"))
+    return run_id(spec, about["code"])
+
+
+def _strange(run):
+    """Whether an unfinished run's folder holds something of another run, or nobody's."""
+    try:
+        return _whose(run.folder) != run.id
+    except FileNotFoundError:
+        return any(run.folder.glob("checkpoint*"))
+    except Exception:  # noqa: BLE001 - damaged, in whatever way
+        return True
 
 
 def small(spec: dict) -> bool:
@@ -198,33 +211,54 @@ def compute(spec: dict, again: str | None = None, code: str = LOADED) -> float:
     DataError
         This process has loaded other code than is asked for, or it was edited meanwhile: the run is not marked as done.
     """
-    check_code(code)
-    for other in dependencies(spec):
-        compute(other, again, code)
-    run, started = Run(spec, LOADED), time.time()
-    run.folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(run.folder.with_suffix(".lock")), _threads(spec):
-        if is_done(run, again):
-            return 0.0
-        if (run.folder / "DONE").exists():  # damaged, or to be done again: nothing of it may be mixed with the new
-            shutil.rmtree(run.folder)
-            run.folder.mkdir()
-        write_text(run.folder / "spec.json", json.dumps(identity(spec), indent=1, sort_keys=True))
-        checkpoint = run.folder / (f"checkpoint.{again}.pt" if again else "checkpoint.pt")
-        log, predictions, state = TASKS[spec["task"]](spec, checkpoint, lambda other: Run(other, LOADED).folder / "model.pt")
-        about = environment() | {"seconds": round(time.time() - started, 2)}
-        write_text(run.folder / "environment.json", json.dumps(about, indent=1))
-        write_text(run.folder / "log.csv", pd.DataFrame(log).to_csv(index=False))
-        with replacing(run.folder / "predictions.npz") as temporary:
-            np.savez_compressed(temporary, **predictions)
-        if state is not None:
-            scbert.training.save(run.folder / "model.pt", state)
-        names = [*FILES, *(["model.pt"] if state is not None else [])]
-        mark = {"finished": time.time(), "again": again, "sha256": {name: _known(digest, run.folder / name) for name in names}}
-        check_code()
-        write_text(run.folder / "DONE", json.dumps(mark, indent=1))
-        for left in run.folder.glob("checkpoint*"):
-            left.unlink()
+    with _ONE:
+        check_code(code)
+        for other in dependencies(spec):
+            compute(other, again, code)
+        run = Run(spec, LOADED)
+        with _alone(run), _threads(spec):
+            return 0.0 if is_done(run, again) else _compute(run, again)
+
+
+@contextlib.contextmanager
+def _alone(run):
+    """The one process that is at this run; who has to wait says so."""
+    with writable(run.folder):
+        run.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(run.folder.with_suffix(".lock"))
+        try:
+            lock.acquire(timeout=PATIENCE)
+        except Timeout:
+            print(f"Another process is at run {run.id} ({run.spec['task']}, {run.spec['arm']}): waiting for it.", flush=True)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _compute(run, again):
+    spec, started = run.spec, time.time()
+    if (run.folder / "DONE").exists() or _strange(run):  # nothing damaged, old or another's may be mixed with the new
+        shutil.rmtree(run.folder)
+        run.folder.mkdir()
+    write_text(run.folder / "spec.json", json.dumps(identity(spec), indent=1, sort_keys=True))
+    write_text(run.folder / "environment.json", json.dumps(environment(), indent=1))  # with it, an unfinished run is known
+    checkpoint = run.folder / (f"checkpoint.{again}.pt" if again else "checkpoint.pt")
+    log, predictions, state = TASKS[spec["task"]](spec, checkpoint, lambda other: Run(other, LOADED).folder / "model.pt")
+    about = environment() | {"seconds": round(time.time() - started, 2)}
+    write_text(run.folder / "environment.json", json.dumps(about, indent=1))
+    write_text(run.folder / "log.csv", pd.DataFrame(log).to_csv(index=False))
+    with replacing(run.folder / "predictions.npz") as temporary:
+        np.savez_compressed(temporary, **predictions)
+    if state is not None:
+        scbert.training.save(run.folder / "model.pt", state)
+    names = [*FILES, *(["model.pt"] if state is not None else [])]
+    mark = {"finished": time.time(), "again": again, "sha256": {name: known(digest, run.folder / name) for name in names}}
+    check_code()
+    write_text(run.folder / "DONE", json.dumps(mark, indent=1))
+    for left in run.folder.glob("checkpoint*"):
+        left.unlink()
     return about["seconds"]
 
 

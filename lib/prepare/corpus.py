@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from filelock import FileLock
 from lib.datasets.h5ad import blocks, check_file, opened
 from lib.datasets.scale import value_scale
 from lib.errors import DataError
-from lib.files import digest, fingerprint
+from lib.files import digest, fingerprint, seal, sealed
 from lib.prepare import preprocess
 from lib.prepare.tokens import sparse_tokens
 from lib.settings import ROOT, cache
@@ -47,6 +48,9 @@ def tokens(path: Path, genes: Sequence[str], min_genes: int = 200) -> sp.csr_mat
     folder = cache() / "corpus" / fingerprint(" ".join([*map(digest, [path, *code]), str(min_genes), *genes]))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):  # arms that are pre-trained side by side share one corpus
+        if folder.is_dir() and not all(sealed(folder / name) for name in FILES):
+            print(f"The corpus {folder} is damaged: it is written again.", file=sys.stderr)
+            shutil.rmtree(folder)
         if not folder.is_dir():
             partial = folder.with_suffix(".partial")
             shutil.rmtree(partial, ignore_errors=True)
@@ -54,15 +58,14 @@ def tokens(path: Path, genes: Sequence[str], min_genes: int = 200) -> sp.csr_mat
             try:
                 with opened(path) as backed:
                     _write(partial, backed, genes, min_genes)
+                for name in FILES:
+                    seal(partial / name)
                 os.replace(partial, folder)
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
-    try:
-        indptr = np.load(folder / FILES[0], allow_pickle=False)
-        kinds = zip(FILES[1:], (np.int32, np.uint8))
-        places, bins = (np.memmap(folder / name, kind, "r", shape=int(indptr[-1])) for name, kind in kinds)
-    except (OSError, ValueError) as error:
-        raise DataError(f"The corpus {folder} is missing or damaged ({error}). Delete that folder and rerun.") from error
+    indptr = np.load(folder / FILES[0], allow_pickle=False)
+    kinds = zip(FILES[1:], (np.int32, np.uint8))
+    places, bins = (np.memmap(folder / name, kind, "r", shape=int(indptr[-1])) for name, kind in kinds)
     return sp.csr_matrix((bins, places, indptr), (len(indptr) - 1, len(genes) + 1))
 
 

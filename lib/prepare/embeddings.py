@@ -12,7 +12,7 @@ from sklearn.utils.extmath import randomized_svd
 from lib import settings
 from lib.datasets import downloads
 from lib.errors import DataError
-from lib.files import digest, fingerprint, replacing
+from lib.files import digest, fingerprint, replacing, seal, sealed
 from lib.settings import cache
 
 
@@ -148,13 +148,14 @@ def kept_gene2vec(genes: Sequence[str], chosen: str | None = None) -> np.ndarray
         raise DataError(f"{text} is another file than when the profile was loaded. Load the profile again.")
     key = fingerprint("\n".join([found, digest(__file__), *map(str, genes)]))
     path = cache() / "gene2vec" / f"{key}.npy"
-    if path.exists():
+    if sealed(path):
         return np.load(path, allow_pickle=False)
     vectors, missing = gene2vec(text, [str(gene) for gene in genes])
     if missing:
         print(f"gene2vec lacks {len(missing)} of {len(genes)} genes ({', '.join(missing[:5])} …): they get zeros.")
     with replacing(path) as temporary:
         np.save(temporary, vectors)
+    seal(path)
     return vectors
 
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import sys
 import time
 import uuid
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import nbformat
 import papermill
+import psutil
 import yaml
+from nbclient.exceptions import DeadKernelError
 from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
 from lib import files, plots, settings
 from lib.errors import DataError
-from lib.experiments import profiles, yours
+from lib.experiments import profiles, runs, yours
 from lib.programs import committed
 from lib.settings import ROOT
 
@@ -54,15 +59,39 @@ def execute(path: Path, output: Path, parameters: dict) -> str | None:
     with files.replacing(output, "Point SCBERT_FIGURES to a folder that can, with enough space.") as partial:
         partial.write_bytes(path.read_bytes())  # what the reader sees where not even the first cell can be started
         try:
-            papermill.execute_notebook(str(path), str(partial), parameters, **kernel, **shown)
+            _in_a_thread(papermill.execute_notebook, str(path), str(partial), parameters, **kernel, **shown)
         except PapermillExecutionError as failure:
             place = f"cell {failure.cell_index} (In [{failure.exec_count}])"
             error = f"{place}:\n{failure.source.strip()}\n\n{failure.ename}: {failure.evalue}"
+        except DeadKernelError:
+            memory = psutil.virtual_memory()
+            error = (
+                "the notebook's process was ended from outside, as it is where memory is short "
+                f"({memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB are free now). What is done is kept: "
+                "free some, or let fewer runs go side by side (SCBERT_WORKERS=1), and run again."
+            )
         except Exception as failure:  # noqa: BLE001 - a dead kernel, a missing kernel: each package raises its own kinds
             error = f"{type(failure).__name__}: {failure}"
         _strip(partial)
     files.write_text(output.with_suffix(".html"), HTMLExporter().from_filename(str(output))[0])
     return error
+
+
+def _in_a_thread(function, *arguments, **named):
+    """Call a function in a thread, so that signals are this one's, not nbclient's; interrupted, end all that was started."""
+    with ThreadPoolExecutor(1) as thread:
+        called = thread.submit(function, *arguments, **named)
+        try:
+            return called.result()
+        except KeyboardInterrupt:
+            started = psutil.Process().children(recursive=True)
+            for kernel in psutil.Process().children():
+                kernel.terminate()  # it ends its own workers, and the notebook with them
+            wait([called], timeout=5)
+            for process in started:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            raise
 
 
 def _strip(path):
@@ -104,6 +133,8 @@ def main(arguments: list[str]) -> int:
     if chosen.scheduler:
         variables["SCBERT_SCHEDULER"] = chosen.scheduler
     settings.put(variables)  # what the notebooks' kernels start with
+    if address := settings.scheduler():
+        runs.connected(address).close()  # one that is not there is said now, not by each notebook
     target = plots.folder({"name": yours.name(chosen.profile, parameters.get("data") or parameters.get("dataset"))})
     published = committed.tables(target.name)  # now: without git, the files about to be written over are what there is
     started, failed = time.time(), []
@@ -127,7 +158,11 @@ def main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     try:
-        status = main(sys.argv[1:])
+        with runs.stoppable():
+            status = main(sys.argv[1:])
+    except KeyboardInterrupt as stop:
+        print("\n./run_all.sh: interrupted. What is done is kept; the same command goes on where it stopped.", file=sys.stderr)
+        status = 128 + (signal.SIGTERM if isinstance(stop, runs.Terminated) else signal.SIGINT)
     except DataError as refusal:
         print(f"./run_all.sh: {refusal}", file=sys.stderr)
         status = 2

@@ -59,7 +59,8 @@ def fit(model, tokens, cells, loss_of, evaluate, *, rule, batch_size, seed, fabr
     rule : Epochs or Plateau
     checkpoint : path, optional
         Written after each round; training goes on from it if it is there, and ends bit-identical to an
-        uninterrupted one. A damaged file is discarded.
+        uninterrupted one. A damaged file is set aside, and so is one that was written in a folder of another name: that is
+        another run's.
 
     Returns
     -------
@@ -120,6 +121,7 @@ def fit(model, tokens, cells, loss_of, evaluate, *, rule, batch_size, seed, fabr
                 save(
                     checkpoint,
                     {
+                        "folder": Path(checkpoint).resolve().parent.name,
                         "model": model.state_dict(),
                         "optimizer": optimizer.state_dict(),
                         "random_state": _random_state(),
@@ -144,18 +146,21 @@ def save(path: str | Path, content: dict) -> None:
 
 
 def load_checkpoint(path: str | Path | None) -> dict | None:
-    """The content of a checkpoint, or None if there is none or it is damaged (then it is set aside)."""
+    """The content of a checkpoint, or None if there is none, or it is damaged or of another folder (then it is set aside)."""
     if path is None or not Path(path).exists():
         return None
     try:
         with zipfile.ZipFile(path) as file:  # torch.load does not look at the checksums that torch.save writes
             if (member := file.testzip()) is not None:
                 raise ValueError(f"{member} fails its checksum")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        if (folder := saved["folder"]) == Path(path).resolve().parent.name:
+            return saved
+        print(f"The checkpoint {path} is another run's, of the folder {folder}: training starts again.", file=sys.stderr)
     except Exception as error:  # noqa: BLE001 - whatever a truncated zip raises, the remedy is the same
         print(f"The checkpoint {path} is damaged ({type(error).__name__}): training starts again.", file=sys.stderr)
-        os.replace(path, f"{path}.damaged")
-        return None
+    os.replace(path, f"{path}.damaged")
+    return None
 
 
 def _random_state():

@@ -221,6 +221,9 @@ def test_how_training_ended_is_said_arm_by_arm():
     assert table.loc["full", "ended"] == "plateau (1), maximum (1)" and table.loc["full", "best"] == "0.75"
     assert table.loc["no_gene2vec", ["runs", "steps", "ended", "learnt nothing"]].tolist() == [1, "100", "epochs (1)", 0]
     assert measures.flagged(runs) == {runs[1].id: "stopped at its maximum, learnt nothing"}
+    thrown_back = trained("full", 2, [guess, 0.5, guess, guess])  # by new random features, and it stayed there
+    assert measures.flagged([thrown_back]) == {thrown_back.id: "fell back to a guess"}
+    assert measures.endings([thrown_back])[["learnt nothing", "fell back"]].values.tolist() == [[0, 1]]
     marked = measures.table(runs)
     assert set(marked.loc[marked["flagged"] != "", "run"]) == {runs[1].id}
     runs += [trained("no_pretraining", 1, [guess, 0.5])]

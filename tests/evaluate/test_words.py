@@ -124,7 +124,7 @@ def test_what_did_not_end_is_marked_wherever_it_enters():
     assert marked.data["first is"].tolist() == ["ahead", "undecided †"] and marked.caption == words.FLAG_MEANS
     assert words.show_family(family.assign(n_flagged=0), str).caption is None
     text = words.describe(AHEAD | {"n_cells": 9, "n_seeds": 3, "n_flagged": 2}, "A", "B")
-    assert text.endswith("; p = 0.001; 2 of the runs stopped at their maximum or learnt nothing).")
+    assert text.endswith("; p = 0.001; 2 of the runs stopped at their maximum, learnt nothing or fell back to a guess).")
     ours = pd.DataFrame({"arm": list("aab"), "metric": "accuracy", "value": 0.5, "flagged": ["", "learnt nothing", ""]})
     table = words.beside_paper(ours, ours[:0], ["accuracy"], ["a", "b"])
     assert table["accuracy"].tolist() == ["0.500 ± 0.000 (n=2) †", "–", "0.500 (n=1)", "–"]

@@ -7,6 +7,7 @@ import sys
 import time
 
 import numpy as np
+import psutil
 import pytest
 
 from lib.errors import DataError
@@ -93,6 +94,86 @@ def test_two_processes_share_the_work(tmp_path, same):
     first, second = (result(process) for process in [start(tmp_path), start(tmp_path)])
     assert same(first[1], second[1])
     assert len(list(tmp_path.glob("runs/*/DONE"))) == 1
+
+
+SIDE_BY_SIDE = """
+import time
+from lib.experiments import profiles, runs, specs
+p = profiles.load("smoke")
+p["finetuning"] = p["finetuning"] | {"epochs": 8, "batch_size": 4}
+wanted = specs.cell_types(p, ["no_pretraining"], [1.0], [0, 1])
+print("started", flush=True)
+done = runs.complete(wanted)
+print("folders", *(run.folder for run in done), flush=True)
+"""
+
+
+def side_by_side(cache):
+    """Two runs in two processes, as soon as one has a checkpoint: the process, and its workers."""
+    environment = os.environ | {"SCBERT_CACHE": str(cache), "SCBERT_WORKERS": "2"}
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT, "env": environment}
+    process = subprocess.Popen([sys.executable, "-c", SIDE_BY_SIDE], **how)
+    deadline = time.time() + 120
+    while not list(cache.glob("runs/*/checkpoint.pt")) and time.time() < deadline:
+        time.sleep(0.01)
+    children = psutil.Process(process.pid).children(recursive=True)
+    return process, [child for child in children if "popen_loky" in " ".join(child.cmdline())]
+
+
+def gone(processes, seconds=20):
+    """Whether they end by themselves."""
+    return not psutil.wait_procs(processes, timeout=seconds)[1]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """What the two runs predict where nothing happens to them."""
+    process, _ = side_by_side(tmp_path_factory.mktemp("undisturbed"))
+    return predicted(process)[0]
+
+
+def predicted(process):
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    found = []
+    [line] = (line for line in output.splitlines() if line.startswith("folders"))
+    for folder in line.split()[1:]:
+        with np.load(os.path.join(folder, "predictions.npz")) as file:
+            found.append(dict(file))
+    assert len(found) == 2
+    return found, output
+
+
+@pytest.mark.slow
+def test_a_killed_workers_run_is_taken_up(tmp_path, undisturbed, same):
+    """As where memory is short: it is said, fewer go on, and the predictions are those of undisturbed runs."""
+    process, workers = side_by_side(tmp_path)
+    assert len(workers) == 2
+    workers[0].kill()
+    found, output = predicted(process)
+    assert "was ended from outside" in output and "1 at a time" in output and all(map(same, found, undisturbed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_an_ended_process_leaves_no_worker(tmp_path, undisturbed, same, name):
+    """Whatever ended it; with a sentence where it could say one. Called again, it goes on to the same predictions."""
+    process, workers = side_by_side(tmp_path)
+    process.send_signal(getattr(signal, name))
+    output, _ = process.communicate(timeout=60)
+    assert gone(workers) and process.returncode
+    assert name == "SIGKILL" or "Interrupted. What is done is kept" in output
+    assert not list(tmp_path.glob("runs/*/DONE")), "it came too late to test anything"
+    again, _ = side_by_side(tmp_path)
+    assert all(map(same, predicted(again)[0], undisturbed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:9", "nowhere:1", "what://127.0.0.1:9"])
+def test_a_scheduler_that_is_not_there_is_said(profile, address):
+    """With its address and what to do."""
+    with pytest.raises(DataError, match=f"no Dask scheduler at {address}.*dask scheduler"):
+        runs.complete(specs.cell_types(profile, ["majority"], [0.5], [11]), scheduler=address)
 
 
 @pytest.mark.slow

@@ -6,13 +6,17 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from filelock import FileLock
 
 from lib.errors import DataError
-from lib.experiments import runs, specs, store
+from lib.experiments import profiles, runs, specs, store
 from lib.settings import ROOT
 
 
@@ -56,6 +60,89 @@ def test_damage_is_found_and_mended(done, name, damage, capsys, same):
     mended = runs.complete([run.spec])[0]
     assert store.is_done(mended) and same(mended.predictions, before)
     assert "stored already" not in capsys.readouterr().out
+
+
+def test_whatever_bit_of_a_mark_changes_nothing_fails(done):
+    """A mark that is not readable any more, or names other files or hashes, is no mark; never an error."""
+    run = done[1]
+    mark = run.folder / "DONE"
+    whole, taken = mark.read_bytes(), 0
+    for bit in range(0, 8 * len(whole), 3):
+        mark.write_bytes(whole[: bit // 8] + bytes([whole[bit // 8] ^ (1 << bit % 8)]) + whole[bit // 8 + 1 :])
+        taken += store.is_done(run)
+    assert taken < bit / 30, "only the time it was finished, the word and the layout may be others"
+    mark.write_bytes(whole)
+    assert store.is_done(run)
+
+
+def test_another_runs_folder_is_not_taken(done, capsys, same):
+    """Under a run's name lies another, whole: it is said, and the run is done again."""
+    one, other = done[1], done[2]
+    before = dict(one.predictions)
+    shutil.rmtree(one.folder)
+    shutil.copytree(other.folder, one.folder)
+    assert not store.is_done(one) and f"lies run {other.id}" in capsys.readouterr().err
+    assert same(runs.complete([one.spec])[0].predictions, before)
+
+
+@pytest.mark.slow
+def test_another_runs_unfinished_folder_is_not_gone_on_with(profile, done, same):
+    """Nor is its checkpoint, alone or with the folder around it."""
+    wanted = profile | {"finetuning": profile["finetuning"] | {"epochs": 3}}
+    [one, other] = specs.cell_types(wanted, ["no_pretraining"], [0.5], [0, 1])
+    whole = [dict(run.predictions) for run in runs.complete([one, other])]
+    mine, theirs = store.Run(one), store.Run(other)
+    epochs = iter(range(100))
+
+    class Interrupted(Exception):
+        pass
+
+    def stop(*_):
+        if next(epochs) == 1:
+            raise Interrupted
+
+    shutil.rmtree(theirs.folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lib.scbert.training._random_state", lambda: stop() or {"cpu": torch.get_rng_state()})
+        with pytest.raises(Interrupted):
+            store.compute(other)
+    for files in (["checkpoint.pt"], [path.name for path in theirs.folder.iterdir()]):
+        shutil.rmtree(mine.folder)
+        mine.folder.mkdir()
+        for name in files:
+            shutil.copy(theirs.folder / name, mine.folder)
+        assert "checkpoint.pt" in files and same(runs.complete([one])[0].predictions, whole[0])
+    assert same(runs.complete([other])[0].predictions, whole[1])
+
+
+@pytest.mark.slow
+def test_threads_of_one_process_give_the_same_runs(profile, tmp_path, monkeypatch, same):
+    """As a Dask worker has them: the generators that a run draws from belong to the whole process."""
+    wanted = specs.cell_types(profile, ["no_gene2vec", "no_pretraining", "logistic_regression"], [0.5], [0, 1])
+    here = [dict(run.predictions) for run in runs.complete(wanted)]
+    monkeypatch.setenv("SCBERT_CACHE", str(tmp_path))
+    profiles.load("smoke")  # puts the cells into the other cache
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(store.compute, wanted))
+    assert all(same(store.Run(spec).predictions, expected) for spec, expected in zip(wanted, here))
+
+
+def test_who_waits_says_so(profile, done, monkeypatch, capsys):
+    """Where another process is at a run, after some seconds."""
+    monkeypatch.setattr(store, "PATIENCE", 0.05)
+    with ThreadPoolExecutor(1) as thread, FileLock(done[2].folder.with_suffix(".lock")):
+        waiting = thread.submit(store.compute, done[2].spec)
+        while "waiting for it" not in (said := capsys.readouterr().out) and not waiting.done():
+            time.sleep(0.01)
+    assert f"Another process is at run {done[2].id}" in said and waiting.result() == 0
+
+
+def test_a_cache_that_is_a_file_is_refused(profile, tmp_path, monkeypatch):
+    """With the place and what to do."""
+    (tmp_path / "cache").write_text("")
+    monkeypatch.setenv("SCBERT_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(DataError, match=f"{tmp_path}.* cannot be written .*SCBERT_CACHE"):
+        runs.complete(specs.cell_types(profile, ["majority"], [0.5], [0]))
 
 
 def test_what_determines_a_run_is_in_its_name(profile):

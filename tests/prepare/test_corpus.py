@@ -49,6 +49,20 @@ def test_a_corpus_on_scberts_scale_stays_as_it_is(place):
     assert np.array_equal(store[:, :-1].toarray(), np.minimum(np.floor(x.toarray()), 5))
 
 
+@pytest.mark.parametrize("name", corpus.FILES)
+def test_a_damaged_corpus_is_written_again(place, name, capsys):
+    """Whichever of its files has one bit changed, is cut short or gone."""
+    path = place[0] / "mine.h5ad"
+    anndata.AnnData(counts(100, 300), var=pd.DataFrame(index=GENES)).write_h5ad(path)
+    whole = corpus.tokens(path, GENES, min_genes=1).toarray()
+    [kept] = (place[0].parent / "corpus").glob(f"*/{name}")
+    content = kept.read_bytes()
+    for damaged in (content[:-9] + bytes([content[-9] ^ 1]) + content[-8:], content[:-4], None):
+        kept.unlink() if damaged is None else kept.write_bytes(damaged)
+        assert np.array_equal(corpus.tokens(path, GENES, min_genes=1).toarray(), whole)
+        assert "is damaged: it is written again" in capsys.readouterr().err
+
+
 def test_a_corpus_that_cannot_be_used_is_refused_and_leaves_nothing(place):
     path = place[0] / "mine.h5ad"
     anndata.AnnData(sp.csc_matrix(counts()), var=pd.DataFrame(index=GENES)).write_h5ad(path)

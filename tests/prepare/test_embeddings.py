@@ -110,5 +110,8 @@ def test_gene2vec_is_read_once_and_missing_genes_are_said(place, capsys):
     assert np.allclose(found, [vectors[1], np.zeros(5), vectors[0]]) and "lacks 1 of 3 genes (LOST" in capsys.readouterr().out
     [stored] = (place[0].parent / "gene2vec").glob("*.npy")
     assert np.array_equal(embeddings.kept_gene2vec(["A", "LOST", "B"]), np.load(stored))
+    content = stored.read_bytes()
+    stored.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # the sign or the size of a number: nothing else shows it
+    assert np.array_equal(embeddings.kept_gene2vec(["A", "LOST", "B"]), found)
     (place[0] / "gene2vec_dim_200_iter_9.txt").write_text("A 1 2\nB 3 4\n")  # another file: not the stored one
     assert np.array_equal(embeddings.kept_gene2vec(["A", "LOST", "B"]), [[1, 2], [0, 0], [3, 4]])
