@@ -62,8 +62,9 @@ def trials(runs: list) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``arm``, the settings that differ between its trials, ``accuracy``, ``macro_f1`` and how training ``ended``: *as it
-        should*, or what :func:`lib.evaluate.measures.flagged` says.
+        A setting in each row: ``arm``, what was ``tried``, the number of its ``runs``, the means of ``accuracy`` and
+        ``macro_f1``, the ``lowest`` and ``highest`` accuracy, and how training ``ended``: *as it should*, or what
+        :func:`lib.evaluate.measures.flagged` says of how many of them.
     """
     tables, flags = [], measures.flagged(runs)
     for arm, own in measures.by_arm(runs).items():
@@ -75,6 +76,14 @@ def trials(runs: list) -> pd.DataFrame:
             found = measures.scores(p["labels"], p["probabilities"].argmax(1), p["classes"])
             tried = ", ".join(f"{key.replace('_', ' ')} {settings.get(key)}" for key in varied)
             scored = {"accuracy": found["accuracy"], "macro_f1": found["macro_f1"]}
-            rows.append({"arm": arm, "tried": tried} | scored | {"ended": flags.get(run.id, "as it should")})
-        tables.append(pd.DataFrame(rows).sort_values("accuracy", ascending=False, kind="stable"))
+            rows.append({"tried": tried} | scored | {"flag": flags.get(run.id)})
+        settings = pd.DataFrame(rows).groupby("tried", sort=False)
+        scored = settings[["accuracy", "macro_f1"]].mean()
+        scored.insert(0, "runs", settings.size())
+        scored["lowest"], scored["highest"] = settings["accuracy"].min(), settings["accuracy"].max()
+        flags_of = settings["flag"].agg(lambda flag: [f"{said} ({count})" for said, count in flag.value_counts().items()])
+        scored["ended"] = flags_of.map(lambda said: ", ".join(said) or "as it should")
+        scored = scored.reset_index().sort_values("accuracy", ascending=False, kind="stable")
+        scored.insert(0, "arm", arm)
+        tables.append(scored)
     return pd.concat(tables, ignore_index=True)

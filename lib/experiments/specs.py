@@ -90,14 +90,15 @@ def other_protocol(profile: dict, arms: Names = ("full",)) -> Specs:
 def tuning(profile: dict) -> Specs:
     """Specifications of the trials by which settings were chosen: as many for scBERT as for logistic regression.
 
-    ``tuning`` of the profile lists values of each setting; every combination is a trial. Trials learn from four fifths of the
-    training cells and are scored on the last fifth: no cell that is reported is looked at.
+    ``tuning`` of the profile lists values of each setting; every combination is a trial, for scBERT one with each of its
+    ``seeds`` (default: the first of the profile's), from one pre-training each. Trials learn from four fifths of the training
+    cells and are scored on the last fifth: no cell that is reported is looked at.
     """
-    found, given = [], profile.get("tuning", {})
-    for arm in ("full", "logistic_regression"):
+    found, given, first = [], profile.get("tuning", {}), profile["seeds"][:1]
+    for arm, seeds in (("full", given.get("seeds", first)), ("logistic_regression", first)):
         grid = given.get(arm, {})
-        for values in product(*grid.values()) if grid else []:
-            [spec] = cell_types(profile, [arm], seeds=profile["seeds"][:1], crossed=False)
+        for values, seed in product(product(*grid.values()), seeds) if grid else []:
+            [spec] = cell_types(profile, [arm], seeds=[seed], crossed=False)
             chosen = {key: value for key, value in zip(grid, values) if value is not None}
             training = spec["training"] | chosen
             if "max_lr" in chosen:

@@ -243,6 +243,7 @@ def test_the_program_publishes_a_profile(place, profile, wanted, capsys):
 COMMITTED = sorted((settings.ROOT / "data" / "runs").glob("*.zip"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.stem)
 def test_committed_archives_are_whole(path):
     """Every run can be read: its log, and predictions whose probabilities are some; every training says how it ended."""

@@ -122,6 +122,11 @@ def test_trials_are_as_many_for_both_and_say_what_they_try(profile):
     assert [spec["training"].get("weighted") for spec in wanted] == [True, False, None, None]
     assert [spec["training"].get("C") for spec in wanted] == [None, None, 0.1, 1.0]
     assert all(spec["held_out"] == "tuning" and "class_weight" not in spec["training"] for spec in wanted)
+    several = specs.tuning(profile | {"tuning": grids | {"seeds": [0, 1, 2]}})
+    assert [(spec["training"].get("weighted"), spec["seed"]) for spec in several] == [
+        *((value, seed) for value in (True, False) for seed in (0, 1, 2)),
+        *[(None, 0)] * 2,
+    ]
     ends = profile["finetuning"] | {"ends": {"every": 5, "max_lr": 1}}
     rates = specs.tuning(profile | {"finetuning": ends, "tuning": {"full": {"max_lr": [2, 3]}}})
     assert [spec["training"]["ends"] for spec in rates] == [{"every": 5, "max_lr": 2}, {"every": 5, "max_lr": 3}]

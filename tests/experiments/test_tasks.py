@@ -159,6 +159,7 @@ def test_trials_never_see_a_reported_cell(profile):
         assert len(scored) == 1, "both are scored on the same cells"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["paper", "clean"])
 @pytest.mark.parametrize("left_out", [None, "Dendritic"])
 def test_the_external_task_gives_the_trained_models_own_predictions(profile, protocol, left_out):

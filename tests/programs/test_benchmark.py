@@ -39,6 +39,7 @@ def test_feeding_gives_equal_batches():
     assert benchmark_jobs.feeding(cells=64, genes=200, batch=8).keys() == {"ours", "stock"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("job", benchmark_jobs.JOBS)
 def test_exactness(job):
     """In fp32, logits and gradients are those of performer-pytorch in float64; under bf16 autocast they are near."""

@@ -306,6 +306,7 @@ def redraws(model, forwards, tokens):
     return at
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [ScBert, CellTypeClassifier])
 def test_random_features_are_redrawn_as_performer_pytorch_does(kind):
     """Same training forwards as in performer-pytorch, in frozen layers too; the counter goes on from a checkpoint."""

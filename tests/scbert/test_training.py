@@ -230,6 +230,7 @@ def fine_tuned(model, seed=3, **kwargs):
     return finetune(model, tokens, options.pop("labels", labels), np.arange(18, 48), np.arange(18), **options)
 
 
+@pytest.mark.slow
 def test_finetune_trains_the_last_block_norm_and_head():
     """What the paper freezes stays bit-identical, all the rest moves, and frozen layers' random features too."""
     model = tiny(CellTypeClassifier, interval=3)
@@ -242,6 +243,7 @@ def test_finetune_trains_the_last_block_norm_and_head():
     assert moved - {"performer.proj_updater.calls_since_last_redraw"} == trained | features
 
 
+@pytest.mark.slow
 def test_finetune_keeps_the_features_of_fewer_forwards():
     """Fewer training forwards than the interval: no random feature moves."""
     model = tiny(CellTypeClassifier, interval=1000)
@@ -250,6 +252,7 @@ def test_finetune_keeps_the_features_of_fewer_forwards():
     assert all(torch.equal(before[n], v) for n, v in model.state_dict().items() if n.endswith("projection_matrix"))
 
 
+@pytest.mark.slow
 def test_hidden_state_cache_changes_nothing():
     """With and without the cache of hidden states, across redraws, the probabilities agree to 1e-4."""
     with_cache = fine_tuned(tiny(CellTypeClassifier, interval=3))
@@ -273,6 +276,7 @@ def test_predictions_are_those_of_the_returned_model():
     assert done.best_epoch == best.index(max(best))
 
 
+@pytest.mark.slow
 def test_test_labels_leak_nothing_when_the_epoch_is_selected_elsewhere():
     """With ``select``, other labels of the test cells change no bit of the predictions; without, they may choose."""
     labels = made_up()[1]
