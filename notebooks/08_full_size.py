@@ -60,7 +60,7 @@ profiles.describe(chosen)
 
 # %%
 arms = ["logistic_regression", "no_gene2vec", "no_gene2vec_no_pretraining"]
-wanted = [specs.cell_types(chosen, arms), specs.controls(chosen), specs.other_protocol(chosen, arms[1:])]
+wanted = [specs.cell_types(chosen, arms, crossed=False), specs.controls(chosen), specs.other_protocol(chosen, arms[1:])]
 runs.complete(sum(wanted, []))  # all at once, so that no core waits for the others
 done, bracketing, other = map(runs.complete, wanted)
 ours = measures.table(done)
