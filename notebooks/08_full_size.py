@@ -74,7 +74,7 @@ measures.endings(done + bracketing + other).assign(arm=lambda table: table["arm"
 
 # %%
 metrics = ["accuracy", "macro_f1", "accuracy_hard_pair", "macro_f1_hard_pair"]
-fig, axes = plt.subplots(2, 2, figsize=(10, 7.4))
+fig, axes = plt.subplots(2, 2, figsize=(12, 7.4))
 plots.compare(axes, ours, paper, metrics, arms)
 plots.save(fig, "08_full_size", ours.query("metric in @metrics").assign(source="ours"), chosen)
 words.beside_paper(ours, paper, metrics, arms, plots.label)
