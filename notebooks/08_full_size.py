@@ -95,7 +95,7 @@ plots.save(fig, "08_controls", bracket, chosen)
 # %% [markdown]
 # ## Figure 3: had they ended?
 #
-# Loss on the training cells and accuracy on the cells that choose the weights, each run a line; runs of both protocols. Look at
+# Cross-entropy on the training cells and accuracy on those that choose the weights, each run a line, in both protocols. Look at
 # whether the lines are flat where they end.
 
 # %%
@@ -106,17 +106,17 @@ logs = pd.concat(
         if run.spec["model"] == "scBERT"
     ]
 )
-fig, axes = plt.subplots(1, 2, figsize=(10, 3.6))
-look = {"hue": "arm", "palette": plots.PALETTE, "style": "protocol", "units": "run", "estimator": None, "lw": 1.3}
-for ax, column in zip(axes, ["loss", "accuracy"]):
-    sns.lineplot(logs, x="steps", y=column, ax=ax, legend=column == "loss", **look)
-handles, names = axes[0].get_legend_handles_labels()
-axes[0].get_legend().remove()
-kinds = dict(zip(names, handles))
-axes[1].legend([kinds[name] for name in ("paper", "clean")], ["protocol paper", "protocol clean"], loc="lower right")
-axes[0].set(yscale="log", ylabel="", title="Cross-entropy, training cells")
-axes[1].set(ylim=(0, 1), ylabel="", title="Accuracy, cells that choose the weights")
-plots.legend(fig, arms[1:])
+fig, axes = plt.subplots(2, 2, figsize=(10, 6.4), sharex=True, sharey="col")
+columns = {"loss": "loss, training cells", "accuracy": "accuracy, cells that choose"}
+look = {"x": "steps", "style": "protocol", "style_order": ["clean", "paper"], "units": "run", "estimator": None, "lw": 1.3}
+for row, arm in zip(axes, arms[1:]):
+    for ax, (column, name) in zip(row, columns.items()):
+        told = logs[logs["arm"] == arm]
+        sns.lineplot(told, y=column, ax=ax, color=plots.PALETTE[arm], legend=ax is axes[0, 1], **look)
+        ax.set(ylabel=name, title=plots.label(arm) if column == "loss" else "")
+axes[0, 0].set(yscale="log")
+axes[0, 1].set(ylim=(0, 1))
+axes[0, 1].legend(title="protocol", loc="lower right")
 plots.save(fig, "08_learning", logs, chosen)
 
 # %% [markdown]
