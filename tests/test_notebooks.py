@@ -93,13 +93,18 @@ def test_a_dead_kernel_is_a_failure(tmp_path):
     assert error and re.search(r"ended from outside, as it is where memory is short \(.* GB are free now\)", error)
 
 
+def heeds_ctrl_c():
+    """For a process to be interrupted: what a shell starts in the background is deaf to it, and so is what that starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name, status", [("SIGINT", 130), ("SIGTERM", 143)])
 def test_interrupted_it_ends_with_a_sentence_and_all_that_it_started(tmp_path, name, status):
     """While runs go on side by side: its own exit status, no process of its left, no half file among the figures."""
     environment = os.environ | {"SCBERT_CACHE": str(tmp_path / "cache"), "SCBERT_FIGURES": str(tmp_path / "figures")}
     command = [sys.executable, "-m", "lib.run_notebooks", "--profile", "smoke", "--only", "02"]
-    how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT}
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT, "preexec_fn": heeds_ctrl_c}
     process = subprocess.Popen(command, env=environment | {"SCBERT_WORKERS": "2"}, **how)
     for line in process.stdout:
         if line.startswith("[2/"):  # two runs are done, others under way

@@ -108,11 +108,16 @@ print("folders", *(run.folder for run in done), flush=True)
 """
 
 
+def heeds_ctrl_c():
+    """For a process to be interrupted: what a shell starts in the background is deaf to it, and so is what that starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def side_by_side(cache):
     """Two runs in two processes, as soon as one has a checkpoint: the process, and its workers."""
     environment = os.environ | {"SCBERT_CACHE": str(cache), "SCBERT_WORKERS": "2"}
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT, "env": environment}
-    process = subprocess.Popen([sys.executable, "-c", SIDE_BY_SIDE], **how)
+    process = subprocess.Popen([sys.executable, "-c", SIDE_BY_SIDE], **how, preexec_fn=heeds_ctrl_c)
     deadline = time.time() + 120
     while not list(cache.glob("runs/*/checkpoint.pt")) and time.time() < deadline:
         time.sleep(0.01)
