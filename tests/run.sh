@@ -16,4 +16,7 @@ for argument in "$@"; do
     paths=()
   fi
 done
+if [[ " $* " == *" not slow "* && " $* " != *" -n"* ]]; then
+  set -- -n 2 "$@" # the fast part in under a minute; the others start processes of their own
+fi
 exec "$PYTHON" -m pytest ${paths[@]+"${paths[@]}"} "$@"
