@@ -84,9 +84,10 @@ def _in_a_thread(function, *arguments, **named):
         try:
             return called.result()
         except KeyboardInterrupt:
-            started = psutil.Process().children(recursive=True)
-            for kernel in psutil.Process().children():
-                kernel.terminate()  # it ends its own workers, and the notebook with them
+            kernels, started = (psutil.Process().children(recursive=deep) for deep in (False, True))
+            for kernel in kernels:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    kernel.terminate()  # it ends its own workers, and the notebook with them
             wait([called], timeout=5)
             for process in started:
                 with contextlib.suppress(psutil.NoSuchProcess):
