@@ -13,6 +13,12 @@
 # it, both intervals, the runs behind ours, and a verdict by a fixed rule. Above it, the paper's claims as differences;
 # below it, the authors' printed statistics computed again, what was done differently, and errata.
 #
+# <!-- finding: python -m lib.readme -->
+# **What we find** in sorted blood cells ([laptop](../figures/laptop)): Of the paper's 14 comparisons that these runs can
+# be asked, 9 cannot say, 2 paper's size excluded, 2 no interval and 1 same. *Cannot say* is not *no*: the detectable size
+# stands beside it.
+# <!-- end of finding -->
+#
 # **The rule.** Data and model of this profile are not the paper's, so values are not judged, differences are. The
 # difference of an arm to its reference (logistic regression's to scBERT; every other arm's to the pre-trained scBERT) is, in a
 # word, *ahead* or *behind* where its 95 % interval excludes zero (ours: and p, adjusted by Holm's method within its family, is

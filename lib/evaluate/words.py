@@ -18,7 +18,7 @@ FLAG_MEANS = f"†: some of the runs {FLAGGED}"
 SAID = {
     "ahead": "{0} is ahead of {1}",
     "behind": "{0} is behind {1}",
-    "equivalent": f"{{0}} and {{1}} are equivalent, within {100 * MARGIN:.0f} points either way",
+    "equivalent": f"{{0}} and {{1}} are equivalent within {100 * MARGIN:.0f} points either way",
     "undecided": "it is undecided whether {0} or {1} is ahead",
 }
 

@@ -1,21 +1,29 @@
-"""README's tables, from the figures: ``python -m lib.readme`` writes them anew, with ``--check`` it only compares.
+"""What the texts say of the figures: ``python -m lib.readme`` writes it anew, with ``--check`` it only compares.
 
-It also writes ``figures/<profile>/SHA256SUMS``, by which a copy without git tells whether its figures are as published.
+In README.md, figures/README.md, figures/benchmark/README.md and the first cell of each notebook, what stands between
+``<!-- name: python -m lib.readme -->`` and ``<!-- end of name -->`` is made from the tables of the published figures. It also
+writes ``figures/<profile>/SHA256SUMS``, by which a copy without git tells whether its figures are as published.
 """
 
 from __future__ import annotations
 
+import json
 import sys
+import textwrap
 from collections.abc import Callable, Mapping
 
 import pandas as pd
 
 from lib import files
 from lib.evaluate import words
+from lib.paper import findings
 from lib.programs import committed
 from lib.settings import ROOT
 
 Tables = Mapping[str, pd.DataFrame]
+Load = Callable[[str], Tables]  # from a profile to its published tables
+# The profiles that carry findings, and what a sentence calls their cells.
+CELLS = {"laptop": "sorted blood cells", "liver-laptop": "liver cells"}
 ROWS = (
     ("Logistic regression", "baseline", "logistic_regression", 1.0),
     ("scBERT", "baseline", "full", 1.0),
@@ -38,9 +46,69 @@ COSTS = (
 )
 
 
-def results(tables: Tables) -> str:
-    """README's results, from the tables of ``figures/laptop``: the scorecard, the differences, the rules, the neighbours."""
-    card = tables["05_scorecard.csv"].query("dataset == 'zheng68k'").set_index(["experiment", "arm", "fraction", "metric"])
+def finding(number: str) -> Callable[[Load], str]:
+    """What makes the finding of a notebook's first cell: claim and caveat, for each of ``CELLS`` that is published."""
+
+    def make(load):
+        told = [
+            f"**What we find** in {cells} ([{profile}](../figures/{profile})): {found.claim} {found.caveat}"
+            for profile, cells in CELLS.items()
+            for found in findings.findings(load(profile))
+            if found.notebook == number
+        ]
+        return "\n\n".join(_wrapped(text) for text in told) + "\n"
+
+    return make
+
+
+def claims(load: Load) -> str:
+    """README's findings: the claims of the first four notebooks, a line each."""
+    told = []
+    for profile, cells in CELLS.items():
+        of = [found.claim for found in findings.findings(load(profile)) if found.notebook <= "04"]
+        told += [f"In {cells} (`{profile}`):\n", *(_wrapped(f"- {claim}", "  ") for claim in of), ""] if of else []
+    return "\n".join(told)
+
+
+def evidence(load: Load) -> str:
+    """All findings with their evidence, caveats and files."""
+    told = []
+    for profile, cells in CELLS.items():
+        for found in findings.findings(load(profile)):
+            sources = ", ".join(f"[{name}]({profile}/{name})" for name in found.tables)
+            words_of = (
+                f"- **{found.notebook}, {cells}. {found.claim}** {found.evidence} *Caveats.* {found.caveat} From {sources}."
+            )
+            told.append(_wrapped(words_of, "  "))
+    return "\n".join(told) + "\n"
+
+
+def _wrapped(text, indent=""):
+    return textwrap.fill(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def three(load: Load) -> str:
+    """README's table: logistic regression, scBERT, and scBERT that was not pre-trained."""
+    lines = _head("accuracy", *(f"{labels}, {who}" for labels in ("all labels", "10 % of them") for who in ("paper", "ours")))
+    card = _card(load("laptop"))
+    for name, experiment, arm, _ in ROWS[:3]:
+        cells = []
+        for key in ((experiment, arm, 1.0), ("few_shot", arm, 0.1)):
+            found = card.loc[(*key, "accuracy")] if (*key, "accuracy") in card.index else None
+            cells += ["–" if found is None else words.show(found[who], found[f"half_width_{who}"]) for who in ("paper", "ours")]
+        lines.append(_row(name, *cells))
+    return "\n".join(lines) + "\n"
+
+
+def _card(tables):
+    card = tables["05_scorecard.csv"].query("dataset == 'zheng68k'")
+    return card.set_index(["experiment", "arm", "fraction", "metric"]).sort_index()
+
+
+def results(load: Load) -> str:
+    """The results in tables, from ``figures/laptop``: the scorecard, the differences, the rules, the neighbours."""
+    tables = load("laptop")
+    card = _card(tables)
     lines = _head("", "accuracy, paper", "accuracy, ours", "macro-F1, paper", "macro-F1, ours")
     for name, *key in ROWS:
         found = [card.loc[(*key, metric)] for metric in ("accuracy", "macro_f1")]
@@ -67,9 +135,9 @@ def results(tables: Tables) -> str:
     return "\n".join(lines) + "\n"
 
 
-def speed(tables: Tables) -> str:
-    """README's speed and costs, from ``figures/benchmark/cpu.csv``; the costs are computed from it."""
-    table = tables["cpu.csv"].drop_duplicates(["job", "genes", "model"]).set_index(["job", "genes", "model"])
+def speed(load: Load) -> str:
+    """Speed and costs, from ``figures/benchmark/cpu.csv``; the costs are computed from it."""
+    table = load("benchmark")["cpu.csv"].drop_duplicates(["job", "genes", "model"]).set_index(["job", "genes", "model"])
     table = table.sort_index()
     lines = _head("16,906 genes, a cell", *MODELS, "error of ours")
     for job in ("forward", "finetuning step", "pretraining step"):
@@ -125,23 +193,68 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-# What stands between <!-- name --> and <!-- end of name -->, and the folder of figures that it comes from.
-PARTS: dict[str, tuple[Callable[[Tables], str], str]] = {"results": (results, "laptop"), "speed": (speed, "benchmark")}
+NOTEBOOKS = {
+    f"notebooks/{path.stem}{suffix}": {"finding": finding(path.name[:2])}
+    for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
+    if f"<!-- {'finding'}: " in path.read_text(encoding="utf-8")
+    for suffix in (".py", ".ipynb")
+}
+# What stands between <!-- name --> and <!-- end of name --> in which file.
+PARTS: dict[str, dict[str, Callable[[Load], str]]] = {
+    "README.md": {"findings": claims, "results": three},
+    "figures/README.md": {"findings": evidence, "results": results},
+    "figures/benchmark/README.md": {"speed": speed},
+    **NOTEBOOKS,
+}
 
 
 def part(text: str, name: str) -> str:
-    """What stands between the marks of a part of README."""
+    """What stands between the marks of a part."""
     return text.split(f"<!-- {name}: python -m lib.readme -->\n")[1].split(f"<!-- end of {name} -->")[0]
 
 
+def with_part(text: str, name: str, made: str) -> str:
+    """A text with a part made anew."""
+    begin, end = f"<!-- {name}: python -m lib.readme -->\n", f"<!-- end of {name} -->"
+    before, rest = text.split(begin)
+    return before + begin + made + end + rest.split(end)[1]
+
+
+def written(path: str, text: str, load: Load) -> str:
+    """A file's text with its parts made anew; in notebooks, within their first cell.
+
+    Parameters
+    ----------
+    path : str
+        One of ``PARTS``.
+    text : str
+        What the file holds now.
+    load : callable
+        From a profile to its tables.
+    """
+    for name, make in PARTS[path].items():
+        made = make(load)
+        if path.endswith(".ipynb"):
+            notebook = json.loads(text)
+            cell = next(cell for cell in notebook["cells"] if f"<!-- {name}: " in "".join(cell["source"]))
+            cell["source"] = with_part("".join(cell["source"]), name, made).splitlines(keepends=True)
+            text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+        elif path.endswith(".py"):
+            text = with_part(text, name, textwrap.indent(made, "# ", lambda line: True).replace("# \n", "#\n") + "# ")
+        else:
+            text = with_part(text, name, made)
+    return text
+
+
 def main(arguments: list[str]) -> int:
-    """Write README's tables and the sums anew; with ``--check`` only compare: 1, with a line for each that is old."""
-    path = ROOT / "README.md"
-    text = path.read_text(encoding="utf-8")
-    for name, (make, profile) in PARTS.items():
-        text = text.replace(part(text, name), make(committed.here(ROOT / "figures" / profile)))
+    """Write the parts and the sums anew; with ``--check`` only compare: 1, with a line for each that is old."""
+
+    def load(profile):
+        return committed.here(ROOT / "figures" / profile)
+
+    wanted = {ROOT / path: written(path, (ROOT / path).read_text(encoding="utf-8"), load) for path in PARTS}
     folders = [path.parent for path in sorted(ROOT.glob(f"figures/*/{committed.SUMS}"))]
-    wanted = {path: text} | {folder / committed.SUMS: committed.sums(folder) for folder in folders}
+    wanted |= {folder / committed.SUMS: committed.sums(folder) for folder in folders}
     old = [target for target, now in wanted.items() if target.read_text(encoding="utf-8") != now]
     for target in old:
         if "--check" in arguments:

@@ -72,7 +72,7 @@ def test_a_difference_in_a_sentence():
     )
     assert words.describe(UNSURE | ours, "A", "B").startswith("**Here it is undecided whether A or B is ahead**: +0.7 points")
     same = UNSURE | {"low": -0.01, "high": 0.01, "p_equivalence": 0.001} | ours
-    assert words.describe(same, "A", "B").startswith("**Here A and B are equivalent, within 2 points either way**: +0.7 points")
+    assert words.describe(same, "A", "B").startswith("**Here A and B are equivalent within 2 points either way**: +0.7 points")
     paper = {
         "difference": 0.045,
         "low": 0.032,

@@ -1,0 +1,234 @@
+"""What a profile's runs say, in sentences made from its tables: no number in them is without a file.
+
+Verdicts are those of the tables, so that a sentence turns when they do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from lib.arms import label
+from lib.evaluate import words
+
+SCORES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
+LR, HERE, PLAIN = "logistic regression", "scBERT", "scBERT without a gene embedding"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one notebook found, for a reader who has not read the paper."""
+
+    notebook: str  # its number
+    claim: str
+    evidence: str
+    caveat: str
+    tables: tuple[str, ...]  # the files that it is made from
+
+
+def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
+    """The findings of a profile, a notebook each; those whose tables are not there are left out.
+
+    Parameters
+    ----------
+    tables : mapping
+        A profile's tables by file name (``figures/<profile>/*.csv``).
+    """
+    makers = {
+        ("01_family.csv", "01_controls.csv", "05_scorecard_claims.csv"): _baseline,
+        ("02_family.csv", "05_scorecard_claims.csv"): _few_labels,
+        ("03_difference.csv", "03_few_labels_difference.csv", "05_scorecard_claims.csv"): _ablations,
+        ("04_difference.csv", "04_masked_task.csv", "04_hidden_genes.csv", "04_against_pca.csv"): _masked,
+        ("05_scorecard_claims.csv",): _scorecard,
+        ("07_calibration_error.csv", "07_unknown.csv"): _unsure,
+        ("08_family.csv",): _without_embedding,
+    }
+    return [
+        Finding(names[0][:2], *make(*(tables[name] for name in names)), names)
+        for names, make in makers.items()
+        if set(names) <= set(tables)
+    ]
+
+
+def _baseline(family, controls, card):
+    asked = family[family["experiment"] == "baseline"]
+    claims = asked[asked["metric"].isin(SCORES)]
+    claim = f"with all labels {verdicts(claims.assign(of=claims['metric'].map(SCORES)), LR, HERE)}"
+    value = controls[controls["metric"] == "accuracy"].set_index("arm")
+    mean, runs, whole = value["mean"], int(value.loc["full", "n_runs"]), value.loc["full"]
+    others = family[(family["experiment"] == "controls") & (family["metric"] == "accuracy")]
+    ways = {"ahead": "ahead of it", "behind": "behind it", "equivalent": "equivalent to it", "undecided": "undecided"}
+    found = []
+    for verdict, said in ways.items():
+        rows = others[others["verdict"] == verdict].to_dict("records")
+        if rows:
+            found.append(
+                f"{said} {'are' if rows[1:] else 'is'} " + _and([f"{label(row['arm'])} ({points(row)})" for row in rows])
+            )
+    evidence = f"{_basis(claims)} {_adjusted(asked)}{_paper(card, 'baseline', 'logistic_regression')}"
+    caveat = [
+        f"one training of scBERT has a mean accuracy of {mean['full']:.3f}, its {runs} trainings averaged into one classifier "
+        f"{whole['ensemble']:.3f} ({whole['ensemble_low']:.3f} to {whole['ensemble_high']:.3f}), logistic regression "
+        f"{mean['logistic_regression']:.3f}",
+        f"the depth of a cell's sequencing alone gives {mean['depth']:.3f}, the most common type {mean['majority']:.3f}",
+        f"of simpler models and variants, asked against scBERT in accuracy, {'; '.join(found)}",
+    ]
+    return _sentences([claim]), evidence, _sentences(caveat)
+
+
+def _few_labels(family, card):
+    asked = family["metric"].map(SCORES) + " at " + family["fraction"].map(_share)
+    claim = f"with few labels {verdicts(family.assign(of=asked), LR, HERE)}"
+    evidence = f"{_basis(family)} {_adjusted(family)}{_paper(card, 'few_shot', 'logistic_regression')}"
+    return _sentences([claim]), evidence, "Both sides have the settings that were chosen with all labels."
+
+
+def _ablations(family, few, card):
+    told, names = [], {"no_gene2vec": PLAIN, "no_pretraining": "scBERT without pre-training"}
+    for arm, name in names.items():
+        rows = family[family["arm"] == arm]
+        told.append(verdicts(rows.assign(of="accuracy with all labels"), name, HERE))
+    few = few.assign(of="accuracy with " + few["fraction"].map(_share) + " of the labels")
+    told.append(verdicts(few, "pre-trained scBERT", names["no_pretraining"]))
+    papers = [_paper(card, "ablation", arm, name) for arm, name in names.items()]
+    flagged = [f"{row.n_flagged} of those of {names[row.arm]}" for row in family.itertuples() if row.n_flagged]
+    caveat = f"Of the runs, {_and(flagged)} {words.FLAGGED}. " if flagged else ""
+    caveat += "The pre-training has seen the training cells alone, not a million others."
+    return _sentences(told), f"{_basis(family)} {_adjusted(family)}{' '.join(papers)}", caveat
+
+
+def _masked(family, task, parts, pca):
+    [over] = family[family["reference"] == "additive"].to_dict("records")
+    score = task.set_index(["arm", "metric"])["ours"]
+    share = parts.set_index("arm")
+    near = pca[(pca["arm"] == "full") & (pca["metric"] == "knn_accuracy")].assign(
+        of="the share of cells whose neighbours name them"
+    )
+    told = [
+        f"on hidden genes {words.SAID[over['verdict']].format(HERE, 'a rule that counts bins, without a transformer,')} "
+        f"({points(over)})",
+        f"without a gene embedding its answer is right for {score['no_gene2vec', 'masked_accuracy']:.3f} of the hidden genes, "
+        f"the cell's most common bin for {score['no_gene2vec', 'accuracy_of_most_common_bin']:.3f}",
+        verdicts(near, "the space of scBERT's states", "that of principal components"),
+    ]
+    known = _share(share.loc["full", "the gene"] + share.loc["full", "the cell"])
+    beside = share["the gene's neighbours in the cell"]
+    evidence = (
+        f"scBERT names {score['full', 'masked_accuracy']:.3f} of the hidden bins. Which gene it is and how deep the cell "
+        f"explain {known} of the variance of the bins that it expects, the gene's neighbours in that cell "
+        f"{_share(beside['full'], 1)}; "
+        f"of the true bins these explain {_share(beside['the true bins'], 1)}."
+    )
+    caveat = f"{int(over['n_runs'])} pre-trainings on the training cells, without their labels."
+    return _sentences(told), evidence, caveat
+
+
+def _scorecard(card):
+    counts = card["verdict"].value_counts()
+    told = [f"{count} {verdict}" for verdict, count in counts.items()]
+    claim = f"of the paper's {len(card)} comparisons that these runs can be asked, {_and(told)}"
+    same = [f"{label(row.arm)}, {row.metric.replace('_', ' ')}" for row in card[card["verdict"] == "same"].itertuples()]
+    return (
+        _sentences([claim]),
+        f"The same: {'; '.join(same) or 'none'}.",
+        "*Cannot say* is not *no*: the detectable size stands beside it.",
+    )
+
+
+def _unsure(calibration, unknown):
+    value = calibration.set_index(["arm", "metric"])["value"]
+    told = [
+        f"{name} names {_share(value[arm, 'accuracy'])} of the cells right and is sure to {_share(value[arm, 'confidence'])}"
+        for arm, name in (("logistic_regression", LR), ("full", HERE))
+    ]
+    auc = unknown.groupby("arm")["auc"]
+    each = [
+        f"{label(arm)} {auc.median()[arm]:.2f} ({auc.min()[arm]:.2f} to {auc.max()[arm]:.2f})"
+        for arm in auc.groups
+        if auc.size()[arm] > 1
+    ]
+    told.append(
+        f"confidence alone does not single out a type that was left out of training: area under the curve, the median over the "
+        f"types (and their range), {', '.join(each)}"
+        if each and auc.median().max() < 0.9
+        else f"area under the curve of confidence for types left out of training, median and range: {', '.join(each)}"
+    )
+    error = calibration[calibration["metric"] == "calibration_error"].set_index("arm")
+    evidence = "Calibration error: " + "; ".join(
+        f"{label(arm)} {row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})" for arm, row in error.iterrows()
+    )
+    return (
+        _sentences(told),
+        f"{evidence}.",
+        "0.5 is chance. Left-out types were among the cells of the pre-training, unlabelled.",
+    )
+
+
+def _without_embedding(family):
+    rows = family[(family["arm"] == "logistic_regression") & (family["reference"] == "no_gene2vec")]
+    claim = verdicts(rows.assign(of=rows["metric"].map(SCORES)), LR, PLAIN)
+    return (
+        _sentences([claim]),
+        f"{_basis(rows)} {_adjusted(family)}".strip(),
+        "The arm that the paper is about has a gene embedding.",
+    )
+
+
+def verdicts(rows: pd.DataFrame, first: str, second: str) -> str:
+    """Differences between the same two in one sentence, those of one verdict together; sizes in points.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        ``difference``, ``low``, ``high``, ``verdict``, and ``of``, what each is a difference of, in words.
+
+    Examples
+    --------
+    >>> row = {"difference": 0.04, "low": -0.01, "high": 0.09, "verdict": "undecided", "of": "accuracy"}
+    >>> verdicts(pd.DataFrame([row]), "the one", "the other")
+    'it is undecided whether the one or the other is ahead in accuracy (+4.0 points, −1.0 to 9.0)'
+    """
+    told = []
+    for verdict, sentence in words.SAID.items():
+        if of := [f"{row['of']} ({points(row)})" for row in rows[rows["verdict"] == verdict].to_dict("records")]:
+            told.append(f"{sentence.format(first, second)} in {_and(of)}")
+    return "; ".join(told)
+
+
+def points(row: Mapping, who: str = "") -> str:
+    """A difference and its interval, with a minus sign: ``+4.2 points, 0.5 to 7.8``; ``who`` as in :func:`words.points`."""
+    return words.points(row, "{:+.1f} points, {:.1f} to {:.1f}", who).replace("-", "−")
+
+
+def _basis(rows):
+    row = rows.iloc[0]
+    before = f" × {int(row['n_pretrainings'])} pre-trainings" if row["n_pretrainings"] else ""
+    return f"{int(row['n_cells'])} test cells, {int(row['n_seeds'])} seeds{before} of scBERT."
+
+
+def _adjusted(family):
+    """p before and after Holm's method, where that turns what is said; a sentence with a blank behind it, or nothing."""
+    turned = family[(family["p"] < 0.05) & (family["p_holm"] >= 0.05) & (family["verdict"] == "undecided")]
+    told = [f"of {SCORES[row.metric]} p is {row.p:.2g}, {row.p_holm:.2g} when adjusted" for row in turned.itertuples()]
+    return f"{_sentences([_and(told) + f' for the {len(family)} questions of the family'])} " if told else ""
+
+
+def _paper(card, experiment, arm, name=""):
+    row = card[(card["experiment"] == experiment) & (card["arm"] == arm) & (card["metric"] == "accuracy")].iloc[0]
+    few = f" with {_share(row['fraction'])} of the labels" if row["fraction"] < 1 else ""
+    return f"In the paper the difference{name and f' of {name}'} is {points(row, 'paper')}{few}, in accuracy."
+
+
+def _share(value, digits=0):
+    return f"{100 * value:.{digits}f} %"
+
+
+def _and(told):
+    return " and ".join([*([", ".join(told[:-1])] if told[1:] else []), told[-1]])
+
+
+def _sentences(told):
+    """Sentences, which begin with a capital, but for scBERT."""
+    return " ".join(f"{text if text.startswith('scBERT') else text[0].upper() + text[1:]}." for text in told if text)

@@ -1,0 +1,73 @@
+"""Sentences say what the tables say, and turn when these do."""
+
+import pandas as pd
+import pytest
+
+from lib.paper import findings
+from lib.programs import committed
+
+
+def row(verdict, difference=0.04, low=0.01, high=0.07, **others):
+    """A row of a family, all of whose numbers are told apart."""
+    found = {"arm": "logistic_regression", "reference": "full", "fraction": 0.1, "metric": "accuracy", "p": 0.001}
+    found |= {"n_cells": 99, "n_seeds": 5, "n_pretrainings": 3, "p_holm": 0.002, "n_flagged": 0}
+    return found | {"difference": difference, "low": low, "high": high, "verdict": verdict} | others
+
+
+CARD = pd.DataFrame(
+    [
+        {
+            "experiment": "few_shot",
+            "arm": "logistic_regression",
+            "metric": "accuracy",
+            "fraction": 0.1,
+            "effect_paper": 0.086,
+            "low_paper": -0.125,
+            "high_paper": 0.296,
+            "verdict": "same",
+        }
+    ]
+)
+
+
+def few_labels(*rows):
+    """The finding of notebook 02, from such rows."""
+    tables = {"02_family.csv": pd.DataFrame(rows), "05_scorecard_claims.csv": CARD}
+    return next(found for found in findings.findings(tables) if found.notebook == "02")
+
+
+def test_the_verdict_of_the_table_is_that_of_the_sentence():
+    """Ahead, behind, equivalent and undecided each have their words; those of one verdict stand together."""
+    one = few_labels(row("ahead"), row("behind", -0.05, -0.08, -0.02, metric="macro_f1"), row("ahead", fraction=0.3))
+    assert one.claim == (
+        "With few labels logistic regression is ahead of scBERT in accuracy at 10 % (+4.0 points, 1.0 to 7.0) and accuracy at "
+        "30 % (+4.0 points, 1.0 to 7.0); logistic regression is behind scBERT in macro-F1 at 10 % (−5.0 points, −8.0 to −2.0)."
+    )
+    assert "it is undecided whether" in few_labels(row("undecided")).claim
+    assert "are equivalent within 2 points" in few_labels(row("equivalent")).claim
+    assert "99 test cells, 5 seeds × 3 pre-trainings" in one.evidence
+    assert "In the paper the difference is +8.6 points, −12.5 to 29.6 with 10 % of the labels" in one.evidence
+
+
+def test_what_the_adjustment_turns_is_told():
+    """Where p alone would have shown a difference, both p are given; where it turns nothing, neither."""
+    said = few_labels(row("undecided", p=0.031, p_holm=0.093), row("ahead", metric="macro_f1")).evidence
+    assert "Of accuracy p is 0.031, 0.093 when adjusted for the 2 questions of the family." in said
+    assert "adjusted" not in few_labels(row("ahead")).evidence
+
+
+def test_a_notebook_without_its_tables_is_left_out():
+    """A profile of which one notebook was run has its finding alone."""
+    assert [found.notebook for found in findings.findings({"05_scorecard_claims.csv": CARD})] == ["05"]
+    assert findings.findings({}) == []
+
+
+def test_the_published_figures_have_all_findings_and_no_empty_words():
+    """From real tables: all but the notebook on the reader's own cells; no missing number is spoken."""
+    tables = committed.tables("laptop")
+    if not tables:
+        pytest.skip("figures/laptop is not as published, and there is no git to ask")
+    found = findings.findings(tables)
+    assert [one.notebook for one in found] == ["01", "02", "03", "04", "05", "07", "08"]
+    for one in found:
+        assert not {"nan", "None", "inf"} & set(f"{one.claim} {one.evidence} {one.caveat}".replace(".", " ").split())
