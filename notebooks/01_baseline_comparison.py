@@ -145,7 +145,7 @@ words.beside_paper(ours, paper, [*metrics[:1], "accuracy_last_epoch", *metrics[1
 
 # %%
 choice = measures.epoch_choice([run for run in done if run.spec["arm"] == "full"] + other)
-fig = plt.figure(figsize=(10, 10.4))
+fig = plt.figure(figsize=plots.mm(183, 190))
 axes = fig.subplot_mosaic([["a", "b"], ["c", "d"], ["e", "e"]], height_ratios=[1, 1, 0.9])
 plots.compare([axes[k] for k in "abcd"], ours, paper, metrics, arms)
 plots.epoch_rules(axes["e"], choice)
@@ -166,7 +166,7 @@ Markdown("\n".join(f"- {sentence}" for sentence in worth["sentence"]))
 
 # %%
 bracket = controls.bracket(done + bracketing)
-fig, pair = plt.subplots(1, 2, figsize=(10.5, 4.6), sharey=True)
+fig, pair = plt.subplots(1, 2, figsize=plots.mm(183, 80), sharey=True)
 plots.dots(pair, bracket.rename(columns={"mean": "value"}), {"accuracy": "Accuracy", "macro_f1": "Macro-F1"})
 for ax in pair:
     ax.set_xlim(0, 1)
@@ -181,7 +181,7 @@ plots.save(fig, "01_controls", bracket, chosen)
 # %%
 recall = ours[ours["metric"].str.startswith("recall[")].assign(type=lambda t: t["metric"].str[7:-1])
 counts = pd.Series(done[0].predictions["classes"][done[0].predictions["labels"]]).value_counts()
-fig, ax = plt.subplots(figsize=(8.5, 0.46 * len(counts) + 1.2))
+fig, ax = plt.subplots(figsize=plots.mm(156, 8.42 * len(counts) + 22))
 plots.recall(ax, ours, paper, counts, arms[:2])
 plots.save(fig, "01_recall_by_type", recall.drop(columns="metric"), chosen)
 
@@ -191,7 +191,7 @@ plots.save(fig, "01_recall_by_type", recall.drop(columns="metric"), chosen)
 # Test cells of the first seed. Each row sums to 1. Look at the T cell types: both models mix up the same ones.
 
 # %%
-fig, axes = plt.subplots(1, 2, figsize=(11.5, 6.2), layout="compressed")
+fig, axes = plt.subplots(1, 2, figsize=plots.mm(183, 99), layout="compressed")
 shares = []
 for ax, arm in zip(axes, ["logistic_regression", "full"]):
     p = next(run for run in done if run.spec["arm"] == arm).predictions

@@ -97,13 +97,15 @@ pd.concat(rows, names=["labels"])
 # ours. Lower panels: the paper's.
 
 # %%
-fig, axes = plt.subplots(2, 2, figsize=(10, 7.8))
+fig, axes = plt.subplots(2, 2, figsize=plots.mm(183, 143))
 for ax, metric in zip(axes[0], ["accuracy", "macro_f1"]):
     plots.curves(ax, ours, metric, arms)
 for ax, metric in zip(axes[1], ["accuracy", "macro_f1"]):
     plots.curves(ax, paper, metric, arms[:2], "paper")
     ax.set_title(f"{plots.METRICS[metric]}, the paper ({chosen['reproduces']})")
-plots.legend(fig, arms, 3, ours="ours, each run", paper="the paper, each run", mean="mean, 95 % Student interval")
+plots.legend(
+    fig, arms, 3, ours="ours, each run", **plots.crosses(ours), paper="the paper, each run", mean="mean, 95 % Student interval"
+)
 columns = ["arm", "fraction", "seed", "metric", "value"]
 drawn = pd.concat([ours.assign(source="ours")[[*columns, "run", "source"]], paper.assign(source="paper")[[*columns, "source"]]])
 plots.save(fig, "02_few_shot", drawn.query("metric in ['accuracy', 'macro_f1']"), chosen)

@@ -97,7 +97,7 @@ words.beside_paper(ours, paper, metrics, arms, plots.label)
 # between two means is worth little where the runs of one arm differ as much.
 
 # %%
-fig, axes = plt.subplots(2, 2, figsize=(10, 7.4))
+fig, axes = plt.subplots(2, 2, figsize=plots.mm(183, 135))
 plots.compare(axes, ours, paper, metrics, arms)
 plots.save(fig, "03_no_pretraining", ours.query("metric in @metrics").assign(source="ours"), chosen)
 
@@ -112,9 +112,9 @@ plots.save(fig, "03_no_pretraining", ours.query("metric in @metrics").assign(sou
 # %%
 table = measures.table(factorial)
 accuracy = table.query("metric == 'accuracy'")
-fig, axes = plt.subplots(1, 2, figsize=(10, 4.4), sharey=True)
+fig, axes = plt.subplots(1, 2, figsize=plots.mm(183, 81), sharey=True)
 plots.factorial(axes, accuracy, arms)
-axes[0].set_ylabel(f"Accuracy, {factorial[0].spec['fraction']:.0%} of the labels")
+axes[0].set_ylabel(f"Accuracy, {plots.percent(factorial[0].spec['fraction'])} of the labels")
 of_arm = pd.DataFrame({name: factors(name) for name in FACTORIAL}, ["pretrained", "trained", "embedding"]).T
 plots.save(fig, "03_factorial", accuracy.merge(of_arm, left_on="arm", right_index=True), chosen)
 
@@ -153,14 +153,14 @@ words.show_family(factor, plots.label)
 # %%
 few_table = measures.table(few)
 fractions = effect["fraction"].tolist()
-fig, axes = plt.subplots(1, 2, figsize=(10, 3.9))
+fig, axes = plt.subplots(1, 2, figsize=plots.mm(183, 71))
 plots.curves(axes[0], few_table, "accuracy", ["full", "no_pretraining"])
 changes = effect[["difference", "low", "high"]].mul(100).assign(arm="full")
 plots.estimates(axes[1], changes, fractions, "difference low high", orient="x")
-axes[1].axhline(0, color=plots.INK, lw=1)
+axes[1].axhline(0, color=plots.INK, lw=0.8)
 axes[1].set(title="What pre-training adds, 95 % interval", xlabel=axes[0].get_xlabel(), ylabel="points of accuracy")
-axes[1].set_xticks(fractions, [f"{fraction:.0%}" for fraction in fractions])
-plots.legend(fig, ["full", "no_pretraining"], ours="each run", mean="mean, 95 % Student interval")
+axes[1].set_xticks(fractions, map(plots.percent, fractions))
+plots.legend(fig, ["full", "no_pretraining"], ours="each run", **plots.crosses(few_table), mean="mean, 95 % Student interval")
 plots.save(fig, "03_few_labels", few_table.query("metric == 'accuracy'"), chosen)
 effect.to_csv(plots.folder(chosen) / "03_few_labels_difference.csv", index=False, float_format="%.6g")
 words.show_family(effect, plots.label)
@@ -174,8 +174,8 @@ words.show_family(effect, plots.label)
 # %%
 logs = pd.concat([run.log.assign(arm=run.spec["arm"], seed=run.spec["seed"], run=run.id) for run in done])
 chosen_on = "test cells" if chosen["protocol"] == "paper" else "cells that choose the weights"
-fig, axes = plt.subplots(1, 2, figsize=(10, 3.6))
-look = {"hue": "arm", "palette": plots.PALETTE, "units": "run", "estimator": None, "lw": 1.3, "legend": False}
+fig, axes = plt.subplots(1, 2, figsize=plots.mm(183, 66))
+look = {"hue": "arm", "palette": plots.PALETTE, "units": "run", "estimator": None, "lw": 0.9, "legend": False}
 for ax, column in zip(axes, ["loss", "accuracy"]):
     sns.lineplot(logs, x="steps", y=column, ax=ax, **look)
 axes[0].set(yscale="log", ylabel="", title="Cross-entropy, training cells")

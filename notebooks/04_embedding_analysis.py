@@ -93,7 +93,7 @@ card.assign(arm=card["arm"].map(plots.label)).set_index(["arm", "metric"])[["our
 # rule's (right pair), and how much better a model with an embedding does (left pair).
 
 # %%
-fig, ax = plt.subplots(figsize=(9, 3.9))
+fig, ax = plt.subplots(figsize=plots.mm(165, 72))
 plots.masked_task(ax, card)
 plots.save(fig, "04_masked_task", card[["arm", "metric", "ours", "half_width_ours", "paper"]], chosen)
 
@@ -125,7 +125,7 @@ train, _ = splits.holdout(stored.labels, **chosen["split"])
 answers = masked.rules(stored.tokens, train, by_arm["full"])
 answers |= {arm: by_arm[arm].predictions["probabilities"] for arm in ("no_gene2vec", "full")}
 scores = masked.scores(answers, by_arm["full"])
-fig, axes = plt.subplots(1, 2, figsize=(10.5, 3.8), sharey=True)
+fig, axes = plt.subplots(1, 2, figsize=plots.mm(183, 66), sharey=True)
 titles = {"accuracy": "Accuracy on hidden genes", "macro": "Macro: mean recall of the bins"}
 plots.dots(axes, scores.rename(columns={"answer": "arm"}), titles)
 plots.save(fig, "04_rules", scores, chosen)
@@ -161,7 +161,7 @@ tables = {
     for name in ("additive", "no_gene2vec", "full")
 }
 tables = pd.concat(tables, names=["answer"]).reset_index("answer")
-fig, ax = plt.subplots(figsize=(6, 4.6))
+fig, ax = plt.subplots(figsize=plots.mm(110, 84))
 plots.reliability(ax, tables.rename(columns={"answer": "arm"}))
 plots.save(fig, "04_calibration", tables, chosen)
 errors = scores.query("metric == 'calibration_error'").set_index("answer").loc[tables["answer"].unique()]
@@ -238,7 +238,7 @@ for name, several in expected.items():  # of several pre-trainings, the mean
     each = [masked.taken_apart(values, run, stored.tokens, train, neighbours) for run, values in several]
     parts[name] = pd.DataFrame(each).mean()
 parts = pd.DataFrame(parts).T
-fig, ax = plt.subplots(figsize=(9, 3.1))
+fig, ax = plt.subplots(figsize=plots.mm(165, 57))
 plots.shares(ax, parts, "Share of the variance of the bins expected at hidden genes")
 plots.save(fig, "04_hidden_genes", parts.rename_axis("arm").reset_index(), chosen)
 p, known = by_arm["full"].predictions, ["CD79A", "LYZ", "NKG7", "CD3D", "FCER1A", "PF4"]
@@ -303,8 +303,8 @@ points = pd.concat([pd.DataFrame(reps[arm]["umap"], columns=["umap_1", "umap_2"]
 types = reps["full"]["classes"]
 points.insert(2, "cell_type", np.concatenate([types[reps[arm]["labels"]] for arm in order]))
 look = {"hue": "cell_type", "style": "cell_type", "hue_order": types, "style_order": types}
-look |= {"palette": sns.color_palette("colorblind", len(types)), "s": 16, "linewidth": 0}
-fig, axes = plt.subplots(2, 2, figsize=(10, 8.8))
+look |= {"palette": sns.color_palette("colorblind", len(types)), "s": 6, "linewidth": 0, "rasterized": True}
+fig, axes = plt.subplots(2, 2, figsize=plots.mm(183, 161))
 for ax, arm in zip(axes.flat, order):
     sns.scatterplot(points[points["arm"] == arm], x="umap_1", y="umap_2", ax=ax, **look)
     ax.set(xticks=[], yticks=[], xlabel="", ylabel="")
@@ -312,7 +312,7 @@ for ax, arm in zip(axes.flat, order):
     ax.grid(False)
     named = ax.get_legend_handles_labels()
     ax.get_legend().remove()
-fig.legend(*named, loc="outside upper center", ncols=4, markerscale=1.6, fontsize=9)
+fig.legend(*named, loc="outside upper center", ncols=4, markerscale=1.6)
 plots.save(fig, "04_cells", points, chosen)
 
 # %% [markdown]
@@ -325,7 +325,7 @@ plots.save(fig, "04_cells", points, chosen)
 # paired, cell by cell, over all pre-trainings (or draws of random weights).
 
 # %%
-fig, axes = plt.subplots(2, 2, figsize=(10, 5.8), sharey=True)
+fig, axes = plt.subplots(2, 2, figsize=plots.mm(183, 106), sharey=True)
 titles = {"knn_accuracy": "Nearest neighbours, accuracy", "silhouette": "Silhouette of the true types"}
 titles |= {"ari": "k-means, ARI", "nmi": "k-means, NMI"}
 plots.dots(axes.flat, zero, titles)

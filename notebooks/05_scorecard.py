@@ -105,7 +105,7 @@ shown[columns].style.hide().format(precision=2).set_caption("Differences in poin
 # the first-named model is worse.
 
 # %%
-fig, ax = plt.subplots(figsize=(9.5, 0.44 * len(claims) + 1.4))
+fig, ax = plt.subplots(figsize=plots.mm(174, 8.05 * len(claims) + 26))
 plots.differences(ax, claims)
 sides = [f"{name}_{who}" for who in ("paper", "ours") for name in ("effect", "low", "high")]
 plots.save(

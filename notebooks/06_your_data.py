@@ -85,7 +85,7 @@ summary.assign(arm=summary["arm"].map(plots.label)).pivot(index="arm", columns="
 # where labels are few. Macro-F1 counts every type the same, however rare.
 
 # %%
-fig, axes = plt.subplots(1, 2, figsize=(10, 3.9))
+fig, axes = plt.subplots(1, 2, figsize=plots.mm(183, 71))
 curve = measures.table(few)
 for ax, metric in zip(axes, ["accuracy", "macro_f1"]):
     plots.curves(ax, curve, metric, arms)

@@ -72,7 +72,7 @@ for arm in arms:
     right = np.concatenate([p["probabilities"].argmax(1) == p["labels"] for p in own])
     tables[arm] = calibration.reliability(sure, right)
 tables = pd.concat(tables, names=["arm"]).reset_index("arm")
-fig, ax = plt.subplots(figsize=(6, 5.4))
+fig, ax = plt.subplots(figsize=plots.mm(110, 99))
 plots.reliability(ax, tables)
 plots.save(fig, "07_calibration", tables, chosen)
 
@@ -99,7 +99,7 @@ shown.pivot(index="arm", columns="metric", values="text").rename_axis(index=None
 
 # %%
 left_out = calibration.unknown(runs.complete(specs.unknown(chosen)))
-fig, ax = plt.subplots(figsize=(8.5, 0.55 * left_out["left_out"].nunique() + 1.4))
+fig, ax = plt.subplots(figsize=plots.mm(156, 10.1 * left_out["left_out"].nunique() + 26))
 plots.unknown(ax, left_out)
 plots.save(fig, "07_unknown", left_out, chosen)
 left_out.pivot(index="left_out", columns="arm", values="taken_for").rename(columns=plots.label).rename_axis(

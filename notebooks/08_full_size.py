@@ -80,7 +80,7 @@ measures.endings(done + bracketing + other).assign(arm=lambda table: table["arm"
 
 # %%
 metrics = ["accuracy", "macro_f1", "accuracy_hard_pair", "macro_f1_hard_pair"]
-fig, axes = plt.subplots(2, 2, figsize=(12, 7.4))
+fig, axes = plt.subplots(2, 2, figsize=plots.mm(183, 113))
 plots.compare(axes, ours, paper, metrics, arms)
 plots.save(fig, "08_full_size", ours.query("metric in @metrics").assign(source="ours"), chosen)
 words.beside_paper(ours, paper, metrics, arms, plots.label)
@@ -92,7 +92,7 @@ words.beside_paper(ours, paper, metrics, arms, plots.label)
 
 # %%
 bracket = controls.bracket(done + bracketing)
-fig, pair = plt.subplots(1, 2, figsize=(10.5, 4.6), sharey=True)
+fig, pair = plt.subplots(1, 2, figsize=plots.mm(183, 80), sharey=True)
 plots.dots(pair, bracket.rename(columns={"mean": "value"}), {"accuracy": "Accuracy", "macro_f1": "Macro-F1"})
 for ax in pair:
     ax.set_xlim(0, 1)
@@ -112,9 +112,9 @@ logs = pd.concat(
         if run.spec["model"] == "scBERT"
     ]
 )
-fig, axes = plt.subplots(2, 2, figsize=(10, 6.4), sharex=True, sharey="col")
+fig, axes = plt.subplots(2, 2, figsize=plots.mm(183, 117), sharex=True, sharey="col")
 columns = {"loss": "loss, training cells", "accuracy": "accuracy, cells that choose"}
-look = {"x": "steps", "style": "protocol", "style_order": ["clean", "paper"], "units": "run", "estimator": None, "lw": 1.3}
+look = {"x": "steps", "style": "protocol", "style_order": ["clean", "paper"], "units": "run", "estimator": None, "lw": 0.9}
 for row, arm in zip(axes, arms[1:]):
     for ax, (column, name) in zip(row, columns.items()):
         told = logs[logs["arm"] == arm]

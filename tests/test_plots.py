@@ -104,7 +104,7 @@ def arm_line(name):
 
 def test_compare_draws_ours_as_filled_circles_and_the_papers_as_hollow_diamonds(ax):
     """Values, colours, group and side of every run; mean and Student's interval of each group; the other metric elsewhere."""
-    ours = [("full", "accuracy", 0.5), ("full", "accuracy", 0.7), ("logistic_regression", "accuracy", 0.8)]
+    ours = [("full", "accuracy", value) for value in (0.5, 0.7, 0.6)] + [("logistic_regression", "accuracy", 0.8)]
     ours += [("majority", "accuracy", 0.05), ("full", "macro_f1_hard_pair", 0.11)]
     paper = [("full", "accuracy", value) for value in (0.60, 0.64, 0.62)] + [("logistic_regression", "accuracy", 0.9)]
     other = plt.subplots()[1]
@@ -115,6 +115,7 @@ def test_compare_draws_ours_as_filled_circles_and_the_papers_as_hollow_diamonds(
         ("Logistic\nregression (L1)", "circle", 0.8, BLUE, "filled"),
         ("Logistic\nregression (L1)", "diamond", 0.9, BLUE, "hollow"),
         ("scBERT", "circle", 0.5, ORANGE, "filled"),
+        ("scBERT", "circle", 0.6, ORANGE, "filled"),
         ("scBERT", "circle", 0.7, ORANGE, "filled"),
         ("scBERT", "diamond", 0.6, ORANGE, "hollow"),
         ("scBERT", "diamond", 0.62, ORANGE, "hollow"),
@@ -122,21 +123,21 @@ def test_compare_draws_ours_as_filled_circles_and_the_papers_as_hollow_diamonds(
     ]
     of_scbert = drawn[drawn["group"] == "scBERT"]
     mean = lines(ax).assign(group=lambda t: nearest(ax.xaxis, t["x"])).sort_values("x")
-    assert mean["group"].tolist() == ["scBERT"] * 2 + ["Logistic\nregression (L1)"] * 2
-    assert mean["y"].tolist() == pytest.approx([0.6, 0.62, 0.8, 0.9])
-    assert mean["colour"].tolist() == [ORANGE, ORANGE, BLUE, BLUE]
+    assert mean["group"].tolist() == ["scBERT"] * 2, "a single run is a point alone"
+    assert mean["y"].tolist() == pytest.approx([0.6, 0.62])
+    assert mean["colour"].tolist() == [ORANGE, ORANGE]
     circles, diamonds = (of_scbert.loc[of_scbert["shape"] == shape, "x"] for shape in ("circle", "diamond"))
     first, second = mean["x"][:2]
     assert circles.max() < first < diamonds.min() and diamonds.max() < second, "each mean stands right of its own runs"
-    # Student's quantiles of one and of two degrees of freedom: 12.7062 and 4.3027; a single run has no interval.
+    # Student's quantile of two degrees of freedom: 4.3027.
     found = sorted(upright(ax))
     assert [x for x, *_ in found] == pytest.approx([first, second])
-    assert found[0][1:3] == pytest.approx((0.6 - 12.7062 * 0.1, 0.6 + 12.7062 * 0.1), abs=1e-4)
+    assert found[0][1:3] == pytest.approx((0.6 - 4.3027 * 0.1 / 3**0.5, 0.6 + 4.3027 * 0.1 / 3**0.5), abs=1e-5)
     assert found[1][1:3] == pytest.approx((0.62 - 4.3027 * 0.02 / 3**0.5, 0.62 + 4.3027 * 0.02 / 3**0.5), abs=1e-6)
     assert {shade for *_, shade in found} == {ORANGE}
     assert ax.get_ylim() == (0, 1) and ax.get_title("left") == "Accuracy"
     low, high = ax.get_xlim()
-    assert -1 < low < circles.min() and 2 > high > mean["x"].max(), "something is cut off"
+    assert -1 < low < circles.min() and 2 > high > drawn["x"].max(), "something is cut off"
     third = plt.subplots()[1]
     plots.compare([third], table(*ours), table(*paper), ["accuracy"], ["no_pretraining"])
     assert [text.get_text() for text in third.get_xticklabels()] == ["scBERT,\nnot pre-trained"] and marks(third).empty
@@ -159,10 +160,26 @@ def test_equal_runs_stand_beside_each_other_and_a_rerun_draws_the_same(ax):
     alone = plt.subplots()[1]
     plots.runs(alone, rows[:1], [3], orient="y", beside=0)
     assert marks(alone)[["x", "y"]].to_numpy().tolist() == [[0.5, 3]]
-    assert lines(alone)[["x", "y"]].to_numpy().tolist() == [[0.5, 3]] and alone.lines[0].get_marker() == "|"
     plots.runs(alone, rows[:2], [7, 7], orient="y", beside=0.25)
     assert marks(alone)["y"].tolist()[1:] == pytest.approx([6.9, 7.1])
-    assert lines(alone)[["x", "y"]].to_numpy().tolist() == [[0.5, 3], [0.5, 7.25]]
+    assert lines(alone).empty, "of fewer than three runs the points say all"
+    plots.runs(alone, rows[:3], [9] * 3, orient="y", beside=0.25)
+    assert lines(alone)[["x", "y"]].to_numpy().tolist() == [[0.5, 9.25]] and alone.lines[0].get_marker() == "|"
+    plots.runs(alone, rows[:1], [11], orient="y", beside=0, errorbar=None)
+    assert [0.5, 11] in lines(alone)[["x", "y"]].to_numpy().tolist(), "means alone are asked for by name"
+
+
+def test_runs_that_did_not_end_well_are_crosses_and_said_to_be(ax):
+    """Marked as in the tables, by ``flagged``; a legend has them where there are any."""
+    rows = table(*[("full", "accuracy", value) for value in (0.5, 0.2, 0.6)]).assign(flagged=["", "learnt nothing", None])
+    plots.compare([ax], rows, rows[:0], ["accuracy"], ["full"])
+    clouds = [drawn for drawn in ax.collections if isinstance(drawn, PathCollection)]
+    at = {len(drawn.get_paths()[0].vertices): drawn.get_offsets()[:, 1].tolist() for drawn in clouds}
+    assert sorted(at.values()) == [[0.2], [0.5, 0.6]] and len(at) == 2, "another shape"
+    assert named(ax)["learnt nothing, fell back, or not ended"][1] == "X"
+    other = plt.subplots()[1]
+    plots.compare([other], rows[:1], rows[:0], ["accuracy"], ["full"])
+    assert "learnt nothing, fell back, or not ended" not in named(other)
 
 
 def test_epoch_rules_stand_in_order_with_their_means(ax):
@@ -316,22 +333,23 @@ def test_factorial_draws_every_arm_in_its_panel_and_column(ax):
 def test_curves_go_through_the_means_of_each_fraction(ax):
     """Runs at their fraction, a line through the means in order, Student's intervals, ticks as shares of the labels."""
     columns = "arm fraction metric value"
-    rows = [("full", 0.5, "accuracy", 0.7), ("full", 0.1, "accuracy", 0.4), ("full", 0.1, "accuracy", 0.6)]
-    rows += [("logistic_regression", 1.0, "accuracy", 0.9), ("logistic_regression", 0.1, "accuracy", 0.8)]
+    rows = [("full", 0.5, "accuracy", 0.7)] * 3 + [("full", 0.1, "accuracy", value) for value in (0.4, 0.6, 0.5)]
+    rows += [("logistic_regression", share, "accuracy", value) for share, value in ((1.0, 0.9), (0.1, 0.8)) for _ in range(3)]
     rows += [("full", 0.1, "macro_f1", 0.05), ("majority", 0.1, "accuracy", 0.06)]
     plots.curves(ax, table(*rows, columns=columns), "accuracy", ["logistic_regression", "full"])
     drawn = marks(ax).assign(share=lambda t: nearest(ax.xaxis, t["x"]))
-    assert sorted(drawn[["share", "y", "colour", "shape"]].to_numpy().tolist()) == [
-        ["10%", 0.4, ORANGE, "circle"],
-        ["10%", 0.6, ORANGE, "circle"],
-        ["10%", 0.8, BLUE, "circle"],
-        ["100%", 0.9, BLUE, "circle"],
-        ["50%", 0.7, ORANGE, "circle"],
+    assert sorted(drawn[["share", "y", "colour", "shape"]].drop_duplicates().to_numpy().tolist()) == [
+        ["10 %", 0.4, ORANGE, "circle"],
+        ["10 %", 0.5, ORANGE, "circle"],
+        ["10 %", 0.6, ORANGE, "circle"],
+        ["10 %", 0.8, BLUE, "circle"],
+        ["100 %", 0.9, BLUE, "circle"],
+        ["50 %", 0.7, ORANGE, "circle"],
     ]
-    assert [text.get_text() for text in ax.get_xticklabels()] == ["10%", "50%", "100%"]
+    assert [text.get_text() for text in ax.get_xticklabels()] == ["10 %", "50 %", "100 %"]
     assert ax.get_xticks().tolist() == [0.1, 0.5, 1.0]
-    assert (drawn["x"] - drawn["share"].str.rstrip("%").astype(float) / 100).abs().max() < 0.01
-    assert set(drawn.groupby("colour")["x"].nunique()) == {2}, "the runs of an arm at one fraction stand at one place"
+    assert (drawn["x"] - drawn["share"].str.rstrip(" %").astype(float) / 100).abs().max() < 0.025
+    assert set(drawn.groupby("colour")["x"].nunique()) == {6}, "the runs of an arm at one fraction stand beside each other"
     paths = {
         to_hex(line.get_color()): line for line in ax.lines if len(line.get_xdata()) == 2 and len(set(line.get_xdata())) != 1
     }
@@ -341,13 +359,13 @@ def test_curves_go_through_the_means_of_each_fraction(ax):
     }
     for shade, line in paths.items():
         own = drawn[drawn["colour"] == shade]
-        assert line.get_linestyle() == "-" and set(line.get_xdata().round(6)) == set(own["x"].round(6))
-    assert drawn.query("share == '10%'").sort_values("x")["colour"].tolist() == [BLUE, ORANGE, ORANGE], (
+        assert line.get_linestyle() == "-" and set(line.get_xdata().round(6)) <= set(own["x"].round(6))
+    assert drawn.query("share == '10 %'").sort_values("x")["colour"].tolist() == [BLUE] * 3 + [ORANGE] * 3, (
         "in the order of the arms"
     )
-    ((x, low, high, shade),) = upright(ax)
-    assert shade == ORANGE and nearest(ax.xaxis, [x]) == ["10%"]
-    assert (low, high) == pytest.approx((0.5 - 12.7062 * 0.1, 0.5 + 12.7062 * 0.1), abs=1e-4)
+    ((x, low, high, shade),) = [found for found in upright(ax) if found[2] - found[1] > 1e-6]
+    assert shade == ORANGE and nearest(ax.xaxis, [x]) == ["10 %"]
+    assert (low, high) == pytest.approx((0.5 - 4.3027 * 0.1 / 3**0.5, 0.5 + 4.3027 * 0.1 / 3**0.5), abs=1e-5)
     assert (ax.get_title("left"), ax.get_xlabel()) == ("Accuracy", "Share of the training cells with labels")
     assert ax.get_ylim() == (0, 1)
     theirs = plt.subplots()[1]
@@ -362,7 +380,7 @@ def test_reliability_has_confidence_across_and_accuracy_up(ax):
     assert marks(ax)[["x", "y"]].to_numpy().tolist() == [[0.3, 0.2], [0.9, 0.6], [0.8, 0.95]]
     (cloud,) = (drawn for drawn in ax.collections if isinstance(drawn, PathCollection))
     assert [to_hex(face) for face in cloud.get_facecolors()] == [ORANGE, ORANGE, BLUE]
-    assert cloud.get_sizes().tolist() == pytest.approx([15 + 300 * share for share in (0.25, 0.75, 1)])
+    assert cloud.get_sizes().tolist() == pytest.approx([8 + 152 * share for share in (0.25, 0.75, 1)])
     drawn = {to_hex(line.get_color()): line for line in ax.lines}
     assert drawn[ORANGE].get_xydata().tolist() == [[0.3, 0.2], [0.9, 0.6]]
     assert drawn[plots.INK].get_xydata().tolist() == [[0, 0], [1, 1]] and drawn[plots.INK].get_linestyle() == ":"
@@ -424,7 +442,8 @@ def test_differences_keep_their_sign_and_their_side(ax):
     drawn = marks(ax).assign(row=lambda t: nearest(ax.yaxis, t["y"])).sort_values("y")
     assert (
         drawn["row"].tolist()
-        == ["scBERT, no gene embedding − scBERT, 100%, Accuracy"] * 2 + ["Logistic regression (L1) − scBERT, 10%, Macro-F1"] * 2
+        == ["scBERT, no gene embedding − scBERT, 100 %, Accuracy"] * 2
+        + ["Logistic regression (L1) − scBERT, 10 %, Macro-F1"] * 2
     )
     assert drawn["x"].tolist() == pytest.approx([-6, 1, 9, 5]) and drawn["y"].tolist() == pytest.approx(
         [-0.16, 0.16, 0.84, 1.16]
@@ -492,7 +511,7 @@ def test_shares_follow_each_other_and_fill_the_row(ax):
         assert [bar.get_x() for bar in bars] == pytest.approx(before.tolist())
         assert [bar.get_width() for bar in bars] == pytest.approx(parts[part].tolist())
         assert [round(bar.get_y() + bar.get_height() / 2, 6) for bar in bars] == [0, 1]
-    assert [text.get_text() for text in ax.texts] == ["50%", "10%", "30%", "87%", "15%", "", "5%", ""]
+    assert [text.get_text() for text in ax.texts] == ["50 %", "10 %", "30 %", "87 %", "15 %", "", "5 %", ""]
     assert ax.get_xlim() == (0, 1) and ax.get_xlabel() == "Share"
     (legend,) = ax.figure.legends
     assert [text.get_text() for text in legend.get_texts()] == list(parts) and legend._outside_loc == "upper"
@@ -537,7 +556,7 @@ def test_save_writes_the_same_picture_twice_with_the_profile_in_it(ax, tmp_path,
     assert "mean of all" in picture and "dc:date" not in picture
     assert written[0]["a_figure.png"].startswith(b"\x89PNG") and b"Software" not in written[0]["a_figure.png"]
     height, width = plt.imread(tmp_path / "figures" / "hand" / "a_figure.png").shape[:2]
-    assert (width, height) == tuple((160 * fig.get_size_inches()).astype(int)), "sharp enough to print"
+    assert (width, height) == tuple((220 * fig.get_size_inches()).astype(int)), "sharp enough to print"
     fig.draw_without_rendering()
     note = fig._supxlabel.get_window_extent()
     assert 0.5 * fig.bbox.x1 < note.x0 < note.x1 < fig.bbox.x1, "the note stands at the right, whole"

@@ -177,12 +177,12 @@ def _figure(table, full, path):
     colours = dict(zip(MODELS, map(arms.colour, ("majority", "full", "no_pretraining", "no_gene2vec"))))
     table = table[table["model"].isin(MODELS) & table["job"].isin(JOBS)].drop_duplicates(["model", "job", "genes"])
     models = [model for model in MODELS if model in set(table["model"])]
-    fig, axes = plt.subplots(1, 2, figsize=(10, 4))
+    fig, axes = plt.subplots(1, 2, figsize=plots.mm(183, 73))
     part = table[table["genes"] == full].pivot(index="job", columns="model").reindex(JOBS)
     part["seconds"][models].plot.bar(ax=axes[0], color=colours, width=0.8, logy=True, legend=False, rot=0)
     for model, bars in zip(models, axes[0].containers):
         labels = ["" if r == 1 else f"{r:.1f}×" if r < 100 else f"{r:,.0f}×" for r in part["ratio"][model]]
-        axes[0].bar_label(bars, labels, fontsize=8)
+        axes[0].bar_label(bars, labels, fontsize="small")
     growth = table[table["job"] == "forward"].pivot(index="genes", columns="model", values="seconds")
     growth[models].plot(ax=axes[1], style="o-", color=colours, loglog=True, legend=False)
     axes[0].set_xticks(range(3), [f"{job}\n{full:,} genes" for job in JOBS])
