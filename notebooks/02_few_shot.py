@@ -113,8 +113,8 @@ plots.save(fig, "02_few_shot", drawn.query("metric in ['accuracy', 'macro_f1']")
 # %% [markdown]
 # ## The answer
 #
-# Logistic regression minus scBERT in points of accuracy, from the same subsets and test cells, with a 95 % interval by
-# over cells, seeds and pre-trainings; beside it the paper's, with Welch's interval over its runs. An interval that covers
+# Logistic regression minus scBERT in points of accuracy, from the same subsets and test cells, with a 95 % interval
+# over test cells, seeds and pre-trainings; beside it the paper's, with Welch's interval over its runs. An interval that covers
 # zero does not show that there is no difference: look at how wide it is. With all labels the question is that of notebook 01,
 # and answered there.
 

@@ -119,7 +119,8 @@ of_arm = pd.DataFrame({name: factors(name) for name in FACTORIAL}, ["pretrained"
 plots.save(fig, "03_factorial", accuracy.merge(of_arm, left_on="arm", right_index=True), chosen)
 
 # %% [markdown]
-# Each factor's effect with the others held, in points of accuracy with a 95 % bootstrap interval over test cells and seeds.
+# Each factor's effect with the others held, in points of accuracy with a 95 % interval over test cells, seeds and
+# pre-trainings.
 # Together with those of figure 3 they are one family of questions, so that p is adjusted over all of them by Holm's method, and
 # no pair is judged twice: what is asked of the paper's arms with all labels is answered under "The answer". *Equivalent*: within
 # 2 points either way by two one-sided tests.
@@ -147,7 +148,7 @@ words.show_family(factor, plots.label)
 # ## Figure 3: where labels are few
 #
 # If pre-training helps anywhere, it should be here: from the same subsets of labelled cells, pre-trained or not. Left: each
-# run a point. Right: what pre-training adds, with the 95 % bootstrap interval over test cells and seeds. Look at whether the
+# run a point. Right: what pre-training adds, with the 95 % interval over test cells, seeds and pre-trainings. Look at whether the
 # difference grows to the left.
 
 # %%
@@ -186,8 +187,8 @@ plots.save(fig, "03_learning", logs, chosen)
 # %% [markdown]
 # ## The answer
 #
-# What is lost by leaving something out, on the same test cells, with a 95 % interval by bootstrap over cells and
-# seeds; beside it, the paper's runs with Welch's interval. Both arms and both scores are one family, whose verdicts are those of
+# What is lost by leaving something out, on the same test cells, with a 95 % interval over test cells,
+# seeds and pre-trainings; beside it, the paper's runs with Welch's interval. Both arms and both scores are one family, whose verdicts are those of
 # notebook 05. Then the twelve arms, and few labels, in a sentence each.
 
 # %%

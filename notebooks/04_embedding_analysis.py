@@ -223,6 +223,17 @@ Markdown(
 # is for the true bins, and whether scBERT's answers have it; the additive rule's cannot. What two parts share counts for the first:
 # some genes are expressed in deep cells only, hence the first part of a model that gives one answer a cell.
 #
+# A worked example, two genes in two cells:
+#
+# | expected bin | cell 1 | cell 2 | | expected bin | cell 1 | cell 2 |
+# |---|---|---|---|---|---|---|
+# | gene A | 3 | 1 | | gene A | 3 | 1 |
+# | gene B | 2 | 0 | | gene B | 0 | 2 |
+#
+# On the left, A is one bin above B in either cell and cell 1 two bins above cell 2: a fifth of the variance is the gene, four fifths
+# the cell, nothing is left. On the right neither cell is higher and the gene is again a fifth; that B is high where A is low, four
+# fifths, is something that only a model which looks at other genes of the cell can say.
+#
 # Below the figure, what that means for one gene: of some that mark a kind of cell, the one that is hidden in most test cells. A
 # model that knew what goes with it would give answers that rise and fall with the gene's neighbours, as far as the true bins do.
 

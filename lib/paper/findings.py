@@ -68,12 +68,12 @@ def _baseline(family, controls, card):
                 f"{said} {'are' if rows[1:] else 'is'} " + _and([f"{label(row['arm'])} ({points(row)})" for row in rows])
             )
     evidence = f"{_basis(claims)} {_adjusted(asked)}{_paper(card, 'baseline', 'logistic_regression')}"
+    evidence += f" Of simpler models and variants, asked against scBERT in accuracy, {'; '.join(found)}."
     caveat = [
         f"one training of scBERT has a mean accuracy of {mean['full']:.3f}, its {runs} trainings averaged into one classifier "
         f"{whole['ensemble']:.3f} ({whole['ensemble_low']:.3f} to {whole['ensemble_high']:.3f}), logistic regression "
         f"{mean['logistic_regression']:.3f}",
         f"the depth of a cell's sequencing alone gives {mean['depth']:.3f}, the most common type {mean['majority']:.3f}",
-        f"of simpler models and variants, asked against scBERT in accuracy, {'; '.join(found)}",
     ]
     return _sentences([claim]), evidence, _sentences(caveat)
 

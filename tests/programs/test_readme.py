@@ -1,5 +1,6 @@
 """README says what the published figures say, and its links and commands lead somewhere."""
 
+import functools
 import itertools
 import re
 import subprocess
@@ -13,6 +14,7 @@ from lib.programs import committed, readme, run_notebooks
 from lib.settings import ROOT
 
 
+@functools.cache
 def published(profile):
     """The published tables of a profile, none if it is not published; skips where they cannot be had."""
     if committed.content(f"figures/{profile}/{committed.SUMS}") is None:
