@@ -199,7 +199,7 @@ def dots(axes, table: pd.DataFrame, titles: dict[str, str]) -> None:
         rows(ax, [label(arm) for arm in order])
         ax.margins(x=0.12)
         ax.locator_params(axis="x", nbins=5)  # numbers such as -0.125 would touch
-        ax.set_title(title)
+        ax.set(title=title, xlabel="95 % interval over cells")
 
 
 def factorial(axes, table: pd.DataFrame, marked: Sequence[str] = ()) -> None:
@@ -294,6 +294,7 @@ def masked_task(ax: mpl.axes.Axes, card: pd.DataFrame) -> None:
     sns.barplot(card, x="metric", y="ours", hue="arm", order=MASKED, hue_order=arms, **look)
     at = card["metric"].map(list(MASKED).index) + card["arm"].map({"full": -0.2, "no_gene2vec": 0.2})
     ax.errorbar(at, card["ours"], card["half_width_ours"], color=INK, ls="", capsize=2, lw=0.9)
+    ax.set_title("Hidden genes, 95 % interval over cells and pre-trainings")
     points(ax, at, card["paper"], INK, "paper", s=20)
     ax.set_xticks(range(len(MASKED)), MASKED.values())
     ax.set(ylim=(0, 1.02), xlabel="", ylabel="Share")

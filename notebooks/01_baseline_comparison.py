@@ -168,7 +168,7 @@ Markdown("\n".join(f"- {sentence}" for sentence in worth["sentence"]))
 
 # %%
 bracket = controls.bracket(done + bracketing)
-fig, pair = plt.subplots(1, 2, figsize=plots.mm(183, 80), sharey=True)
+fig, pair = plt.subplots(1, 2, figsize=plots.mm(183, 105), sharey=True)
 plots.dots(pair, bracket.rename(columns={"mean": "value"}), {"accuracy": "Accuracy", "macro_f1": "Macro-F1"})
 for ax in pair:
     ax.set_xlim(0, 1)
@@ -193,7 +193,7 @@ plots.save(fig, "01_recall_by_type", recall.drop(columns="metric"), chosen)
 # Test cells of the first seed. Each row sums to 1. Look at the T cell types: both models mix up the same ones.
 
 # %%
-fig, axes = plt.subplots(1, 2, figsize=plots.mm(183, 99), layout="compressed")
+fig, axes = plt.subplots(1, 2, figsize=plots.mm(183, 122), layout="compressed")
 shares = []
 for ax, arm in zip(axes, ["logistic_regression", "full"]):
     p = next(run for run in done if run.spec["arm"] == arm).predictions

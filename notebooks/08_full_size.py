@@ -92,7 +92,7 @@ words.beside_paper(ours, paper, metrics, arms, plots.label)
 
 # %%
 bracket = controls.bracket(done + bracketing)
-fig, pair = plt.subplots(1, 2, figsize=plots.mm(183, 80), sharey=True)
+fig, pair = plt.subplots(1, 2, figsize=plots.mm(183, 105), sharey=True)
 plots.dots(pair, bracket.rename(columns={"mean": "value"}), {"accuracy": "Accuracy", "macro_f1": "Macro-F1"})
 for ax in pair:
     ax.set_xlim(0, 1)
