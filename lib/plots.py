@@ -218,7 +218,8 @@ def factorial(axes, table: pd.DataFrame, marked: Sequence[str] = ()) -> None:
                 ax.scatter(x, mean, s=170, color="none", edgecolor=INK, zorder=4)
         ax.set_xticks([0, 1], ["pre-trained", "random weights"])
         ax.set(xlim=(-0.45, 1.45), title=title)
-    legend(ax, shown, **crosses(table))
+    drawn = {ARMS[arm].embedding for arm in table["arm"]}
+    legend(ax, [shade for embedding, shade in zip(EMBEDDINGS, shown) if embedding in drawn], **crosses(table))
 
 
 def curves(ax: mpl.axes.Axes, table: pd.DataFrame, metric: str, arms: Sequence[str], source: str = "ours") -> None:
@@ -230,6 +231,7 @@ def curves(ax: mpl.axes.Axes, table: pd.DataFrame, metric: str, arms: Sequence[s
     fractions = sorted(set(table["fraction"]))
     ax.set_xticks(fractions, map(percent, fractions))
     ax.set(xlabel="Share of the training cells with labels", title=METRICS[metric], ylim=(0, 1))
+    ax.set_xlim(fractions[0] - 0.08, fractions[-1] + 0.08)  # of a single one too, whose runs would lie all over the panel
 
 
 def reliability(ax: mpl.axes.Axes, table: pd.DataFrame) -> None:
@@ -281,7 +283,7 @@ def differences(ax: mpl.axes.Axes, claims: pd.DataFrame) -> None:
     rows(ax, names)
     ax.set(
         title="Differences, by share of the labels and score",
-        xlabel="points, 95 % intervals\n(the paper: Welch over runs; ours: over test cells, seeds and pre-trainings)",
+        xlabel="points, 95 % intervals (the paper: Welch's;\nours: over test cells, seeds and pre-trainings)",
     )
     legend(ax, paper="the paper", ours="ours")
 

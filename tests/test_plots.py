@@ -456,10 +456,7 @@ def test_differences_keep_their_sign_and_their_side(ax):
     assert [s[1] for s in known] == [drawn["y"].iloc[k] for k in (0, 1, 3)] and [s[4] for s in known] == [pink, pink, BLUE]
     assert list(ax.lines[0].get_xdata()) == [0, 0], "the line of no difference"
     assert named(ax) == {"the paper": INK_MARKS["D"], "ours": INK_MARKS["o"]}
-    assert (
-        ax.get_xlabel()
-        == "points, 95 % intervals\n(the paper: Welch over runs; ours: over test cells, seeds and pre-trainings)"
-    )
+    assert ax.get_xlabel() == "points, 95 % intervals (the paper: Welch's;\nours: over test cells, seeds and pre-trainings)"
 
 
 def test_masked_task_has_our_bars_and_the_papers_diamonds_over_them(ax):
