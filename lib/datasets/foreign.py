@@ -22,7 +22,8 @@ LINES = 2000  # of a table of text, read at a time
 def is_10x(file) -> bool:
     """Whether HDF5 is 10x Genomics': of Cell Ranger 3 and later, or one group a genome as before."""
     return "matrix/barcodes" in file or (
-        len(file) > 0 and all({"barcodes", "gene_names", "indptr"} <= set(group) for group in file.values() if hasattr(group, "keys"))
+        len(file) > 0
+        and all({"barcodes", "gene_names", "indptr"} <= set(group) for group in file.values() if hasattr(group, "keys"))
         and not {"obs", "var"} & set(file)
     )
 
@@ -34,7 +35,9 @@ def ten_x(path: Path) -> Held:
     try:
         with warnings.catch_warnings():  # of names that occur twice, which are summed later
             warnings.simplefilter("ignore")
-            adata = scanpy.read_10x_h5(path, gex_only=False) if path.is_file() and path.suffix == ".h5" else _folder(scanpy, path)
+            adata = (
+                scanpy.read_10x_h5(path, gex_only=False) if path.is_file() and path.suffix == ".h5" else _folder(scanpy, path)
+            )
     except opening.ERRORS as error:
         if path.is_file():
             with opening.hdf5(path) as file:
@@ -58,23 +61,32 @@ def _folder(scanpy, path):
         raise DataError(
             f"{folder} holds {len(found)} matrices ({', '.join(sorted(found)[:4])}).", "Give the path of one of them.", folder
         )
-    packed = found[0].endswith(".gz")
     prefix = found[0].split("matrix.mtx")[0]
-    ending = ".gz" if packed else ""
-    wanted = [f"{prefix}barcodes.tsv{ending}", (f"{prefix}features.tsv{ending}", f"{prefix}genes.tsv{ending}")]
-    if wanted[0] not in names or not set(wanted[1]) & set(names):
+    there = {
+        part: name for part in ("barcodes", "features", "genes") for name in names if name.startswith(f"{prefix}{part}.tsv")
+    }
+    genes = there.get("features") or there.get("genes")
+    if "barcodes" not in there or not genes:
         raise DataError(
-            f"{folder} lacks {wanted[0]} or {' or '.join(wanted[1])} (it has {', '.join(sorted(names)[:6])}).",
+            f"{folder} lacks {prefix}barcodes.tsv or {prefix}features.tsv beside {found[0]} (it has {', '.join(sorted(names)[:6])}).",
             "A 10x folder has the three of them: copy it whole.",
             folder,
         )
-    if wanted[1][0] not in names and packed:  # older tables, compressed later
-        x = scanpy.read(folder / found[0]).T
-        genes = pd.read_csv(folder / wanted[1][1], header=None, sep="\t")
-        x.var = pd.DataFrame({"gene_ids": genes[0].to_numpy()}, index=genes[genes.columns[-1]].astype(str).to_numpy())
-        x.obs_names = pd.read_csv(folder / wanted[0], header=None)[0].astype(str).to_numpy()
-        return x
-    return scanpy.read_10x_mtx(folder, gex_only=False, prefix=prefix or None, make_unique=False, compressed=packed)
+    usual = [found[0], there["barcodes"], genes]
+    if (
+        all(name.endswith(".gz") for name in usual)
+        and "features" in there
+        or not any(name.endswith(".gz") for name in usual)
+        and "genes" in there
+    ):
+        return scanpy.read_10x_mtx(folder, gex_only=False, prefix=prefix or None, make_unique=False)
+    adata = scanpy.read(folder / found[0]).T  # as STARsolo and others write: the same tables, packed otherwise
+    table = pd.read_csv(folder / genes, header=None, sep="\t", dtype=str)
+    adata.var = pd.DataFrame({"gene_ids": table[0].to_numpy()}, index=table[min(1, table.shape[1] - 1)].to_numpy())
+    if table.shape[1] > 2:
+        adata.var["feature_types"] = table[2].to_numpy()
+    adata.obs_names = pd.read_csv(folder / there["barcodes"], header=None, sep="\t", dtype=str)[0].to_numpy()
+    return adata
 
 
 def mudata(file, path: Path) -> Held:
@@ -139,7 +151,11 @@ def loom(file, path: Path) -> Held:
 
 
 def _opened(path):
-    return gzip.open(path, "rt", encoding="utf-8-sig", newline="") if path.suffix == ".gz" else path.open(encoding="utf-8-sig", newline="")
+    return (
+        gzip.open(path, "rt", encoding="utf-8-sig", newline="")
+        if path.suffix == ".gz"
+        else path.open(encoding="utf-8-sig", newline="")
+    )
 
 
 def _separator(line):
@@ -210,9 +226,14 @@ def join_labels(obs: pd.DataFrame, labels: str | Path, label: str | None, where)
         what = f"cannot be read as a table ({type(error).__name__}: {str(error).strip()[:200]})"
         raise DataError(f"{path} {what}.", "Write it with to_csv.", path) from error
     if found.shape[1] == 1 and separator == ",":
-        raise DataError(f"{path} has one column only.", "Give the cells' names in one column and their labels in another.", path)
+        raise DataError(
+            f"{path} has one column only.", "Give the cells' names in one column and their labels in another.", path
+        )
     cells = obs.index.astype(str)
-    ways = {"": lambda names: names, " without what stands behind a last -": lambda names: names.str.replace(r"-\d+$", "", regex=True)}
+    ways = {
+        "": lambda names: names,
+        " without what stands behind a last -": lambda names: names.str.replace(r"-\d+$", "", regex=True),
+    }
     best = (0, None, "", None)
     for way, short in ways.items():
         wanted = set(short(cells))
@@ -229,7 +250,9 @@ def join_labels(obs: pd.DataFrame, labels: str | Path, label: str | None, where)
         )
     _, names, way, short = best
     others = [column for column in found if column != names]
-    column = next((one for one in (label, "cell_type", "celltype", *(others if len(others) == 1 else ())) if one in others), None)
+    column = next(
+        (one for one in (label, "cell_type", "celltype", *(others if len(others) == 1 else ())) if one in others), None
+    )
     if column is None or (label is not None and label not in others and label not in obs):
         raise DataError(
             f"{path} has no label column {label or 'cell_type'!r}. Columns: {', '.join(others) or 'none'}.",

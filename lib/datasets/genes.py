@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import anndata
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -15,29 +16,37 @@ from lib.errors import DataError
 # What is measured beside genes, by the words of a column such as 10x Genomics' feature_types, and by the names themselves.
 TYPE_COLUMNS = ("feature_types", "feature_type", "feature_biotype", "modality", "type", "assay")
 KINDS = {
-    "antibodies": (r"antibod|\badt\b|^protein$|^prot$|\bcite", r".*[_.-]TotalSeq[_.-]?[ABC]$|^(ADT|CITE|AB|prot|PROT)[_-]\S+|.*[_-](ADT|PROT|Ab)$"),
-    "hashtags": (r"hashtag|multiplex|\bhto\b|\bcmo\b", r"^(HTO|CMO|Hashtag|hashtag)[_-]?\d*.*"),
-    "peaks": (r"peak|atac|chromatin|interval|accessib", r"^(GRCh\d+_+|hg\d+_+)?(chr\w+|\d{1,2}|[XY]|GL\d+\S*|KI\d+\S*)[:_-]\d+[:_-]\d+$"),
+    "antibodies": (
+        r"antibod|\badt\b|^protein$|^prot$|\bcite",
+        r".*[_.-]TotalSeq[_.-]?[ABC]$|^(ADT|CITE|AB|prot|PROT)[_-]\S+|.*[_-](ADT|PROT|Ab)$",
+    ),
+    "hashtags": (r"hashtag|multiplex|\bhto\b|\bcmo\b", r"^(HTO|CMO|Hashtag|hashtag)[_. -]?\d.*"),
+    "peaks": (
+        r"peak|atac|chromatin|interval|accessib",
+        r"^(GRCh\d+_+|hg\d+_+)?(chr\w+|\d{1,2}|[XY]|GL\d+\S*|KI\d+\S*)[:_-]\d+[:_-]\d+$",
+    ),
     "guides": (r"crispr|guide", r"^sg(RNA)?[_-]\S+"),
-    "spike-ins": (r"spike|\bercc\b", r"^ERCC-\d{5}$"),
+    "spike-ins": (r"spike|\bercc\b", r"^ERCC[-.]\d{5}$"),
     "control probes": (
         r"control|codeword|blank|deprecated",
-        r"^(NegPrb|NegControl|Negative|BLANK|Blank|UnassignedCodeword|DeprecatedCodeword|antisense)[_-]?\S*",
+        r"^(NegPrb|NegControl|Negative|BLANK|Blank|UnassignedCodeword|DeprecatedCodeword|antisense)[_-]\S*",
     ),
     "custom features": (r"^custom$", r"(?!)"),
 }
 GENOME = re.compile(r"^(GRCh3[78]|hg19|hg38|GRCm3[89]|mm10|mm39|mm9|human|mouse)(_+|-)(?=\S)")
 MOUSE = ("GRCm38", "GRCm39", "mm9", "mm10", "mm39", "mouse")
 ID_AND_SYMBOL = re.compile(r"^(?:(ENS[A-Z]*G\d{6,}(?:\.\d+)?)[_|:;,/ -]+(\S+)|(\S+?)[_|:;,/ -]+(ENS[A-Z]*G\d{6,}(?:\.\d+)?))$")
-NO_SYMBOL = re.compile(r"(ENS[A-Z]*[GTP]\d{6,}|[NX][MRPC]_\d+|HGNC:\d+|CCDS\d+|uc\d{3}\w+\.\d|[OPQ]\d[A-Z\d]{3}\d|chr\S+|\S+_at)(\.\d+)?$")
+NO_SYMBOL = re.compile(
+    r"(ENS[A-Z]*[GTP]\d{6,}|[NX][MRPC]_\d+|HGNC:\d+|CCDS\d+|uc\d{3}\w+\.\d|[OPQ]\d[A-Z\d]{3}\d|chr\S+|\S+_at)(\.\d+)?$"
+)
 SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9.@/_-]{0,24}(\(\S+\))?$")
 R_DOTS = re.compile(r"^(HLA|MT|NKX\d)\.[A-Z0-9]")
-CLONE = re.compile(r"^([A-Z]{1,3}\d{3,6}|[A-Z]{2}\d{6})\.\d+$|^LOC\d|\.\d{1,2}$")
+CLONE = re.compile(r"^(?:([A-Z]{2}\d{6})|(RP\d+|CT[ABCD]|KB|LL\w+|XX\w*)\.(\w+))\.(\d+)$")  # AC000123.1, RP11.34P13.7
 
 
 def of_kinds(var: pd.DataFrame) -> tuple[np.ndarray, dict[str, int]]:
     """Which features are genes (bool array), and how many there are of each other kind (dict)."""
-    names = var.index.astype(str)
+    names = pd.Series(var.index.astype(str))
     kind = np.full(len(names), "", dtype=object)
     columns = {str(column).lower(): column for column in var.columns}
     typed = next((columns[name] for name in TYPE_COLUMNS if name in columns), None)
@@ -51,12 +60,7 @@ def of_kinds(var: pd.DataFrame) -> tuple[np.ndarray, dict[str, int]]:
     if prefixes.isin(MOUSE).any() and (prefixes.notna() & ~prefixes.isin(MOUSE)).any():  # a mixture of two species
         kind[prefixes.isin(MOUSE).to_numpy() & (kind == "")] = "mouse genes beside human ones"
     counted = pd.Series(kind[kind != ""], dtype=object).value_counts()
-    return kind == "", {str(name): int(count) for name, count in counts_of(counted)}
-
-
-def counts_of(counted):
-    """Pairs of a Series of counts."""
-    return zip(counted.index, counted.to_numpy())
+    return kind == "", {str(name): int(count) for name, count in counted.items()}
 
 
 def refuse_none(aside: dict[str, int], names, where):
@@ -85,8 +89,8 @@ def symbols(x: sp.csr_matrix, var: pd.DataFrame, scale: str) -> tuple[sp.csr_mat
     (CSR matrix, DataFrame, str or None)
         The matrix and its genes, and in words what was done or found.
     """
-    names, notes = var.index.astype(str), []
-    names, changed = _plain(names, notes)
+    notes = []
+    names, changed = _plain(var.index.astype(str), notes)
     ensembl, kind = checks.not_symbols(names)
     columns = _symbol_columns(var) if kind else []
     if columns:
@@ -132,15 +136,16 @@ def _plain(names, notes):
         useless = symbol.isna() | symbol.str.lower().isin(checks.MISSING)
         notes.append(f"{int((~useless).sum()):,} symbols taken out of names such as {names[int(np.argmax(~useless))]!r}")
         names, changed = pd.Index(np.where(useless, both[0].fillna(both[3]).fillna(pd.Series(names)), symbol)), True
-    genome = names.str.match(GENOME)
+    genome = np.asarray(names.str.match(GENOME), bool)
     if genome.mean() > 0.5:
         notes.append(f"the genome's name was taken off {int(genome.sum()):,} names such as {names[int(np.argmax(genome))]!r}")
         names, changed = names.str.replace(GENOME, "", regex=True), True
-    dotted = names.str.contains(".", regex=False)
     if names.str.match(R_DOTS).any() and not names.str.contains("-", regex=False).any():
-        turned = names.where(~dotted | names.str.contains(CLONE), names.str.replace(".", "-", regex=False))
+        clones = names.str.replace(CLONE, lambda m: f"{m[1] or f'{m[2]}-{m[3]}'}.{m[4]}", regex=True)
+        turned = clones.where(names.str.match(CLONE), names.str.replace(".", "-", regex=False))
         different = turned != names
-        notes.append(f"{int(different.sum()):,} names match with - for . ({names[different][0]}), which R writes so")
+        first = next(name for name in names if R_DOTS.match(name))
+        notes.append(f"{int(different.sum()):,} names match with - for . ({first}), which R writes so")
         names, changed = turned, True
     return names, changed
 
@@ -188,7 +193,9 @@ def hgnc() -> dict[str, str]:
     try:
         table = pd.read_csv(path, sep="\t", usecols=["symbol", "ensembl_gene_id"], dtype=str).dropna()
     except (ValueError, OSError) as error:
-        raise DataError(f"{path} is not HGNC's table of genes ({error}).", "Delete it: it is then downloaded again.", path) from error
+        raise DataError(
+            f"{path} is not HGNC's table of genes ({error}).", "Delete it: it is then downloaded again.", path
+        ) from error
     table = table.drop_duplicates("ensembl_gene_id")
     return dict(zip(table["ensembl_gene_id"], table["symbol"]))
 
@@ -214,8 +221,6 @@ def to_vocabulary(adata, vocabulary, where):
     DataError
         What :func:`checks.vocabulary` refuses; Ensembl identifiers, where HGNC's table cannot be had.
     """
-    import anndata
-
     names, wanted, notes = adata.var_names.astype(str), set(vocabulary), []
     outside = ~names.isin(wanted)
     ensembl = checks.not_symbols(names)[0] & outside

@@ -56,7 +56,7 @@ def read(held, where, rows: slice | None = None) -> sp.csr_matrix:
     DataError
         No matrix, of something else than numbers, or with numbers that no count can be.
     """
-    shape = shape_of(held)
+    shape = shape_of(held, where)
     if shape is None:
         raise DataError(f"{where} is empty: there is no matrix.", "Put raw counts in X.", where)
     if len(shape) != 2 or dtype_of(held).kind not in "biuf":
@@ -86,27 +86,28 @@ def is_group(held) -> bool:
     return hasattr(held, "attrs") and not hasattr(held, "dtype")
 
 
-def shape_of(held) -> tuple[int, ...] | None:
+def shape_of(held, where: str | None = None) -> tuple[int, ...] | None:
     """Of a matrix, sparse or dense; None where there is none."""
     if held is None:
         return None
     if not is_group(held):
         return held.shape
+    where = where or held.name
     known = _text(held.attrs.get("encoding-type", held.attrs.get("h5sparse_format")))
     if known not in ("csr_matrix", "csc_matrix", "csr", "csc"):
         raise DataError(
-            f"{held.name} has an encoding, {known!r} of version {_text(held.attrs.get('encoding-version'))!r}, that anndata "
+            f"{where} has an encoding, {known!r} of version {_text(held.attrs.get('encoding-version'))!r}, that anndata "
             f"{metadata.version('anndata')} does not know: another AnnData version wrote it.",
             "pip install -U anndata, read the file with it, and write it anew.",
-            held.name,
+            where,
         )
     shape = np.asarray(held.attrs.get("shape", held.attrs.get("h5sparse_shape", [])))
     if shape.shape != (2,) or not {"data", "indices", "indptr"} <= set(held):
         raise DataError(
-            f"{held.name} is damaged: a sparse matrix with {', '.join(map(str, list(held)[:4])) or 'nothing'} and the shape "
+            f"{where} is damaged: a sparse matrix with {', '.join(map(str, list(held)[:4])) or 'nothing'} and the shape "
             f"{shape.tolist()}.",
             "Copy it again, or write it anew.",
-            held.name,
+            where,
         )
     return tuple(int(n) for n in shape)
 
@@ -179,7 +180,7 @@ def _checked(values, where):
 def sample(matrix: Matrix, where, most: int = 4_000_000, blocks: int = 8) -> tuple[sp.csr_matrix, np.ndarray]:
     """Some cells of a matrix from all over it, with their row numbers; all where it has few values, or is stored by genes."""
     held = matrix.held
-    shape = shape_of(held)
+    shape = shape_of(held, where)
     if shape is None or len(shape) != 2:
         return read(held, where), np.arange(0)  # which refuses it
     size = values_in(held) if shape[0] else 0

@@ -44,7 +44,10 @@ BEGINNINGS = {
     b"\x28\xb5\x2f\xfd": ("compressed with zstd", "Unpack it: unzstd FILE."),
     b"PAR1": ("a Parquet table", "Make an .h5ad of it with anndata."),
     b"%PDF": ("a PDF", "Give the path of an .h5ad file."),
-    b"%%MatrixMarket": ("a Matrix Market file alone", "Put it into a folder as matrix.mtx, with barcodes.tsv and features.tsv."),
+    b"%%MatrixMarket": (
+        "a Matrix Market file alone",
+        "Put it into a folder as matrix.mtx, with barcodes.tsv and features.tsv.",
+    ),
 }
 
 
@@ -209,7 +212,9 @@ def _not_opened(path, error):
         )
     if error.errno and "synchronously" not in text:
         return unreadable(path, error)
-    return DataError(f"{path} is damaged in its HDF5 structure ({text}): it is truncated, or bytes changed.", "Copy it again.", path)
+    return DataError(
+        f"{path} is damaged in its HDF5 structure ({text}): it is truncated, or bytes changed.", "Copy it again.", path
+    )
 
 
 def enough(needed: float, where):

@@ -98,7 +98,9 @@ def tell(x: sp.csr_matrix, where="X", cells=None, genes=None, log_base: float | 
         if len(strange) > max(2, 0.02 * testable.sum()):
             raise _named(strange, int(testable.sum()), f"fit no scale, while the others are {_words(best)}", where, cells)
         words = _words(best)
-        return Scale(best, words + (f"; {len(strange)} cells fit less well" if len(strange) else ""), 2 if best != "counts" else 3)
+        return Scale(
+            best, words + (f"; {len(strange)} cells fit less well" if len(strange) else ""), 2 if best != "counts" else 3
+        )
     noted = next((scale for scale, base in BASE.items() if log_base and abs(base - log_base) < 1e-3), None)
     if noted and data.max() < LARGEST_LOG and (testable.sum() < 10 or share[noted] >= max(share.values()) - 0.05):
         return Scale(noted, f"{_words(noted)}, as the file notes (uns['log1p'])", 2)
@@ -178,7 +180,7 @@ def _by_sums(x, where, cells):
             found[scale] = (np.median(sums[some]), some[~close])
     if len(found) != 1:
         return None
-    (scale, (total, strange)), = found.items()
+    ((scale, (total, strange)),) = found.items()
     fits, _ = _fits(x[some[:: max(1, len(some) // 500)]])
     multiples = np.mean(fits[scale][fits[scale] >= 0] == 1) if (fits[scale] >= 0).any() else 0
     if len(strange) > max(1, 0.005 * len(some)):
@@ -197,7 +199,9 @@ def _by_sums(x, where, cells):
 
 
 def _second(fits, best, testable):
-    others = {scale: float(np.mean((fits[scale] == 1)[testable] & (fits[best] != 1)[testable])) for scale in fits if scale != best}
+    others = {
+        scale: float(np.mean((fits[scale] == 1)[testable] & (fits[best] != 1)[testable])) for scale in fits if scale != best
+    }
     second = max(others, key=others.get) if testable.any() else best
     return second, others.get(second, 0.0)
 
