@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import warnings
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -21,27 +21,25 @@ LINES = 2000  # of a table of text, read at a time
 
 def is_10x(file) -> bool:
     """Whether HDF5 is 10x Genomics': of Cell Ranger 3 and later, or one group a genome as before."""
-    return "matrix/barcodes" in file or (
-        len(file) > 0
-        and all({"barcodes", "gene_names", "indptr"} <= set(group) for group in file.values() if hasattr(group, "keys"))
-        and not {"obs", "var"} & set(file)
-    )
+    groups = [group for group in file.values() if isinstance(group, h5py.Group)]
+    return "matrix/barcodes" in file or (len(groups) > 0 and all({"barcodes", "gene_names"} <= set(group) for group in groups))
 
 
-def ten_x(path: Path) -> Held:
+def ten_x(path: Path, hdf5: bool = False) -> Held:
     """A 10x .h5, or a folder with matrix.mtx, barcodes and features (or genes), as scanpy reads them."""
     import scanpy
 
     try:
         with warnings.catch_warnings():  # of names that occur twice, which are summed later
             warnings.simplefilter("ignore")
-            adata = (
-                scanpy.read_10x_h5(path, gex_only=False) if path.is_file() and path.suffix == ".h5" else _folder(scanpy, path)
-            )
-    except opening.ERRORS as error:
-        if path.is_file():
+            adata = scanpy.read_10x_h5(path, gex_only=False) if hdf5 else _folder(scanpy, path)
+    except DataError:
+        raise
+    except Exception as error:  # scanpy's own is of no kind
+        if hdf5:
             with opening.hdf5(path) as file:
                 what, remedy = opening.reason(error, file)
+            what = f"is a 10x Genomics .h5 and {what}"
         else:
             what, remedy = f"cannot be read as a 10x folder ({type(error).__name__}: {error})", "Copy it again, whole."
         raise DataError(f"{path} {what}.", remedy, path) from error
@@ -68,17 +66,13 @@ def _folder(scanpy, path):
     genes = there.get("features") or there.get("genes")
     if "barcodes" not in there or not genes:
         raise DataError(
-            f"{folder} lacks {prefix}barcodes.tsv or {prefix}features.tsv beside {found[0]} (it has {', '.join(sorted(names)[:6])}).",
+            f"{folder} lacks {prefix}barcodes.tsv or {prefix}features.tsv beside {found[0]} (it has "
+            f"{', '.join(sorted(names)[:6])}).",
             "A 10x folder has the three of them: copy it whole.",
             folder,
         )
-    usual = [found[0], there["barcodes"], genes]
-    if (
-        all(name.endswith(".gz") for name in usual)
-        and "features" in there
-        or not any(name.endswith(".gz") for name in usual)
-        and "genes" in there
-    ):
+    packed = {name.endswith(".gz") for name in (found[0], there["barcodes"], genes)}
+    if packed == {"features" in there}:  # Cell Ranger packs features.tsv, and did not pack genes.tsv
         return scanpy.read_10x_mtx(folder, gex_only=False, prefix=prefix or None, make_unique=False)
     adata = scanpy.read(folder / found[0]).T  # as STARsolo and others write: the same tables, packed otherwise
     table = pd.read_csv(folder / genes, header=None, sep="\t", dtype=str)
@@ -134,7 +128,7 @@ def loom(file, path: Path) -> Held:
 
     def turned(held):
         step = max(1, 2**24 // max(1, held.shape[1]))
-        parts = [sp.csr_matrix(held[i : i + step]) for i in range(0, held.shape[0], step)]
+        parts = [sp.csr_matrix(np.asarray(held[i : i + step], np.float32)) for i in range(0, held.shape[0], step)]
         return sp.vstack(parts, format="csr").T.tocsr()
 
     obs, var = tables["col_attrs"], tables["row_attrs"]
@@ -180,9 +174,9 @@ def text(path: Path) -> Held:
             words.append(block.loc[:, ~numbers])
             rows.append((sp.csr_matrix(block.loc[:, numbers].to_numpy(np.float32)), block.columns[numbers]))
             names += list(block.index.astype(str))
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError, *opening.ERRORS, csv.Error) as error:
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except opening.ERRORS as error:
         what = f"cannot be read as a table of text ({type(error).__name__}: {str(error).strip()[:200]})"
         raise DataError(f"{path} {what}.", "Write it with to_csv, or as .h5ad.", path) from error
     columns = rows[0][1] if rows else []
@@ -222,7 +216,7 @@ def join_labels(obs: pd.DataFrame, labels: str | Path, label: str | None, where)
         with _opened(path) as file:
             separator = _separator(file.readline()) or ","
         found = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (UnicodeDecodeError, pd.errors.ParserError, pd.errors.EmptyDataError, *opening.ERRORS) as error:
+    except opening.ERRORS as error:
         what = f"cannot be read as a table ({type(error).__name__}: {str(error).strip()[:200]})"
         raise DataError(f"{path} {what}.", "Write it with to_csv.", path) from error
     if found.shape[1] == 1 and separator == ",":

@@ -168,7 +168,7 @@ def _symbol_columns(var):
             continue
         like = there.str.match(SYMBOL).mean()
         varied = there.str.contains(r"\d", regex=True).mean()
-        if like > 0.9 and (name in known or 0.2 < varied) and checks.not_symbols(there)[1] is None:
+        if like > 0.9 and (name in known or varied > 0.2) and checks.not_symbols(there)[1] is None:
             found.append((known.get(name, len(known)), -len(there), str(column), column))
     found.sort(key=lambda one: one[:3])
     return [one[3] for one in found if one[0] == found[0][0] or one[0] < len(known)]

@@ -66,15 +66,12 @@ def sizes(
         totals = column[told] * least[told]
         target = _target(np.median(totals))
         if np.mean(np.abs(totals / target - 1) < 0.03) > 0.6 and np.mean(sums[told] <= 1.02 * target) > 0.99:
-            words = f"obs[{name!r}], with which the least value of a cell is one molecule of {target:,.0f}; the {genes} are a selection"
-            return np.full(len(sums), target), words, True
+            words = f"obs[{name!r}]: by it, the least value of a cell is one molecule of {target:,.0f}"
+            return np.full(len(sums), target), f"{words}; the {genes} are a selection", True
     if target := _from_whole_totals(x, linear, least, sums):
-        words = f"the logarithms' own total: molecules are whole where it is {target:,.0f} in every cell; the {genes} are a selection"
-        return (
-            np.full(len(sums), target),
-            words.replace("logarithms'", "values'" if scale.name == "counts" else "logarithms'"),
-            True,
-        )
+        whose = "values'" if scale.name == "counts" else "logarithms'"
+        words = f"the {whose} own total, {target:,.0f} in every cell: by it, a cell's molecules are whole numbers"
+        return np.full(len(sums), target), f"{words}; the {genes} are a selection", True
     if sums.max() <= 1.02e4:
         return np.full(len(sums), 1e4), f"10,000 in every cell, as is usual: assumed, since the {genes} are a selection", True
     words = (

@@ -86,9 +86,7 @@ def _look(matrix, found):
         raise error from error.__cause__
     if shape != (len(found.obs), len(var)):
         raise DataError(
-            f"{where} has shape {shape}, for {len(found.obs)} cells × {len(var)} genes: it cannot be read as damaged or cut off.",
-            "Write the file anew.",
-            where,
+            f"{where} has shape {shape}, for {len(found.obs)} cells × {len(var)} genes.", "Write the file anew.", where
         )
     if 0 in shape:
         raise DataError(f"{where} is an empty matrix ({shape[0]} cells × {shape[1]} genes): nothing to use.", "", where)
@@ -140,7 +138,7 @@ def _chosen(one, x, others, refused, found):
 def _larger(other, x, var, found):
     """The totals that a matrix with more genes gives for counts of some of them."""
     if (
-        not other.scale.worth in (2, 3)
+        other.scale.worth not in (2, 3)
         or other.is_gene.sum() <= x.shape[1]
         or not var.index.is_unique
         or not other.var.index.is_unique

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import gzip
 import importlib
 import zlib
 from collections.abc import Iterator
@@ -83,7 +81,7 @@ def kind(path: Path) -> str:
     if signature_at(path) is not None:
         return "hdf5"
     if start.startswith(b"\x1f\x8b"):
-        return _gzipped(path)
+        return _gzipped(path, start)
     for beginning, (what, remedy) in BEGINNINGS.items():
         if start.startswith(beginning) and (len(beginning) > 2 or b"\0" in start):  # text may begin with X, too
             if beginning == b"%%MatrixMarket" and any(path.parent.glob("*barcodes.tsv*")):
@@ -114,12 +112,14 @@ def _folder(path):
     )
 
 
-def _gzipped(path):
-    """Only the first bytes are unpacked: whatever is packed stays packed."""
+def _gzipped(path, packed):
+    """What an archive that its name does not tell holds, by its first bytes: the rest stays packed."""
+    name = path.name.lower()
+    if name.endswith((".csv.gz", ".tsv.gz", ".txt.gz", ".tab.gz")):
+        return "table"
     try:
-        with gzip.open(path) as file:
-            start = file.read(64)
-    except (OSError, EOFError, zlib.error) as error:
+        start = b"" if name.endswith((".h5ad.gz", ".h5.gz", ".loom.gz")) else zlib.decompressobj(31).decompress(packed, 64)
+    except zlib.error as error:
         raise DataError(f"{path} is gzip, not an .h5ad file, and damaged ({error}).", "Copy it again.", path) from error
     if start.startswith((b"RDX", b"RDA", b"X\n", b"A\n", b"B\n")):
         what = ".RData" if start.startswith(b"RD") else ".rds"
@@ -130,13 +130,8 @@ def _gzipped(path):
         raise DataError(
             f"{path} is a Matrix Market file alone.", "Put barcodes.tsv and features.tsv of 10x Genomics beside it.", path
         )
-    if path.name.lower().endswith((".csv.gz", ".tsv.gz", ".txt.gz", ".tab.gz")):
-        return "table"
-    inside = "an HDF5 file" if start.startswith(SIGNATURE) else "something that is not HDF5"
     raise DataError(
-        f"{path} is not an .h5ad file: it is compressed with gzip ({inside} inside), and was not unpacked.",
-        "Unpack it: gunzip FILE." if inside[:2] == "an" else "See what it is: gunzip FILE.",
-        path,
+        f"{path} is not an .h5ad file: it is compressed with gzip, and was not unpacked.", "Unpack it: gunzip FILE.", path
     )
 
 
@@ -181,7 +176,7 @@ def filters():
 
 def _not_opened(path, error):
     text, size = str(error), path.stat().st_size
-    if error.errno in (errno.EAGAIN, errno.EACCES) and "lock" in text or "unable to lock" in text:
+    if "unable to lock" in text:
         return DataError(
             f"{path} is open for writing in another program, which holds HDF5's lock ({error.strerror or text}).",
             "Close it there (a notebook that wrote it: restart its kernel), or read a copy of the file.",

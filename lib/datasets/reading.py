@@ -42,9 +42,11 @@ def read(path: Path, label: str | None = None, labels: str | Path | None = None)
         try:
             found = _held(kind, path, stack)
             found.obs.index = found.obs.index.astype(str)
-            if found.matrices:
-                with contextlib.suppress(DataError):  # genes that cannot be read are refused with their matrix
-                    checks.orientation(found.obs.index, found.matrices[0].genes().index.astype(str), path)
+            names = None
+            with contextlib.suppress(DataError):  # genes that cannot be read are refused with their matrix
+                names = found.matrices[0].genes().index.astype(str)
+            if names is not None:
+                checks.orientation(found.obs.index, names, path)
         except MemoryError as error:
             what, remedy = opening.reason(error)
             raise DataError(f"{path} {what}.", remedy, path) from error
@@ -95,7 +97,7 @@ def _held(kind, path, stack):
     file = stack.enter_context(opening.hdf5(path))
     try:
         if foreign.is_10x(file):
-            return foreign.ten_x(path)
+            return foreign.ten_x(path, hdf5=True)
         if "mod" in file:
             return foreign.mudata(file, path)
         if "row_attrs" in file and "col_attrs" in file and "matrix" in file:
@@ -121,7 +123,8 @@ def _zarr(path):
         return foreign.mudata(group, path)
     if not {"obs", "var"} <= set(group):
         raise DataError(
-            f"{path} is zarr but not AnnData: it has {', '.join(list(group)[:8]) or 'nothing'}, where obs, var and X are expected.",
+            f"{path} is zarr but not AnnData: it has {', '.join(list(group)[:8]) or 'nothing'}, where obs, var and X are "
+            "expected.",
             "Write it with adata.write_zarr(path).",
             path,
         )

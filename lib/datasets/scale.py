@@ -77,6 +77,9 @@ def tell(x: sp.csr_matrix, where="X", cells=None, genes=None, log_base: float | 
     if small.any() and np.mean(np.abs(data - nearest)[small] <= NEARLY * nearest[small]) > 0.995 and _varied(nearest[small]):
         off = np.max(np.abs(data - nearest)[small] / np.maximum(nearest[small], 1))
         return Scale("counts", f"counts stored as floats, off by up to {off:.1%}: rounded to whole numbers", 0, True)
+    in_cell = np.bincount(_row_of(x), whole, x.shape[0]) >= 0.25 * np.diff(x.indptr)
+    if whole.mean() >= 0.5 and in_cell.mean() > 0.98:
+        return Scale("counts", f"counts, {1 - whole.mean():.1%} of them with fractions, used as they are", 1)
     if said := _by_sums(x, where, cells):
         return said
     rows = np.unique(np.linspace(0, x.shape[0] - 1, min(2000, x.shape[0])).astype(int))
@@ -104,9 +107,6 @@ def tell(x: sp.csr_matrix, where="X", cells=None, genes=None, log_base: float | 
     noted = next((scale for scale, base in BASE.items() if log_base and abs(base - log_base) < 1e-3), None)
     if noted and data.max() < LARGEST_LOG and (testable.sum() < 10 or share[noted] >= max(share.values()) - 0.05):
         return Scale(noted, f"{_words(noted)}, as the file notes (uns['log1p'])", 2)
-    in_cell = np.bincount(_row_of(x), whole, x.shape[0]) >= 0.25 * np.diff(x.indptr)
-    if whole.mean() >= 0.5 and in_cell.mean() > 0.98:
-        return Scale("counts", f"counts, {1 - whole.mean():.1%} of them with fractions, used as they are", 1)
     raise DataError(
         f"The values of {where} are neither counts nor log counts: between {data[data > 0].min():.3g} and "
         f"{data.max():.3g}, {whole.mean():.0%} of them whole numbers. Values that were scaled, imputed or corrected (decontX, "
@@ -233,12 +233,12 @@ def _fits(x):
         positive = np.where(linear > 0, linear, np.inf)
         least = np.minimum.reduceat(positive, starts) if len(starts) else np.zeros(0)
         ratio = positive / least[rows]
-        told = np.isfinite(ratio) & (ratio < 10)  # larger ones say little: any number lies near a multiple
+        blur = np.where(np.isfinite(ratio), rounding * slope / least[rows] * (1 + ratio), 0)
+        told = np.isfinite(ratio) & (ratio < 10) & (blur < 0.1)  # larger ones say little: any number lies near a multiple
         enough = (np.add.reduceat(told, starts, dtype=int) >= 5) if len(starts) else np.zeros(0, bool)
         enough &= (np.maximum.reduceat(np.where(told, ratio, 0), starts) >= 1.05) if len(starts) else enough
-        blur = np.where(told, rounding * slope / least[rows] * (1 + ratio), 0)
         miss = np.full(len(filled), np.inf)
-        for parts in (1, 2, 3):
+        for parts in (1, 2, 3) if not rounding.any() else (1,):
             tolerance = (0.05 if parts == 1 else 0.02) + parts * blur
             deviation = np.where(told, np.abs(parts * ratio - np.round(parts * ratio)) - tolerance, -1)
             fit = np.maximum.reduceat(deviation, starts) < 0 if len(starts) else np.zeros(0, bool)
