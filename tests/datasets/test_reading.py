@@ -28,8 +28,8 @@ MADE = "made.h5ad"
 
 @pytest.fixture(scope="module")
 def real(raw):
-    """120 real cells as counts, the totals over all genes in obs, three types."""
-    obs = raw.obs.groupby("cell_type", observed=True).head(40).index
+    """101 real cells as counts, the totals over all genes in obs, three types."""
+    obs = raw.obs.groupby("cell_type", observed=True).head(35).index
     obs = raw.obs.loc[obs, ["cell_type", "n_counts"]]
     obs = obs[obs["cell_type"].isin(["CD19+ B", "CD56+ NK", "Dendritic"])].rename(columns={"n_counts": "total_counts"})
     obs["cell_type"] = obs["cell_type"].astype(str)
@@ -81,13 +81,16 @@ def half(real, path):
 
 
 def not_closed(real, path):
-    real.write_h5ad(path)
-    with h5py.File(path) as old, h5py.File(path.with_suffix(".new"), "w", libver="latest") as new:
-        for name in old:
-            old.copy(name, new)
-    content = bytearray(path.with_suffix(".new").read_bytes())
-    content[11] |= 1  # HDF5's mark of a file that is open for writing
-    path.write_bytes(content)
+    real.write_h5ad(path.with_suffix(".whole"))
+    code = """
+import h5py, os, sys
+old, new = h5py.File(sys.argv[1]), h5py.File(sys.argv[2], "w", libver="latest")
+for name in old:
+    old.copy(name, new)
+new.flush()
+os._exit(0)  # as a process that is killed
+"""
+    subprocess.run([sys.executable, "-c", code, path.with_suffix(".whole"), path], check=True)
 
 
 def beside(real, path, names, kind):
@@ -212,7 +215,6 @@ def zstd(real, path):
     )
 
 
-SAME = ("same",)  # as the clean file
 READ = {
     # case: (file of the case, how one of its kind is made, what it equals, words of the report)
     "a sound file": ("00_clean", lambda r, p: r.write_h5ad(p), {"matrix": "X: raw counts"}),
@@ -307,7 +309,8 @@ READ = {
 def opened(case, which, cases, real, path):
     """The path of a case's file, or of the one that is made."""
     if which == "made":
-        return case[1](real, path) or path
+        made = case[1](real, path)
+        return path if made is None or isinstance(made, int) else made
     if case[0] is None:
         pytest.skip("there is no such file among the cases")
     return next(cases.glob(f"{case[0]}*"))
@@ -349,3 +352,296 @@ def said(adata, words):
         assert pd.Series([report.get(title, "")]).str.contains(pattern, regex=True).all(), report
     assert report["library size from"] == card["library_size_from"] and isinstance(card["selection"], bool)
     assert reading.text(card).splitlines()[0] == f"matrix: {report['matrix']}"
+
+
+def beside_only(real, path):
+    names = [f"chr1:{i}000-{i}500" for i in range(1, 200)]
+    x = np.random.default_rng(0).poisson(1, (real.n_obs, len(names))).astype(np.float32)
+    anndata.AnnData(x, obs=real.obs, var=pd.DataFrame(index=names)).write_h5ad(path)
+
+
+def flipped(real, path, name="X/data", change=None):
+    """A file with a damaged chunk."""
+    (change or real).write_h5ad(path, compression="gzip")
+    with h5py.File(path) as file:
+        place = damaged_chunk(file, name)
+    content = bytearray(path.read_bytes())
+    content[place + 20 : place + 24] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+
+
+REFUSED = {
+    # case: (file of the case, how one of its kind is made, words of what, of the remedy)
+    "a filter that is missing": ("06_zstd", zstd, ["compressed with zstd"], ["pip install hdf5plugin"]),
+    "not closed": ("07_not_closed", not_closed, ["was not closed"], ["h5clear -s"]),
+    "peaks alone": (
+        None,
+        beside_only,
+        ["no genes", "199 features are genomic intervals", "chr1:1000-1500"],
+        ["gene expression"],
+    ),
+    "some cells are logarithms of logarithms": (
+        "28_some_cells",
+        some_logs,
+        ["different scales", "cells hold fractions", "16 of 250|9 of 101"],
+        ["Bring all cells to one scale"],
+    ),
+    "some cells of logarithms are taken twice": (
+        None,
+        lambda r, p: some_logs(r, p, np.log1p, logs(r, own=False)),
+        ["different scales", "9 of 101 cells fit no scale"],
+        ["Bring all cells"],
+    ),
+    "some whole cells of logarithms are taken twice": (
+        None,
+        lambda r, p: some_logs(r, p, np.log1p, logs(r)),
+        ["different scales", "9 of 101 cells have another sum than the others, 10,000"],
+        ["Bring all cells"],
+    ),
+    "an R object": ("19b_seurat.rds", r_object, ["R object (.rds)"], ["anndataR", "write_h5ad"]),
+    "a damaged chunk": (None, flipped, ["X of", "damaged in data: the chunk of entries 0 to"], ["Copy it again"]),
+    "damaged names of genes": (
+        None,
+        lambda r, p: flipped(r, p, "var/index"),
+        ["The names var['index'] of", "damaged"],
+        ["Copy it again"],
+    ),
+    "FPKM": (
+        None,
+        lambda r, p: with_x(
+            r, np.log2(1 + r.X.toarray() * np.random.default_rng(0).uniform(0.1, 9, (r.n_obs, r.n_vars)))
+        ).write_h5ad(p),
+        ["neither counts nor log counts", "FPKM"],
+        ["TPM are taken"],
+    ),
+    "a Git LFS pointer": (
+        None,
+        lambda r, p: p.write_text("version https://git-lfs.github.com/spec/v1\noid"),
+        ["Git LFS"],
+        ["git lfs pull"],
+    ),
+    "a web page": (None, lambda r, p: p.write_text("<!DOCTYPE html><html>"), ["a web page"], ["Download it again"]),
+    "zeros": (None, lambda r, p: p.write_bytes(bytes(9999)), ["with zeros", "in part"], ["Copy it again"]),
+    "a zip": (None, lambda r, p: p.write_bytes(b"PK\x03\x04..."), ["a zip archive"], ["Unpack it"]),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("which", ["made", "case"])
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_refusal_tells_the_cause(case, which, real, tmp_path, request):
+    """What is wrong, with the file's name, and a remedy; never damage, nor the label, where something else happened."""
+    folder = request.getfixturevalue("cases") if which == "case" else None
+    path = opened(REFUSED[case], which, folder, real, tmp_path / MADE)
+    with pytest.raises(DataError) as refusal:
+        catalogue.load(path)
+    error = refusal.value
+    for word in REFUSED[case][2]:
+        assert any(one in error.what for one in word.split("|")), error.what
+    assert all(word in error.remedy for word in REFUSED[case][3]) and str(error) == f"{error.what} {error.remedy}"
+    assert str(path) in error.what and str(path) in error.where and "label" not in str(error)
+    assert ("damaged" in error.what) == ("damaged" in case) and "truncated" not in error.what
+
+
+def test_totals_are_taken_from_where_they_are(real, tmp_path, cases):
+    """A panel, variable genes and markers keep all their cells; the totals are those over all genes."""
+    wanted = {
+        "12_panel": (250, 1177, "obs['total_counts']", True),
+        "30_hvg1000": (64, 3373, "all 3,373 genes", False),
+        "35_log_markers": (300, 57, "the logarithms' own total, 10,000", True),
+        "38_real": (280, 2000, "obs['total_UMIs']", True),
+        "10a": (160, 765, "1,000,000", False),
+        "32": (150, 765, "unknown", True),
+    }
+    for name, (cells, genes, words, selection) in wanted.items():
+        adata = catalogue.load(next(cases.glob(f"{name}*")))
+        card = adata.uns["dataset"]
+        assert adata.shape == (cells, genes) and words in card["library_size_from"] and card["selection"] is selection, card
+    assert "only 0 and 1" in catalogue.load(cases / "32_binary.h5ad").uns["dataset"]["matrix"]
+    assert "TPM" in catalogue.load(cases / "10a_log2tpm.h5ad").uns["dataset"]["matrix"]
+
+
+TOTALS = {
+    # of some genes, how they are written: (from where the totals are, what every cell's is)
+    "counts, totals in obs": (lambda r: r, "nCount_RNA", "obs['nCount_RNA']", None),
+    "counts, totals nowhere": (lambda r: r, None, "unknown", None),
+    "logarithms, totals in obs": (lambda r: with_x(r, logs(r, own=False)), "total_UMIs", "obs['total_UMIs']", 1e4),
+    "logarithms of CPM, totals in obs": (lambda r: with_x(r, logs(r, 2, 1e6, own=False)), "n_counts", "obs['n_counts']", 1e6),
+    "logarithms, totals nowhere": (lambda r: with_x(r, logs(r, own=False)), None, "the logarithms' own total, 10,000", 1e4),
+    "logarithms of a median, totals nowhere": (
+        lambda r: with_x(r, logs(r, total=2543, own=False)),
+        None,
+        "the logarithms' own total, 2,543",
+        2543,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TOTALS)
+def test_totals_of_a_selection(case, real, tmp_path):
+    """Of 382 genes of a file: the cells' totals over all of them are found, to a thousandth, or are said to be unknown."""
+    make, column, words, total = TOTALS[case]
+    made = make(real)[:, ::2].copy()
+    made.obs = real.obs.drop(columns="total_counts").assign(**({column: real.obs["total_counts"]} if column else {}))
+    made.write_h5ad(tmp_path / MADE)
+    adata = catalogue.load(tmp_path / MADE)
+    card = adata.uns["dataset"]
+    assert words in card["library_size_from"] and card["selection"] is True
+    if words == "unknown":
+        assert "library_size" not in adata.obs
+    else:
+        assert np.allclose(adata.obs["library_size"], total or real.obs["total_counts"], rtol=1e-3)
+
+
+def test_counts_of_some_genes_beside_logarithms_of_all(real, tmp_path):
+    """The usual file of a tutorial: X scaled, a layer with counts of variable genes, raw with logarithms of all."""
+    made = anndata.AnnData(
+        real.X[:, :150].toarray() - 1, obs=real.obs[["cell_type"]], var=real.var[:150], layers={"counts": real.X[:, :150]}
+    )
+    made.raw = with_x(real, logs(real))
+    made.write_h5ad(tmp_path / MADE)
+    adata = catalogue.load(tmp_path / MADE)
+    assert adata.uns["dataset"]["matrix"].startswith("layers['counts']: raw counts (")
+    assert "raw.X, which has more genes" in adata.uns["dataset"]["library_size_from"]
+    whole = np.asarray(real.X.sum(1)).ravel()
+    assert np.median(np.abs(adata.obs["library_size"] / whole - 1)) < 1e-3
+
+
+def test_what_lies_beside_a_damaged_part_is_read(real, tmp_path):
+    """A damaged column or layer is named and the rest is taken; where X is damaged, the counts of raw are."""
+    more = real.copy()
+    more.obs["quality"] = np.arange(real.n_obs) / 7
+    flipped(more, tmp_path / MADE, "obs/quality")
+    adata = catalogue.load(tmp_path / MADE)
+    assert "damaged: the chunk of entries 0 to 100" in adata.uns["dataset"]["unreadable"]["obs['quality']"]
+    assert "quality" not in adata.obs and (adata.X != real.X).nnz == 0
+    more = real.copy()
+    more.raw = real
+    flipped(more, tmp_path / MADE, "X/indices")
+    adata = catalogue.load(tmp_path / MADE)
+    assert adata.uns["dataset"]["matrix"].startswith("raw.X") and (adata.X != real.X).nnz == 0
+    assert "damaged in indices" in adata.uns["dataset"]["report"]["not read"]
+
+
+def test_a_file_open_elsewhere_is_not_called_damaged(real, tmp_path):
+    """HDF5's lock, held by another process."""
+    real.write_h5ad(tmp_path / MADE)
+    code = "import h5py, sys; file = h5py.File(sys.argv[1], 'r+'); print('open', flush=True); sys.stdin.read()"
+    process = subprocess.Popen([sys.executable, "-c", code, tmp_path / MADE], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    try:
+        with pytest.raises(DataError, match="is open for writing in another program.*Close it there"):
+            catalogue.load(tmp_path / MADE)
+    finally:
+        process.communicate()
+    assert catalogue.load(tmp_path / MADE).n_obs == real.n_obs
+
+
+def test_too_little_memory_is_said(real, tmp_path, monkeypatch):
+    """With what is needed and what is free; also where it runs out on the way."""
+    real.write_h5ad(tmp_path / MADE)
+    with monkeypatch.context() as patch:
+        patch.setattr(opening.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**10))
+        with pytest.raises(DataError, match=r"needs about 0\.\d MB of memory, and 0\.0 MB are free.*larger machine"):
+            catalogue.load(tmp_path / MADE)
+
+    def full(*_, **__):
+        raise MemoryError("Unable to allocate 9.3 GiB")
+
+    monkeypatch.setattr(sp, "csr_matrix", full)
+    with pytest.raises(DataError, match="larger than the memory .*9.3 GiB"):
+        catalogue.load(tmp_path / MADE)
+
+
+def test_an_address_is_no_path():
+    with pytest.raises(DataError, match="https://there.org/a.h5ad is an address, not a path. Download"):
+        catalogue.load("https://there.org/a.h5ad")
+
+
+def ten_x_folder(real, folder, version):
+    folder.mkdir()
+    scipy.io.mmwrite(folder / "matrix.mtx", real.X.T.astype(int))
+    types = pd.Series("Gene Expression", index=real.var_names)
+    table = pd.DataFrame({"id": ids(real), "name": real.var_names, "type": types.to_numpy()})
+    (folder / "barcodes.tsv").write_text("\n".join(real.obs_names) + "\n")
+    if version == 2:
+        table = table[["id", "name"]]
+    table.to_csv(folder / ("genes.tsv" if version == 2 else "features.tsv"), sep="\t", header=False, index=False)
+    if version != 2.5:  # 2.5: as STARsolo writes
+        for path in list(folder.iterdir()) if version == 3 else []:
+            path.with_name(f"GSM1_{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
+
+
+def ten_x_h5(real, path, version):
+    x = real.X.tocsr().astype(np.int32)
+    with h5py.File(path, "w") as file:
+        group = file.create_group("matrix" if version == 3 else "GRCh38")
+        group["data"], group["indices"], group["indptr"], group["shape"] = x.data, x.indices, x.indptr, x.shape[::-1]
+        group["barcodes"] = real.obs_names.to_numpy("S")
+        if version == 3:
+            group["features/id"], group["features/name"] = np.array(ids(real), "S"), real.var_names.to_numpy("S")
+            group["features/feature_type"] = np.array([b"Gene Expression"] * real.n_vars)
+            group["features/genome"] = np.array([b"GRCh38"] * real.n_vars)
+        else:
+            group["genes"], group["gene_names"] = np.array(ids(real), "S"), real.var_names.to_numpy("S")
+
+
+def loom(real, path):
+    with h5py.File(path, "w") as file:
+        file["matrix"] = real.X.toarray().T
+        file["row_attrs/Gene"], file["row_attrs/Accession"] = real.var_names.to_numpy("S"), np.array(ids(real), "S")
+        file["col_attrs/CellID"] = real.obs_names.to_numpy("S")
+        file.create_group("layers")
+
+
+def table(real, path, turned=False, **how):
+    frame = pd.DataFrame(real.X.toarray().astype(int), index=real.obs_names, columns=real.var_names)
+    (frame.T if turned else frame).to_csv(path, **how)
+
+
+FORMATS = {
+    "10x folder of version 2": ("folder", lambda r, p: ten_x_folder(r, p, 2)),
+    "10x folder of STARsolo": ("folder", lambda r, p: ten_x_folder(r, p, 2.5)),
+    "10x folder of version 3, with a prefix": ("folder", lambda r, p: ten_x_folder(r, p, 3)),
+    "10x .h5 of version 2": ("filtered.h5", lambda r, p: ten_x_h5(r, p, 2)),
+    "10x .h5 of version 3": ("filtered.h5", lambda r, p: ten_x_h5(r, p, 3)),
+    "loom": ("cells.loom", loom),
+    "CSV": ("cells.csv", table),
+    "CSV of genes × cells, gzipped": ("cells.csv.gz", lambda r, p: table(r, p, turned=True)),
+    "TSV": ("cells.tsv", lambda r, p: table(r, p, sep="\t")),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("format", FORMATS)
+def test_formats_with_labels_of_a_table(format, real, tmp_path):
+    """Matrices without labels, and labels in a table that lacks some cells and knows others: what is joined is counted."""
+    name, make = FORMATS[format]
+    make(real, tmp_path / name)
+    labels = real.obs[["cell_type"]].iloc[5:].rename_axis("barcode")
+    labels = pd.concat([labels, labels.iloc[:3].set_axis(["x-1", "y-1", "z-1"])]).sample(frac=1, random_state=0)
+    labels.to_csv(tmp_path / "labels.csv")
+    adata = catalogue.load(tmp_path / name, labels=tmp_path / "labels.csv")
+    assert list(adata.obs_names) == list(real.obs_names[5:])
+    assert list(adata.obs["cell_type"]) == list(real.obs["cell_type"][5:])
+    report = adata.uns["dataset"]["report"]["labels from"]
+    assert "96 of 101 cells are in it, 5 are not and were left out; 3 of its lines name no cell" in report
+    order = [list(real.var_names).index(gene) for gene in adata.var_names]
+    assert sorted(order) == list(range(real.n_vars)) and (adata.X != real.X[5:][:, order]).nnz == 0
+
+
+def test_tables_of_labels_that_cannot_be_joined(real, tmp_path):
+    real.obs[["total_counts"]].to_csv(tmp_path / "a.csv")
+    real.write_h5ad(tmp_path / MADE)
+    for name, text, words in (
+        ("none", None, "There is no table of labels"),
+        ("others", "cell,type\nx,B\ny,T\n", "No column of .* names cells of .*obs_names"),
+        ("one", f"cell\n{real.obs_names[0]}\n", "one column only"),
+        ("many", f"cell,a,b\n{real.obs_names[0]},1,2\n", "no label column 'cell_type'. Columns: a, b. Name the one"),
+        ("twice", f"cell,type\n{real.obs_names[0]},B\n{real.obs_names[0]},T\n", "more than once"),
+    ):
+        if text:
+            (tmp_path / f"{name}.csv").write_text(text)
+        with pytest.raises(DataError, match=words):
+            catalogue.load(tmp_path / MADE, labels=tmp_path / f"{name}.csv")
