@@ -64,8 +64,8 @@ def load(name_or_path: str | Path, label: str | None = None, labels: str | Path 
         cells × genes; ``X`` CSR float32; ``var_names`` gene symbols; ``obs["cell_type"]`` categorical when
         labelled; ``uns["dataset"]`` the card, with ``values``: the scale of ``X`` (see :func:`value_scale`). Of a file,
         the card has ``matrix`` (what was taken and why not the others), ``selection`` (bool: some genes of a measurement,
-        not all), ``library_size_from`` and ``report`` (dict of text: all that was understood of it); where they are known,
-        ``obs["library_size"]`` holds the cells' totals over all genes, on the scale that is linear in counts.
+        not all), ``library_size_from`` and ``report`` (dict of text: all that was understood of it); ``obs["library_size"]``
+        has the cells' totals over all genes, on the scale that is linear in counts, NaN where they are unknown.
 
     Raises
     ------

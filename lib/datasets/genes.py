@@ -36,12 +36,11 @@ KINDS = {
 GENOME = re.compile(r"^(GRCh3[78]|hg19|hg38|GRCm3[89]|mm10|mm39|mm9|human|mouse)(_+|-)(?=\S)")
 MOUSE = ("GRCm38", "GRCm39", "mm9", "mm10", "mm39", "mouse")
 ID_AND_SYMBOL = re.compile(r"^(?:(ENS[A-Z]*G\d{6,}(?:\.\d+)?)[_|:;,/ -]+(\S+)|(\S+?)[_|:;,/ -]+(ENS[A-Z]*G\d{6,}(?:\.\d+)?))$")
-NO_SYMBOL = re.compile(
-    r"(ENS[A-Z]*[GTP]\d{6,}|[NX][MRPC]_\d+|HGNC:\d+|CCDS\d+|uc\d{3}\w+\.\d|[OPQ]\d[A-Z\d]{3}\d|chr\S+|\S+_at)(\.\d+)?$"
-)
+NO_SYMBOL = re.compile(r"(ENS[A-Z]*[GTP]\d{6,}|[NX][MRPC]_\d+|HGNC:\d+|CCDS\d+|uc\d{3}\w+\.\d|chr\S+|\S+_at)(\.\d+)?$")
 SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9.@/_-]{0,24}(\(\S+\))?$")
 R_DOTS = re.compile(r"^(HLA|MT|NKX\d)\.[A-Z0-9]")
-CLONE = re.compile(r"^(?:([A-Z]{2}\d{6})|(RP\d+|CT[ABCD]|KB|LL\w+|XX\w*)\.(\w+))\.(\d+)$")  # AC000123.1, RP11.34P13.7
+CLONE = re.compile(r"^(?:([A-Z]{2}\d{6})|(\w+)\.(\S+))\.(\d{1,2})$")  # AC000123.1, RP11.34P13.7: the last dot is their own
+UNIPROT = re.compile(r"[OPQ]\d[A-Z\d]{3}\d$|[A-NR-Z]\d([A-Z][A-Z\d]{2}\d){1,2}$")
 
 
 def of_kinds(var: pd.DataFrame) -> tuple[np.ndarray, dict[str, int]]:
@@ -167,6 +166,8 @@ def _symbol_columns(var):
         if len(there) < 0.3 * len(values) or there.nunique() <= 0.5 * len(there) or pd.api.types.is_numeric_dtype(var[column]):
             continue
         like = there.str.match(SYMBOL).mean()
+        if there.str.match(UNIPROT).mean() > 0.5:
+            continue
         varied = there.str.contains(r"\d", regex=True).mean()
         if like > 0.9 and (name in known or varied > 0.2) and checks.not_symbols(there)[1] is None:
             found.append((known.get(name, len(known)), -len(there), str(column), column))
@@ -252,5 +253,7 @@ def to_vocabulary(adata, vocabulary, where):
     named = anndata.AnnData(x, obs=adata.obs, var=var.set_axis(unique))
     card = dict(adata.uns["dataset"])
     card["gene_names"] = "; ".join([card["gene_names"]] * ("gene_names" in card) + notes)
+    if "report" in card:
+        card["report"] = card["report"] | {"gene names": card["gene_names"]}
     named.uns["dataset"] = card
     return named

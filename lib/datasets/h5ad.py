@@ -216,6 +216,15 @@ def table(group, part: str, path: Path, unreadable: dict[str, str]) -> pd.DataFr
     DataError
         The names of its rows cannot be read.
     """
+    try:
+        return _table(group, part, path, unreadable)
+    except DataError:
+        raise
+    except opening.ERRORS as error:
+        raise _refusal(error, group, path, part) from error
+
+
+def _table(group, part, path, unreadable):
     if not is_group(group):  # a table of records, of AnnData before 0.7
         records = pd.DataFrame(np.asarray(group[()]))
         records = records.apply(lambda column: column.str.decode("utf-8", "replace") if column.dtype == object else column)

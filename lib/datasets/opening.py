@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import h5py
+import numpy as np
 import psutil
 from anndata._io.specs.registry import IORegistryError
 
@@ -254,7 +255,9 @@ def reason(error: Exception, held=None) -> tuple[str, str]:
                 "pip install hdf5plugin, and try again; or write it anew with compression='gzip'.",
             )
         if isinstance(error, OSError | RuntimeError) and (place := _damaged(array)):
-            return f"is damaged{f' in {name}' if name else ''}: {place}", "Copy it again, or write it anew."
+            cells = _cells_of(held, place) if name in ("data", "indices") else ""
+            words = f"is damaged{f' in {name}' if name else ''}: {place[0]}{cells}"
+            return words, "Copy it again, or write it anew."
     text = str(error).split("\n")[0][:300]
     return f"cannot be read, it is damaged or of another form than AnnData's ({type(error).__name__}: {text})", "Write it anew."
 
@@ -279,17 +282,27 @@ def _missing_filter(array):
 
 
 def _damaged(array):
-    """Where the first chunk of a data set that cannot be read lies, in words, or None."""
+    """Where the first chunk of a data set that cannot be read lies: words, and its first and last entry; or None."""
     if array.chunks is None:
         try:
             array[()]
         except ERRORS as error:
-            return str(error)
+            return str(error), None
         return None
     for chunk in array.iter_chunks():
         try:
             array[chunk]
         except ERRORS:
             axes = (f"{part.start:,} to {part.stop - 1:,}" for part in chunk)
-            return f"the chunk of entries {' × '.join(axes)} of {' × '.join(f'{n:,}' for n in array.shape)}"
+            words = f"the chunk of entries {' × '.join(axes)} of {' × '.join(f'{n:,}' for n in array.shape)}"
+            return words, (chunk[0].start, chunk[0].stop - 1)
     return None
+
+
+def _cells_of(held, place):
+    """Whose values a damaged chunk of a sparse matrix holds, in words."""
+    with contextlib.suppress(*ERRORS):
+        whose = "genes" if "csc" in str(held.attrs.get("encoding-type")) else "cells"
+        first, last = np.searchsorted(held["indptr"][:], place[1], side="right")
+        return f" ({whose} {first:,} to {last:,} of {held['indptr'].shape[0] - 1:,})"
+    return ""

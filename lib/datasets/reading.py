@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 import anndata
+import numpy as np
 import zarr
 
 from lib.datasets import checks, foreign, genes, h5ad, matrices, opening
@@ -30,7 +31,7 @@ def read(path: Path, label: str | None = None, labels: str | Path | None = None)
     Returns
     -------
     (AnnData, dict, str or None)
-        ``X`` CSR float32, with ``obs["library_size"]`` where totals are known; what the card says; and the label column.
+        ``X`` CSR float32, with ``obs["library_size"]`` (NaN where totals are unknown); the card's words; the label column.
 
     Raises
     ------
@@ -47,10 +48,10 @@ def read(path: Path, label: str | None = None, labels: str | Path | None = None)
                 names = found.matrices[0].genes().index.astype(str)
             if names is not None:
                 checks.orientation(found.obs.index, names, path)
-        except MemoryError as error:
+            chosen = matrices.choose(found)
+        except (OSError, RuntimeError, MemoryError) as error:  # of h5py and zarr, where nobody looked for it
             what, remedy = opening.reason(error)
             raise DataError(f"{path} {what}.", remedy, path) from error
-        chosen = matrices.choose(found)
     x, var, names = genes.symbols(chosen.x, chosen.var, chosen.scale.name)
     obs, joined = found.obs, None
     if labels is not None:
@@ -70,8 +71,7 @@ def read(path: Path, label: str | None = None, labels: str | Path | None = None)
     for title, words in report.items():
         log.info("%s: %s: %s", path.name, title, words)
     adata = anndata.AnnData(x, obs=obs, var=var)
-    if chosen.totals is not None:
-        adata.obs["library_size"] = chosen.totals
+    adata.obs["library_size"] = np.nan if chosen.totals is None else chosen.totals
     if joined is not None and not there.all():
         adata = adata[there].copy()
     card = {

@@ -5,10 +5,8 @@ kind that is made here from other cells.
 """
 
 import gzip
-import shutil
 import subprocess
 import sys
-import warnings
 from types import SimpleNamespace
 
 import anndata
@@ -399,7 +397,7 @@ REFUSED = {
         ["Bring all cells"],
     ),
     "an R object": ("19b_seurat.rds", r_object, ["R object (.rds)"], ["anndataR", "write_h5ad"]),
-    "a damaged chunk": (None, flipped, ["X of", "damaged in data: the chunk of entries 0 to"], ["Copy it again"]),
+    "a damaged chunk": (None, flipped, ["X of", "damaged in data: the chunk of entries 0 to", "cells 1 to"], ["Copy it again"]),
     "damaged names of genes": (
         None,
         lambda r, p: flipped(r, p, "var/index"),
@@ -488,7 +486,7 @@ def test_totals_of_a_selection(case, real, tmp_path):
     card = adata.uns["dataset"]
     assert words in card["library_size_from"] and card["selection"] is True
     if words == "unknown":
-        assert "library_size" not in adata.obs
+        assert adata.obs["library_size"].isna().all()
     else:
         assert np.allclose(adata.obs["library_size"], total or real.obs["total_counts"], rtol=1e-3)
 
@@ -628,7 +626,7 @@ def test_formats_with_labels_of_a_table(format, real, tmp_path):
     report = adata.uns["dataset"]["report"]["labels from"]
     assert "96 of 101 cells are in it, 5 are not and were left out; 3 of its lines name no cell" in report
     order = [list(real.var_names).index(gene) for gene in adata.var_names]
-    assert sorted(order) == list(range(real.n_vars)) and (adata.X != real.X[5:][:, order]).nnz == 0
+    assert sorted(order) == list(range(real.n_vars)) and (real.X[5:][:, order] != adata.X).nnz == 0
 
 
 def test_tables_of_labels_that_cannot_be_joined(real, tmp_path):
