@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from lib.datasets import checks, h5ad, opening
+from lib.datasets import causes, checks, h5ad, opening
 from lib.datasets.held import Held, Matrix
 from lib.errors import DataError
 
@@ -38,7 +38,7 @@ def ten_x(path: Path, hdf5: bool = False) -> Held:
     except Exception as error:  # scanpy's own is of no kind
         if hdf5:
             with opening.hdf5(path) as file:
-                what, remedy = opening.reason(error, file)
+                what, remedy = causes.reason(error, file)
             what = f"is a 10x Genomics .h5 and {what}"
         else:
             what, remedy = f"cannot be read as a 10x folder ({type(error).__name__}: {error})", "Copy it again, whole."
@@ -101,7 +101,7 @@ def mudata(file, path: Path) -> Held:
             common = common.loc[:, ~common.columns.duplicated() & ~common.columns.isin(held.obs.columns)]
             if common.index.is_unique:
                 held.obs = held.obs.join(common)
-        except (DataError, *opening.ERRORS) as error:
+        except (DataError, *causes.ERRORS) as error:
             held.unreadable["obs beside all modalities"] = str(error)
     others = [one for one in modalities if one != name]
     for matrix in held.matrices:
@@ -118,7 +118,7 @@ def loom(file, path: Path) -> Held:
         for name in file[axis]:
             try:
                 read = h5ad.values(file[axis][name])
-            except opening.ERRORS:
+            except causes.ERRORS:
                 continue
             if np.ndim(read) == 1:
                 columns[name] = read
@@ -139,8 +139,8 @@ def loom(file, path: Path) -> Held:
     for name, layer in layers.items():
         try:
             matrices.append(Matrix(name, turned(layer), lambda: var))
-        except opening.ERRORS as error:
-            unreadable[name] = opening.reason(error, layer)[0]
+        except causes.ERRORS as error:
+            unreadable[name] = causes.reason(error, layer)[0]
     return Held(path, obs, matrices, unreadable)
 
 
@@ -176,7 +176,7 @@ def text(path: Path) -> Held:
             names += list(block.index.astype(str))
     except DataError:
         raise
-    except opening.ERRORS as error:
+    except causes.ERRORS as error:
         what = f"cannot be read as a table of text ({type(error).__name__}: {str(error).strip()[:200]})"
         raise DataError(f"{path} {what}.", "Write it with to_csv, or as .h5ad.", path) from error
     columns = rows[0][1] if rows else []
@@ -216,7 +216,7 @@ def join_labels(obs: pd.DataFrame, labels: str | Path, label: str | None, where)
         with _opened(path) as file:
             separator = _separator(file.readline()) or ","
         found = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except opening.ERRORS as error:
+    except causes.ERRORS as error:
         what = f"cannot be read as a table ({type(error).__name__}: {str(error).strip()[:200]})"
         raise DataError(f"{path} {what}.", "Write it with to_csv.", path) from error
     if found.shape[1] == 1 and separator == ",":

@@ -15,7 +15,7 @@ import scipy.sparse as sp
 from anndata.io import read_elem
 from tqdm.auto import tqdm
 
-from lib.datasets import opening
+from lib.datasets import causes, opening
 from lib.datasets.held import Held, Matrix, is_group
 from lib.errors import DataError
 
@@ -61,9 +61,9 @@ def _refusing(path):
         yield
     except DataError:
         raise
-    except opening.ERRORS as error:
+    except causes.ERRORS as error:
         with opening.hdf5(path) as file:
-            what, remedy = opening.reason(error, file)
+            what, remedy = causes.reason(error, file)
         raise DataError(f"{path} {what}.", remedy, path) from error
 
 
@@ -90,10 +90,10 @@ def _check_content(file, path):
     declared = []
 
     def note(name, item):
-        with contextlib.suppress(*opening.ERRORS):  # one of an unknown type, say
+        with contextlib.suppress(*causes.ERRORS):  # one of an unknown type, say
             declared.append((item.nbytes, name)) if getattr(item, "size", None) else None
 
-    with contextlib.suppress(*opening.ERRORS):  # damaged entries are named when they are read
+    with contextlib.suppress(*causes.ERRORS):  # damaged entries are named when they are read
         file.visititems(note)
     bytes_, name = max(declared, default=(0, ""))
     if bytes_ > 1100 * path.stat().st_size:  # deflate packs 1032 bytes into one at most
@@ -131,17 +131,17 @@ def held(file, path: Path) -> Held:
         if "raw" in file and "X" in file["raw"]:
             matrices.append(Matrix("raw.X", file["raw/X"], lambda: _raw_genes(file, path, unreadable)))
         found = Held(path, obs, matrices, unreadable)
-        with contextlib.suppress(*opening.ERRORS):
+        with contextlib.suppress(*causes.ERRORS):
             found.log_base = _log_base(file)
     except DataError:
         raise
-    except opening.ERRORS as error:
+    except causes.ERRORS as error:
         raise _refusal(error, file, path) from error
     return found
 
 
 def _refusal(error, item, path, part=""):
-    what, remedy = opening.reason(error, item)
+    what, remedy = causes.reason(error, item)
     return DataError(f"{f'{part} of ' if part else ''}{path} {what}.", remedy, f"{path} {part}".strip())
 
 
@@ -164,8 +164,8 @@ def _layers(file, genes, unreadable):
         part = f"layers[{name!r}]"
         try:
             layer = file["layers"][name]
-        except opening.ERRORS as error:
-            unreadable[part] = opening.reason(error)[0]
+        except causes.ERRORS as error:
+            unreadable[part] = causes.reason(error)[0]
             continue
         if is_group(layer) and "encoding-type" not in layer.attrs and not {"data", "indptr"} <= set(layer):
             unreadable[part] = (
@@ -220,7 +220,7 @@ def table(group, part: str, path: Path, unreadable: dict[str, str]) -> pd.DataFr
         return _table(group, part, path, unreadable)
     except DataError:
         raise
-    except opening.ERRORS as error:
+    except causes.ERRORS as error:
         raise _refusal(error, group, path, part) from error
 
 
@@ -239,7 +239,7 @@ def _table(group, part, path, unreadable):
         )
     try:
         index = pd.Index(values(group[name])).astype(str)
-    except opening.ERRORS as error:
+    except causes.ERRORS as error:
         raise _refusal(error, group[name], path, f"The names {part}[{name!r}]") from error
     order = group.attrs.get("column-order", [])
     order = [one.decode() if isinstance(one, bytes) else str(one) for one in np.asarray(order).ravel()]
@@ -252,8 +252,8 @@ def _table(group, part, path, unreadable):
             if len(read) != len(index):
                 raise ValueError(f"it has {len(read):,} entries for {len(index):,} rows")
             columns[column] = read
-        except opening.ERRORS as error:
-            unreadable[f"{part}[{column!r}]"] = opening.reason(error, group[column])[0]
+        except causes.ERRORS as error:
+            unreadable[f"{part}[{column!r}]"] = causes.reason(error, group[column])[0]
     return pd.DataFrame(columns, index=index)
 
 

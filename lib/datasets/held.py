@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from lib.datasets import opening
+from lib.datasets import causes
 from lib.errors import DataError
 
 LARGEST = 2**24  # above, float32 leaves out whole numbers
@@ -184,7 +184,7 @@ def sample(matrix: Matrix, where, most: int = 4_000_000, blocks: int = 8) -> tup
     if shape is None or len(shape) != 2:
         return read(held, where), np.arange(0)  # which refuses it
     size = values_in(held) if shape[0] else 0
-    opening.enough(size * (dtype_of(held).itemsize + 16 if is_group(held) or sp.issparse(held) else 4), where)
+    causes.enough(size * (dtype_of(held).itemsize + 16 if is_group(held) or sp.issparse(held) else 4), where)
     if size <= most or by_genes(held) or shape[0] <= blocks:
         return read(held, where), np.arange(shape[0])
     each = max(1, int(shape[0] * most / size / blocks))

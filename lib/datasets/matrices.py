@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from lib.datasets import genes, held, library, opening
+from lib.datasets import causes, genes, held, library
 from lib.datasets.held import Held, Matrix
 from lib.datasets.scale import Scale, tell
 from lib.errors import DataError
@@ -79,7 +79,7 @@ def _look(matrix, found):
         x, rows = held.sample(matrix, where)
         var = matrix.genes()
         shape = held.shape_of(matrix.held)
-    except opening.ERRORS as error:
+    except causes.ERRORS as error:
         error = error if isinstance(error, DataError) else _cannot(error, matrix, where)
         if matrix.held is not None:
             found.unreadable[matrix.name] = error.what.removeprefix(f"{where} ")
@@ -98,7 +98,7 @@ def _look(matrix, found):
 
 
 def _cannot(error, matrix, where):
-    what, remedy = opening.reason(error, matrix.held)
+    what, remedy = causes.reason(error, matrix.held)
     return DataError(f"{where} {what}.", remedy, where)
 
 
@@ -108,7 +108,7 @@ def _whole(one, found):
     where = _where(one.matrix, found)
     try:
         x = held.read(one.matrix.held, where)
-    except opening.ERRORS as error:
+    except causes.ERRORS as error:
         if isinstance(error, DataError):
             raise
         raise _cannot(error, one.matrix, where) from error

@@ -10,7 +10,7 @@ import anndata
 import numpy as np
 import zarr
 
-from lib.datasets import checks, foreign, genes, h5ad, matrices, opening
+from lib.datasets import causes, checks, foreign, genes, h5ad, matrices, opening
 from lib.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def read(path: Path, label: str | None = None, labels: str | Path | None = None)
                 checks.orientation(found.obs.index, names, path)
             chosen = matrices.choose(found)
         except (OSError, RuntimeError, MemoryError) as error:  # of h5py and zarr, where nobody looked for it
-            what, remedy = opening.reason(error)
+            what, remedy = causes.reason(error)
             raise DataError(f"{path} {what}.", remedy, path) from error
     x, var, names = genes.symbols(chosen.x, chosen.var, chosen.scale.name)
     obs, joined = found.obs, None
@@ -105,15 +105,15 @@ def _held(kind, path, stack):
         return h5ad.held(file, path)
     except DataError:
         raise
-    except opening.ERRORS as error:
-        what, remedy = opening.reason(error, file)
+    except causes.ERRORS as error:
+        what, remedy = causes.reason(error, file)
         raise DataError(f"{path} {what}.", remedy, path) from error
 
 
 def _zarr(path):
     try:
         group = zarr.open_group(path, mode="r")
-    except opening.ERRORS as error:
+    except causes.ERRORS as error:
         raise DataError(
             f"{path} is a folder, but no zarr store that can be read ({type(error).__name__}: {error}).",
             "Copy it again, whole.",

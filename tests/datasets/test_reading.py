@@ -17,7 +17,7 @@ import pytest
 import scipy.io
 import scipy.sparse as sp
 
-from lib.datasets import catalogue, opening, reading
+from lib.datasets import catalogue, causes, reading
 from lib.errors import DataError
 from lib.prepare import preprocess, tokens
 
@@ -539,7 +539,7 @@ def test_too_little_memory_is_said(real, tmp_path, monkeypatch):
     """With what is needed and what is free; also where it runs out on the way."""
     real.write_h5ad(tmp_path / MADE)
     with monkeypatch.context() as patch:
-        patch.setattr(opening.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**10))
+        patch.setattr(causes.psutil, "virtual_memory", lambda: SimpleNamespace(available=2**10))
         with pytest.raises(DataError, match=r"needs about 0\.\d MB of memory, and 0\.0 MB are free.*larger machine"):
             catalogue.load(tmp_path / MADE)
 
