@@ -5,6 +5,7 @@ kind that is made here from other cells.
 """
 
 import gzip
+import pickle
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -17,9 +18,10 @@ import pytest
 import scipy.io
 import scipy.sparse as sp
 
-from lib.datasets import catalogue, causes, reading
+from lib.datasets import catalogue, causes, held, reading
 from lib.errors import DataError
 from lib.prepare import preprocess, tokens
+from lib.settings import ROOT
 
 MADE = "made.h5ad"
 
@@ -643,3 +645,81 @@ def test_tables_of_labels_that_cannot_be_joined(real, tmp_path):
             (tmp_path / f"{name}.csv").write_text(text)
         with pytest.raises(DataError, match=words):
             catalogue.load(tmp_path / MADE, labels=tmp_path / f"{name}.csv")
+
+
+@pytest.mark.parametrize("place", ["X", "raw"])
+def test_a_large_file_is_looked_at_in_parts(place, real, tmp_path, monkeypatch):
+    """Matrices are judged by some of their cells; only the one that is taken is read whole, and is then looked at whole."""
+    made = with_x(real, logs(real)) if place == "raw" else real.copy()
+    made.raw = real
+    made.write_h5ad(tmp_path / MADE)
+    asked, really = [], held.read
+
+    def noted(matrix, where, rows=None):
+        asked.append((where.split(" of ")[0], rows))
+        return really(matrix, where, rows)
+
+    monkeypatch.setattr(held.sample, "__defaults__", (2000, 4))
+    monkeypatch.setattr(held, "read", noted)
+    adata = catalogue.load(tmp_path / MADE)
+    assert (adata.X != real.X).nnz == 0 and adata.uns["dataset"]["matrix"].startswith("raw.X" if place == "raw" else "X")
+    assert [name for name, rows in asked if rows is None] == ["raw.X" if place == "raw" else "X"]
+    assert sum(rows is not None for _, rows in asked) == 8
+
+
+def test_a_wrong_value_among_cells_that_were_not_looked_at(real, tmp_path, monkeypatch):
+    """It is found when the matrix is read whole, and another is taken."""
+    x = real.X.toarray()
+    x[50, 5] = -7
+    made = anndata.AnnData(x, obs=real.obs, var=real.var, layers={"umis": real.X})
+    made.write_h5ad(tmp_path / MADE)
+    monkeypatch.setattr(held.sample, "__defaults__", (3000, 4))
+    card = catalogue.load(tmp_path / MADE).uns["dataset"]
+    assert card["matrix"] == "layers['umis']: raw counts (1 values of X are negative)"
+
+
+def test_refusals_have_fields_and_travel():
+    """A refusal of a worker arrives whole in the process that asked."""
+    error = pickle.loads(pickle.dumps(DataError("cells.h5ad is empty.", "Copy it again.", "cells.h5ad")))
+    assert (str(error), error.what) == ("cells.h5ad is empty. Copy it again.", "cells.h5ad is empty.")
+    assert (error.remedy, error.where) == ("Copy it again.", "cells.h5ad") and isinstance(error, ValueError)
+
+
+def test_the_shell_shows_what_was_understood(real, tmp_path):
+    """The same words as in the notebook, before anything is run."""
+    real.write_h5ad(tmp_path / MADE)
+    done = subprocess.run([sys.executable, "-m", "lib.datasets", tmp_path / MADE], cwd=ROOT, text=True, capture_output=True)
+    report = reading.text(catalogue.load(tmp_path / MADE).uns["dataset"])
+    assert done.stdout == f"{tmp_path / MADE}: 101 cells × 765 genes\n{report}\n" and done.returncode == 0
+    done = subprocess.run([sys.executable, "-m", "lib.datasets", ROOT / "README.md"], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 1 and "is not an .h5ad file" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_damage_anywhere_gives_a_right_answer_or_the_reason(real, tmp_path):
+    """300 places with other bytes and 30 lengths: cells as in the sound file, or a refusal that names a part or the length."""
+    rng = np.random.default_rng(0)
+    real.write_h5ad(tmp_path / MADE, compression="gzip")
+    sound = (tmp_path / MADE).read_bytes()
+    tries = [(f"cut to {size}", sound[:size]) for size in np.linspace(0, len(sound) - 1, 30).astype(int)]
+    for place in rng.integers(0, len(sound), 300):
+        content = bytearray(sound)
+        for i in range(place, min(place + 4, len(sound))):
+            content[i] ^= int(rng.integers(1, 256))
+        tries.append((f"other bytes at {place}", bytes(content)))
+    taken = 0
+    for what, content in tries:
+        (tmp_path / MADE).write_bytes(content)
+        try:
+            adata = catalogue.load(tmp_path / MADE)
+        except DataError as refusal:
+            assert MADE in refusal.what and refusal.remedy, what
+            assert "cut" not in what or "truncated" in str(refusal) or "empty" in str(refusal) or "damaged" in str(refusal), (
+                what
+            )
+            continue
+        taken += 1
+        assert "cut" not in what and (adata.X != real.X).nnz == 0, what
+        assert np.mean(adata.var_names != real.var_names) < 0.01 and np.mean(adata.obs_names != real.obs_names) < 0.01, what
+    assert taken > 20
