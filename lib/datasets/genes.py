@@ -252,7 +252,7 @@ def to_vocabulary(adata, vocabulary, where):
     x, var, unique = summed(sp.csr_matrix(adata.X), adata.var, new, scale) if not new.is_unique else (adata.X, adata.var, new)
     named = anndata.AnnData(x, obs=adata.obs, var=var.set_axis(unique))
     card = dict(adata.uns["dataset"])
-    card["gene_names"] = "; ".join([card["gene_names"]] * ("gene_names" in card) + notes)
+    card["gene_names"] = "; ".join([*filter(None, [card.get("gene_names")]), *notes])
     if "report" in card:
         card["report"] = card["report"] | {"gene names": card["gene_names"]}
     named.uns["dataset"] = card

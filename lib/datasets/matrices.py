@@ -29,7 +29,7 @@ class Chosen:
     selection: bool
 
 
-@dataclass
+@dataclass(eq=False)
 class _Looked:
     matrix: Matrix
     x: sp.csr_matrix
@@ -57,14 +57,14 @@ def choose(found: Held) -> Chosen:
     looked.sort(
         key=lambda one: (one.scale.worth if one.scale.worth < 2 or one.scale.worth == 4 else 2, -int(one.is_gene.sum()))
     )
-    for place, one in enumerate(looked):
+    for one in list(looked):
         try:
             x = _whole(one, found)
         except DataError as error:
             refused[one.matrix.name] = error
+            looked.remove(one)
             continue
-        others = looked[:place] + looked[place + 1 :]
-        return _chosen(one, x, others, refused, found)
+        return _chosen(one, x, [other for other in looked if other is not one], refused, found)
     raise _none(refused, found)
 
 

@@ -49,7 +49,7 @@ def read(path: Path, label: str | None = None, labels: str | Path | None = None)
             if names is not None:
                 checks.orientation(found.obs.index, names, path)
             chosen = matrices.choose(found)
-        except (OSError, RuntimeError, MemoryError) as error:  # of h5py and zarr, where nobody looked for it
+        except (OSError, RuntimeError, KeyError, MemoryError) as error:  # of h5py and zarr, where nobody looked for it
             what, remedy = causes.reason(error)
             raise DataError(f"{path} {what}.", remedy, path) from error
     x, var, names = genes.symbols(chosen.x, chosen.var, chosen.scale.name)
