@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import zlib
 from importlib import metadata
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -25,6 +26,18 @@ def filters():
     """Let HDF5 have the filters of hdf5plugin (zstd, blosc …), where that package is installed."""
     with contextlib.suppress(ImportError):
         importlib.import_module("hdf5plugin")
+
+
+def plausible(held):
+    """Refuse a data set that claims more than its file can hold: deflate packs 1032 bytes into one at most.
+
+    Raises
+    ------
+    OSError
+        As h5py raises for other damage.
+    """
+    if isinstance(held, h5py.Dataset) and held.nbytes > 1100 * Path(held.file.filename).stat().st_size:
+        raise OSError(f"it claims {held.nbytes:,} bytes, more than its file can hold: damaged, or made to fill the memory")
 
 
 def enough(needed: float, where):
@@ -97,6 +110,10 @@ def _missing_filter(array):
 
 def _damaged(array):
     """Where the first chunk of a data set that cannot be read lies: words, and its first and last entry; or None."""
+    try:
+        plausible(array)
+    except ERRORS as error:
+        return str(error), None
     if array.chunks is None:
         try:
             array[()]

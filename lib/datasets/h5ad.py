@@ -259,8 +259,10 @@ def _table(group, part, path, unreadable):
 
 def values(item):
     """A column: text, numbers or categories; as anndata reads it, save text declared ASCII that is UTF-8, as R writes it."""
+    causes.plausible(item)
     if is_group(item):
         if {"codes", "categories"} <= set(item):
+            causes.plausible(item["codes"])
             return _categories(item["codes"][:], values(item["categories"]))
         return read_elem(item)
     if isinstance(item, h5py.Dataset) and (h5py.check_string_dtype(item.dtype) or item.dtype.kind in "SO"):

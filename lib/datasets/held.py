@@ -71,6 +71,7 @@ def read(held, where, rows: slice | None = None) -> sp.csr_matrix:
     elif is_group(held):
         x = _compressed(held, shape, where, rows)
     else:
+        causes.plausible(held)
         step = max(1, BLOCK // max(1, shape[1]))
         parts = [
             sp.csr_matrix(_checked(np.asarray(held[i : min(i + step, rows.stop)]), where))
@@ -133,6 +134,8 @@ def by_genes(held) -> bool:
 
 
 def _compressed(held, shape, where, rows):
+    for part in ("data", "indices", "indptr"):
+        causes.plausible(held[part])
     columns = by_genes(held)
     major, minor = shape[::-1] if columns else shape
     indptr = np.asarray(held["indptr"][:]).astype(np.int64)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
+import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -150,6 +152,8 @@ def unreadable(path: Path, error: OSError) -> DataError:
 def hdf5(path: Path) -> Iterator[h5py.File]:
     """An HDF5 file, open to be read; where it cannot be opened, the refusal says why."""
     causes.filters()
+    if (place := _endless_heap(path)) is not None:
+        raise DataError(f"{path} is damaged: its heap of texts at byte {place:,} cannot be followed.", "Copy it again.", path)
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -158,6 +162,28 @@ def hdf5(path: Path) -> Iterator[h5py.File]:
         raise DataError(f"{path} cannot be read: its HDF5 structure is damaged ({error}).", "Copy it again.", path) from error
     with file:
         yield file
+
+
+def _endless_heap(path):
+    """Where a heap of texts is damaged so that HDF5 would look for the next text for ever; None if nowhere.
+
+    An object of number 0 is the free space that ends a heap; with a size of 0, HDF5 does not get past it.
+    """
+    size = path.stat().st_size
+    if not 64 < size < 2**30:  # a larger file would be read for a minute, for damage that is rare
+        return None
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        start = content.find(b"GCOL\1\0\0\0")
+        while 0 <= start < size - 32:
+            end = min(start + struct.unpack_from("<Q", content, start + 8)[0], size)
+            place = start + 16
+            while place + 16 <= end:
+                number, _, _, length = struct.unpack_from("<HHIQ", content, place)
+                if number == 0 and length == 0:
+                    return place
+                place += length if number == 0 else 16 + (length + 7) // 8 * 8
+            start = content.find(b"GCOL\1\0\0\0", start + 4)
+    return None
 
 
 def _not_opened(path, error):
