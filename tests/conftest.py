@@ -48,6 +48,15 @@ def shared():
     return folder
 
 
+@pytest.fixture(scope="session")
+def cases():
+    """The folder of files that users had trouble with, beside the checkout likewise; skips without it."""
+    folder = Path(os.environ.get("SCBERT_SHARED") or Path(__file__).resolve().parents[2] / "shared") / "cases"
+    if not folder.is_dir():
+        pytest.skip(f"the files of cases are not at {folder}")
+    return folder
+
+
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder of downloads and a registry whose entries the test changes; nothing is asked of any server."""

@@ -1,12 +1,16 @@
 """A data set's name, or a file of cells, in; cells × genes with labels and a card out (AnnData).
 
 Read: catalogue (:func:`load`, the data sets by name), downloads (fetched once, verified), formats (how each published
-file is laid out), h5ad (a file of the reader's own: which matrix, which gene names), scale (counts or logarithms, told
-from the values), checks (what is refused, and why).
+file is laid out). A file of the reader's own: reading (the way through the rest), opening (what a file is), causes (why it
+or a part cannot be read), h5ad (AnnData in HDF5 or zarr) and foreign (other formats), held (what a file holds, read in parts),
+matrices (which of them is taken), scale (counts or logarithms, told from the values), library (the cells' totals), genes
+(which columns are genes, and their symbols), checks (what is refused, and why).
 """
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, ["catalogue", "checks", "downloads", "formats", "h5ad", "scale"], {"catalogue": ["load"]}
+    __name__,
+    "catalogue causes checks downloads foreign formats genes h5ad held library matrices opening reading scale".split(),
+    {"catalogue": ["load"]},
 )

@@ -1,13 +1,18 @@
-"""``python -m lib.datasets NAME…``: download by hand; without a name, list what there is."""
+"""``python -m lib.datasets NAME…``: download by hand; FILE…: how a file of your own is understood; without either, a list."""
 
 import sys
+from pathlib import Path
 
-from lib.datasets import downloads
+from lib.datasets import catalogue, downloads, reading
 from lib.errors import DataError
 
 try:
     for name in sys.argv[1:]:
-        print(downloads.fetch(name))
+        if name not in downloads.registry() and Path(name).exists():
+            adata = catalogue.load(name)
+            print(f"{name}: {adata.n_obs:,} cells × {adata.n_vars:,} genes", reading.text(adata.uns["dataset"]), sep="\n")
+        else:
+            print(downloads.fetch(name))
 except DataError as refusal:
     raise SystemExit(f"lib.datasets: {refusal}") from None
 if not sys.argv[1:]:

@@ -1,15 +1,16 @@
-"""Cells with their labels: the real data sets by name, and any .h5ad file by path."""
+"""Cells with their labels: the real data sets by name, and any file of cells by path."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import anndata
 import numpy as np
 import scipy.sparse as sp
 
-from lib.datasets import checks, downloads, formats, h5ad
+from lib.datasets import checks, downloads, formats, reading
 from lib.datasets.scale import value_scale
 from lib.errors import DataError
 
@@ -44,22 +45,27 @@ CARDS = {
 }
 
 
-def load(name_or_path: str | Path, label: str | None = None) -> anndata.AnnData:
-    """Load a data set by its name or an .h5ad file by its path.
+def load(name_or_path: str | Path, label: str | None = None, labels: str | Path | None = None) -> anndata.AnnData:
+    """Load a data set by its name or a file by its path.
 
     Parameters
     ----------
     name_or_path : str or path
-        One of ``CARDS`` or the path of an .h5ad file.
+        One of ``CARDS`` or the path of a file: .h5ad, .zarr, .h5 or folder of 10x Genomics, .h5mu, .loom, CSV or TSV.
     label : str, optional
         Column of ``obs`` with the cell types. Without it, ``cell_type`` or ``celltype`` is used if present;
         a file with neither is loaded unlabelled.
+    labels : str or path, optional
+        A CSV or TSV with the labels of a file's cells, joined by the cells' names; cells that it lacks are left out.
 
     Returns
     -------
     AnnData
         cells × genes; ``X`` CSR float32; ``var_names`` gene symbols; ``obs["cell_type"]`` categorical when
-        labelled; ``uns["dataset"]`` the card, with ``values``: the scale of ``X`` (see :func:`value_scale`).
+        labelled; ``uns["dataset"]`` the card, with ``values``: the scale of ``X`` (see :func:`value_scale`). Of a file,
+        the card has ``matrix`` (what was taken and why not the others), ``selection`` (bool: some genes of a measurement,
+        not all), ``library_size_from`` and ``report`` (dict of text: all that was understood of it); ``obs["library_size"]``
+        has the cells' totals over all genes, on the scale that is linear in counts, NaN where they are unknown.
 
     Raises
     ------
@@ -77,12 +83,15 @@ def load(name_or_path: str | Path, label: str | None = None) -> anndata.AnnData:
         label = label or card.get("label_column")
     else:
         path = Path(name_or_path).expanduser()
+        if re.match(r"[a-z]+:/+\w", name):
+            raise DataError(f"{name[:300]} is an address, not a path.", "Download the file, and give its path.", name)
         if not os.path.exists(path):  # unlike its method, also of a name that no disk takes
             raise DataError(
-                f"There is no data set named {name[:300]!r} and no file at that path. "
-                f"Names known: {', '.join(CARDS)}. Give one of them or the path of an .h5ad file."
+                f"There is no data set named {name[:300]!r} and no file at that path.",
+                f"Names known: {', '.join(CARDS)}. Give one of them or the path of an .h5ad file.",
+                name,
             )
-        adata, found = h5ad.read(path)
+        adata, found, label = reading.read(path, label, labels)
         card = {"name": Path(name).stem, "title": f"the file {Path(name).name}", "source": name, **found}
     where = card["source"]
     checks.gene_names(adata.var, where)

@@ -27,8 +27,8 @@ UBIQUITOUS = ("ACTB", "B2M", "CD74", "EEF1A1", "FTL", "GAPDH", "MALAT1", "PTPRC"
 MISSING = ("", "nan", "none", "na", "n/a", "<na>", "null")  # as text, in small letters
 
 
-def orientation(cells: pd.Index, genes: pd.Index, where):
-    """Refuse a matrix of genes × cells, as its names (two indexes of str) tell."""
+def _signs_of_turning(cells, genes):
+    """What tells that the names of cells are those of genes, in words, or None."""
 
     def share(names, pattern):
         return np.mean([bool(pattern.search(name)) for name in names]) if len(names) else 0
@@ -39,10 +39,21 @@ def orientation(cells: pd.Index, genes: pd.Index, where):
         "obs_names are Ensembl identifiers of genes": share(cells, ENSEMBL) > 0.5,
         "obs_names are gene symbols": len(known[0] & set(UBIQUITOUS)) >= 3 and not known[1] & set(UBIQUITOUS),
     }
-    if sign := next((sign for sign, found in signs.items() if found), None):
+    return next((sign for sign, found in signs.items() if found), None)
+
+
+def is_transposed(cells: pd.Index, genes: pd.Index) -> bool:
+    """Whether the names (two indexes of str) tell that it is genes × cells."""
+    return _signs_of_turning(cells, genes) is not None
+
+
+def orientation(cells: pd.Index, genes: pd.Index, where):
+    """Refuse a matrix of genes × cells, as its names (two indexes of str) tell."""
+    if sign := _signs_of_turning(cells, genes):
         raise DataError(
-            f"{where} looks transposed, genes × cells: {sign} (first: obs {cells[0]!r}, var {genes[0]!r}). "
-            "Save adata.T instead, which is cells × genes, with the labels in its obs."
+            f"{where} looks transposed, genes × cells: {sign} (first: obs {cells[0]!r}, var {genes[0]!r}).",
+            "Save adata.T instead, which is cells × genes, with the labels in its obs.",
+            where,
         )
 
 
@@ -52,14 +63,16 @@ def gene_names(var: pd.DataFrame, where):
     if not names.is_unique:
         twice = names[names.duplicated()].unique()
         raise DataError(
-            f"{len(twice)} gene names of {where} occur more than once ({', '.join(twice[:5])}…). Sum their columns "
-            "or keep one of each (adata[:, ~adata.var_names.duplicated()]), then save the file again."
+            f"{len(twice)} gene names of {where} occur more than once ({', '.join(twice[:5])}…).",
+            "Sum their columns or keep one of each (adata[:, ~adata.var_names.duplicated()]), then save the file again.",
+            where,
         )
-    if kind := not_symbols(names)[1]:
+    if (kind := not_symbols(names)[1]) and kind != "Ensembl identifiers":  # those serve as they are
         raise DataError(
             f"The gene names of {where} are {kind}, not symbols (first: {names[0]!r}), and var has no column of symbols "
-            f"(it has: {', '.join(map(str, var.columns)) or 'none'}). Put gene symbols such as CD3E in var_names, or in a "
-            f"column {SYMBOL_COLUMNS[0]!r}."
+            f"(it has: {', '.join(map(str, var.columns)) or 'none'}).",
+            f"Put gene symbols such as CD3E in var_names, or in a column {SYMBOL_COLUMNS[0]!r}.",
+            where,
         )
 
 

@@ -1,6 +1,8 @@
-"""The scale of a matrix: counts, or logarithms of which base."""
+"""The scale of a matrix: counts, or logarithms of which base, told from the values."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
@@ -10,26 +12,46 @@ from lib.errors import DataError
 # From each scale back to values linear in counts.
 LINEAR = {"counts": lambda x: x, "ln": np.expm1, "log2": lambda x: np.exp2(x) - 1, "log10": lambda x: np.power(10.0, x) - 1}
 BASE = {"ln": np.e, "log2": 2, "log10": 10}
-SCALES = ("ln", "log2", "log10", "counts")  # where several fit equally many cells, the first is meant
+SCALES = ("ln", "log2", "log10", "counts")  # where several fit equally well, the first is meant
 LARGEST_LOG = 40  # e⁴⁰: no logarithm of a count comes near
+NEARLY = 0.02  # counts as floats may be off by so much of themselves
+REMEDY = "Give raw counts in X, or log(1 + counts per 10⁴) with base e, 2 or 10."
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What a matrix holds: ``name`` is one of ``SCALES``, ``words`` say it, ``worth`` orders kinds of matrices, 0 the best."""
+
+    name: str
+    words: str
+    worth: int
+    whole: bool = False  # counts that floats blurred: rounding gives them back
 
 
 def value_scale(x: sp.csr_matrix, where="X", cells=None, genes=None) -> str:
+    """The name of the scale of a matrix: see :func:`tell`, whose arguments and refusals these are."""
+    return tell(x, where, cells, genes).name
+
+
+def tell(x: sp.csr_matrix, where="X", cells=None, genes=None, log_base: float | None = None) -> Scale:
     """Tell counts from log-normalised values.
 
-    The smallest value of most cells comes from one molecule, so on the scale that is linear in counts all values
-    of a cell are whole multiples of it. That recognises counts and the base of a logarithm from the values
-    alone, also after genes were selected.
+    The smallest value of most cells comes from one molecule or a few, so on the scale that is linear in counts all values
+    of a cell are whole multiples of it, or of a half or a third of it. That recognises counts and the base of a logarithm
+    from the values alone, also after genes were selected. Where all genes are there, the linear values of all cells have
+    one sum, on one scale alone.
 
     Parameters
     ----------
     x : CSR matrix, cells × genes
     where, cells, genes : str, index, index
         For the message.
+    log_base : float, optional
+        Of the logarithm that the file notes to have taken; it decides where the values are too few to.
 
     Returns
     -------
-    {"counts", "ln", "log2", "log10"}
+    Scale
         ``ln`` is ln(1 + counts per cell total), the scanpy default; ``log2`` that of scBERT. ``counts`` are whole
         numbers, or what is proportional to counts within each cell (normalised, no logarithm taken), or counts of which
         less than half have fractions (RSEM shares a read among genes, SoupX subtracts ambient RNA): normalising by the
@@ -41,77 +63,210 @@ def value_scale(x: sp.csr_matrix, where="X", cells=None, genes=None) -> str:
         Infinite, missing or negative values; no value above zero; values on none of those scales, or on several.
     """
     data = x.data
-    bad = ~np.isfinite(data) | (data < 0)
-    if bad.any():
-        first = int(np.argmax(bad))
-        row = int(np.searchsorted(x.indptr, first, side="right") - 1)
-        cell = cells[row] if cells is not None else row
-        gene = genes[x.indices[first]] if genes is not None else int(x.indices[first])
-        overflow = np.all(data[bad] == np.round(data[bad])) and np.isfinite(data[bad]).all()
-        kinds = {"missing": np.isnan(data), "infinite": np.isinf(data), "negative": data < 0}
-        kinds = " or ".join(kind for kind, found in kinds.items() if found.any())
-        raise DataError(
-            f"{int(bad.sum())} values of {where} are {kinds} (first: {data[first]:g} in cell "
-            f"{cell!r}, gene {gene!r}). Give raw counts, or log(1 + counts per 10⁴) that was not scaled or centred."
-            + (" Whole numbers below zero come from integers that overflowed, or from a subtraction." if overflow else "")
-        )
+    _refuse_bad(x, where, cells, genes)
     if not (data > 0).any():
-        raise DataError(f"Every value of {where} is zero: the matrix is empty. Is this the right layer?")
-    whole = data == np.round(data)
+        raise DataError(f"Every value of {where} is zero: the matrix is empty. Is this the right layer?", REMEDY, where)
+    nearest = np.round(data)
+    whole = data == nearest
     if whole.all():
-        return "counts"
-    fits = _fits(x)
-    share = {scale: np.mean(cells_that) for scale, cells_that in fits.items()}
-    best = max(share, key=share.get)
-    others = {scale: np.mean(fits[scale] & ~fits[best]) for scale in fits if scale != best}
-    second = max(others, key=others.get)
-    if share[best] + others[second] > 0.9 and others[second] > 0.02:
+        if data.max() == 1:
+            return Scale("counts", "only 0 and 1: whether a gene was detected, not how many counts of it", 4)
+        return Scale("counts", "raw counts", 0)
+    _refuse_some(x, whole, where, cells)
+    small = (nearest > 0) & (nearest <= 5) | (data < 0.5)
+    if small.any() and np.mean(np.abs(data - nearest)[small] <= NEARLY * nearest[small]) > 0.995 and _varied(nearest[small]):
+        off = np.max(np.abs(data - nearest)[small] / np.maximum(nearest[small], 1))
+        return Scale("counts", f"counts stored as floats, off by up to {off:.1%}: rounded to whole numbers", 0, True)
+    in_cell = np.bincount(_row_of(x), whole, x.shape[0]) >= 0.25 * np.diff(x.indptr)
+    if whole.mean() >= 0.5 and in_cell.mean() > 0.98:
+        return Scale("counts", f"counts, {1 - whole.mean():.1%} of them with fractions, used as they are", 1)
+    if said := _by_sums(x, where, cells):
+        return said
+    rows = np.unique(np.linspace(0, x.shape[0] - 1, min(2000, x.shape[0])).astype(int))
+    fits, off = _fits(x if len(rows) == x.shape[0] else x[rows])
+    testable = np.any([fit >= 0 for fit in fits.values()], axis=0)
+    share = {scale: float(np.mean(fit[testable] == 1)) if testable.any() else 0.0 for scale, fit in fits.items()}
+    near = [scale for scale in SCALES if share[scale] > max(share.values()) - 0.05]
+    best = min(near, key=lambda scale: round(off[scale], 4)) if max(share.values()) else max(share, key=share.get)
+    second, others = _second(fits, best, testable)
+    if share[best] + others > 0.9 and others > 0.02:
         raise DataError(
-            f"The cells of {where} are on different scales: {share[best]:.0%} are {best}, {others[second]:.0%} {second} "
-            "(of those looked at). Were files joined? Bring all cells to one scale, or give raw counts."
+            f"The cells of {where} are on different scales: {share[best]:.0%} are {best}, {others:.0%} {second} "
+            "(of those looked at). Were files joined?",
+            "Bring all cells to one scale, or give raw counts.",
+            where,
         )
     if share[best] > 0.9:
-        return best
-    rows = np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
-    in_cell = np.bincount(rows, whole, x.shape[0]) >= 0.25 * np.diff(x.indptr)
-    if whole.mean() >= 0.5 and in_cell.mean() > 0.98:
-        return "counts"
+        strange = rows[testable & (fits[best] == 0)]
+        if len(strange) > max(2, 0.02 * testable.sum()):
+            raise _named(strange, int(testable.sum()), f"fit no scale, while the others are {_words(best)}", where, cells)
+        words = _words(best)
+        return Scale(
+            best, words + (f"; {len(strange)} cells fit less well" if len(strange) else ""), 2 if best != "counts" else 3
+        )
+    noted = next((scale for scale, base in BASE.items() if log_base and abs(base - log_base) < 1e-3), None)
+    if noted and data.max() < LARGEST_LOG and (testable.sum() < 10 or share[noted] >= max(share.values()) - 0.05):
+        return Scale(noted, f"{_words(noted)}, as the file notes (uns['log1p'])", 2)
     raise DataError(
         f"The values of {where} are neither counts nor log counts: between {data[data > 0].min():.3g} and "
-        f"{data.max():.3g}, {whole.mean():.0%} of them whole numbers. Give raw counts in X, or log(1 + counts per 10⁴) with "
-        "base e, 2 or 10. Values that were scaled, imputed or corrected (decontX, batches) cannot be traced to counts."
+        f"{data.max():.3g}, {whole.mean():.0%} of them whole numbers. Values that were scaled, imputed or corrected (decontX, "
+        "batches) cannot be traced to counts, nor FPKM or RPKM, whose sums differ from cell to cell.",
+        REMEDY + " TPM are taken, or their logarithms, as long as all genes are there.",
+        where,
     )
 
 
-def _fits(x, cells=400):
-    """For each scale and each of (at most 400) cells: are all its small values whole multiples of the smallest?"""
-    fits = []
-    for row in np.linspace(0, x.shape[0] - 1, min(cells, x.shape[0])).astype(int):
-        values = x.data[x.indptr[row] : x.indptr[row + 1]].astype(np.float64)
-        values = values[values > 0]
-        # Whole numbers are multiples of one another on the scale of log2 too: 2¹ − 1, 2² − 1 …
-        log = len(values) and values.max() < LARGEST_LOG and np.any(values != np.round(values))
-        scales = LINEAR if log else ["counts"]
-        found = {scale: _multiples(LINEAR[scale](values)) for scale in scales}
-        if any(answer is not None for answer in found.values()):
-            fits.append([found.get(scale) is True for scale in SCALES])
-    return dict(zip(SCALES, np.array(fits or [[False] * len(SCALES)]).T))
+def _refuse_bad(x, where, cells, genes):
+    data = x.data
+    bad = ~np.isfinite(data) | (data < 0)
+    if not bad.any():
+        return
+    first = int(np.argmax(bad))
+    row = int(np.searchsorted(x.indptr, first, side="right") - 1)
+    cell = cells[row] if cells is not None else row
+    gene = genes[x.indices[first]] if genes is not None else int(x.indices[first])
+    overflow = np.all(data[bad] == np.round(data[bad])) and np.isfinite(data[bad]).all()
+    kinds = {"missing": np.isnan(data), "infinite": np.isinf(data), "negative": data < 0}
+    kinds = " or ".join(kind for kind, found in kinds.items() if found.any())
+    raise DataError(
+        f"{int(bad.sum())} values of {where} are {kinds} (first: {data[first]:g} in cell {cell!r}, gene {gene!r}).",
+        "Give raw counts, or log(1 + counts per 10⁴) that was not scaled or centred."
+        + (" Whole numbers below zero come from integers that overflowed, or from a subtraction." if overflow else ""),
+        where,
+    )
 
 
-def _multiples(values, tolerance=0.05):
-    """Whether values below ten times the smallest are whole multiples of it; None where too few or all alike."""
-    ratio = values / values.min() if len(values) else values
-    ratio = ratio[ratio < 10]  # larger ones say little: any number lies near a multiple
-    if len(ratio) < 5 or ratio.max() < 1 + tolerance:
+def _row_of(x):
+    return np.repeat(np.arange(x.shape[0]), np.diff(x.indptr))
+
+
+def _varied(nearest):
+    return bool(np.any(nearest >= 1) and np.mean(nearest >= 1) > 0.5)
+
+
+def _named(strange, of, what, where, cells):
+    names = [str(cells[row]) if cells is not None else str(row) for row in strange[:20]]
+    return DataError(
+        f"The cells of {where} are on different scales: {len(strange):,} of {of:,} cells {what} "
+        f"({', '.join(names)}{' …' if len(strange) > 20 else ''}). Were files joined, or logarithms taken twice?",
+        "Bring all cells to one scale, or leave those cells out.",
+        where,
+    )
+
+
+def _refuse_some(x, whole, where, cells):
+    """Refuse counts among which some cells have none: they are on another scale."""
+    per_cell = np.diff(x.indptr)
+    share = np.bincount(_row_of(x), whole, x.shape[0]) / np.maximum(per_cell, 1)
+    looked = per_cell >= 5
+    if not looked.any() or np.median(share[looked]) < 0.5:
+        return
+    least = (0.5, 5) if np.median(share[looked]) > 0.99 else (0.1, 10)
+    strange = np.flatnonzero((share < least[0]) & (per_cell >= least[1]))
+    if 0 < len(strange) < 0.2 * looked.sum() and np.median(share[looked]) > 0.99:
+        raise _named(strange, x.shape[0], "hold fractions, while the others are whole numbers", where, cells)
+
+
+def _by_sums(x, where, cells):
+    """The scale on which the cells have one sum, if there is just one; None otherwise."""
+    some = np.flatnonzero(np.diff(x.indptr) >= 2)
+    if len(some) < 5:
         return None
-    return bool(np.all(np.abs(ratio - np.round(ratio)) < tolerance))
+    rows, found = _row_of(x), {}
+    for scale in SCALES if x.data.max() < LARGEST_LOG else ["counts"]:
+        sums = np.bincount(rows, LINEAR[scale](x.data.astype(np.float64)), x.shape[0])
+        close = np.abs(sums[some] / np.median(sums[some]) - 1) < 0.01
+        if np.mean(close) > 0.8:
+            found[scale] = (np.median(sums[some]), some[~close])
+    if len(found) != 1:
+        return None
+    ((scale, (total, strange)),) = found.items()
+    fits, _ = _fits(x[some[:: max(1, len(some) // 500)]])
+    multiples = np.mean(fits[scale][fits[scale] >= 0] == 1) if (fits[scale] >= 0).any() else 0
+    if len(strange) > max(1, 0.005 * len(some)):
+        raise _named(strange, len(some), f"have another sum than the others, {total:,.0f}", where, cells)
+    if multiples > 0.9:
+        return Scale(scale, _words(scale), 3 if scale == "counts" else 2)
+    if x.nnz > 0.95 * x.shape[0] * x.shape[1] and x.shape[1] > 50:  # nothing measured has no zero: imputed, or decoded
+        return None
+    if abs(total / 1e6 - 1) < 0.02:
+        what = "transcripts per million (TPM: every cell's sum is 10⁶, and lengths were divided by), taken as proportions"
+    elif scale == "counts":
+        return None
+    else:
+        what = f"proportions (every cell's sum is {total:,.0f}, not whole multiples of a molecule: rounded, or corrected)"
+    return Scale(scale, f"{_words(scale)} of {what}" if scale != "counts" else what, 3 if scale == "counts" else 2)
 
 
-def say(x: sp.csr_matrix, scale: str) -> str:
-    """A scale in words."""
-    if scale != "counts":
-        return {"ln": "logarithms of base e", "log2": "logarithms of base 2", "log10": "logarithms of base 10"}[scale]
-    fractions = np.mean(x.data != np.round(x.data))
-    if fractions > 0.5:
-        return "proportional to counts, no logarithm taken"
-    return f"counts, {fractions:.1%} of them with fractions, used as they are" if fractions else "raw counts"
+def _second(fits, best, testable):
+    others = {
+        scale: float(np.mean((fits[scale] == 1)[testable] & (fits[best] != 1)[testable])) for scale in fits if scale != best
+    }
+    second = max(others, key=others.get) if testable.any() else best
+    return second, others.get(second, 0.0)
+
+
+def _fits(x):
+    """For each scale and each cell: 1 where its small values are whole multiples of one, 0 where not, −1 where too few tell.
+
+    Returns
+    -------
+    (dict of int arrays, dict of float)
+        The second: by how much they miss, for the median of the cells that fit.
+    """
+    data = x.data.astype(np.float64)
+    rounding = _rounding(x.data)
+    per_cell = np.diff(x.indptr)
+    starts = x.indptr[:-1][per_cell > 0]
+    filled = np.flatnonzero(per_cell > 0)
+    rows = np.repeat(np.arange(len(filled)), per_cell[filled])
+    data_max = np.maximum.reduceat(data, starts) if len(starts) else np.zeros(0)
+    whole = np.minimum.reduceat(data == np.round(data), starts) if len(starts) else np.zeros(0, bool)
+    fits, off = {}, {}
+    for scale in SCALES:
+        answer = np.full(x.shape[0], -1)
+        linear = LINEAR[scale](np.minimum(data, 700 if scale == "counts" else LARGEST_LOG))
+        if scale == "counts":
+            linear, slope = data, np.ones(len(data))
+        else:
+            slope = (1 + linear) * np.log(BASE[scale])
+        positive = np.where(linear > 0, linear, np.inf)
+        least = np.minimum.reduceat(positive, starts) if len(starts) else np.zeros(0)
+        ratio = positive / least[rows]
+        blur = np.where(np.isfinite(ratio), rounding * slope / least[rows] * (1 + ratio), 0)
+        told = np.isfinite(ratio) & (ratio < 10) & (blur < 0.1)  # larger ones say little: any number lies near a multiple
+        enough = (np.add.reduceat(told, starts, dtype=int) >= 5) if len(starts) else np.zeros(0, bool)
+        enough &= (np.maximum.reduceat(np.where(told, ratio, 0), starts) >= 1.05) if len(starts) else enough
+        miss = np.full(len(filled), np.inf)
+        for parts in (1, 2, 3) if not rounding.any() else (1,):
+            tolerance = (0.05 if parts == 1 else 0.02) + parts * blur
+            deviation = np.where(told, np.abs(parts * ratio - np.round(parts * ratio)) - tolerance, -1)
+            fit = np.maximum.reduceat(deviation, starts) < 0 if len(starts) else np.zeros(0, bool)
+            plain = np.where(told, np.abs(parts * ratio - np.round(parts * ratio)), 0)
+            miss = np.where(fit & np.isinf(miss), np.maximum.reduceat(plain, starts), miss) if len(starts) else miss
+        good = np.isfinite(miss)
+        if scale != "counts":  # whole numbers are multiples of one another on the scale of log2 too: 2¹ − 1, 2² − 1 …
+            enough &= ~whole & (data_max < LARGEST_LOG)
+        answer[filled] = np.where(enough, good.astype(int), -1)
+        fits[scale], off[scale] = answer, float(np.median(miss[enough & good])) if (enough & good).any() else np.inf
+    return fits, off
+
+
+def _rounding(data):
+    """By how much each value may be off, as it was stored: of so many decimals, or in half precision."""
+    for step in (0.1, 0.01, 0.001):
+        if np.all(np.abs(data / step - np.round(data / step)) < 1e-2 * max(1, step * 10)) and data.max() < LARGEST_LOG:
+            return np.full(len(data), step / 2)
+    with np.errstate(over="ignore"):
+        if np.array_equal(data.astype(np.float16).astype(data.dtype), data):
+            return data.astype(np.float64) * 2.0**-11
+    return np.zeros(len(data))
+
+
+def _words(scale):
+    return {
+        "ln": "logarithms of base e",
+        "log2": "logarithms of base 2",
+        "log10": "logarithms of base 10",
+        "counts": "proportional to counts, no logarithm taken",
+    }[scale]

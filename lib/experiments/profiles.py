@@ -122,7 +122,7 @@ def describe(profile: dict) -> Styler:
         "genes matched / missing": f"{report['matched']:,} / {len(report['missing']):,}"
         if profile["data"]["vocabulary"]
         else "the data's own genes: no vocabulary was asked for",
-        **{name.replace("_", " "): card[name] for name in ("matrix", "gene_names") if name in card},
+        **card.get("report", {}),
         "values found": report["values"],
         "cells dropped": f"{report['dropped_cells']} with fewer than {report['min_genes']} genes"
         + "".join(f"; {count} {name}" for name, count in report["dropped"].items()),

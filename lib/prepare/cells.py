@@ -12,7 +12,8 @@ import anndata
 import numpy as np
 import scipy.sparse as sp
 
-from lib.datasets import catalogue, checks, formats
+from lib.datasets import catalogue, formats
+from lib.datasets import genes as symbols
 from lib.errors import DataError
 from lib.files import replacing
 from lib.prepare import preprocess, splits
@@ -76,7 +77,7 @@ def prepared(data: dict, split: dict | None = None, read: anndata.AnnData | None
             raise DataError(f"There is no gene vocabulary at {path}. Give a text file with one gene symbol a line.")
         genes = path.read_text(encoding="utf-8").split()
     if genes is not None:
-        checks.vocabulary(adata.var_names.astype(str), genes, adata.obs_names.astype(str), data["dataset"])
+        adata = symbols.to_vocabulary(adata, genes, data["dataset"])
     total = data["library_size"] or adata.uns["dataset"].get("library_size")
     how = {"library_size": total, "scale": _scale(adata), "equal_depth": True}
     adata = preprocess.prepare(adata, genes, data["min_genes"], **how)
@@ -121,7 +122,7 @@ def elsewhere(dataset: str, genes: Sequence[str], min_genes: int) -> anndata.Ann
         As :func:`lib.prepare.prepare` gives it.
     """
     adata = _labelled(catalogue.load(dataset), dataset)
-    checks.vocabulary(adata.var_names.astype(str), genes, adata.obs_names.astype(str), dataset)
+    adata = symbols.to_vocabulary(adata, genes, dataset)
     total = adata.uns["dataset"].get("library_size")
     adata = preprocess.prepare(adata, None, 0 if total else min_genes, library_size=total, scale=_scale(adata))
     report = adata.uns["alignment"]

@@ -34,8 +34,6 @@ BAD = {
     "labels missing": (with_labels(lambda y: y.where(y.index != "c7")), {}, [FILE, "1 of 40", "'cell_type'", "'c7'", "Drop"]),
     "labels blank": (with_labels(lambda y: y.where(y.index != "c9", "  ")), {}, [FILE, "1 of 40", "'c9'", "Drop"]),
     "genes duplicated": (with_genes(lambda i: f"GENE{i % 28}A"), {}, [FILE, "2 gene", "GENE0A, GENE1A", "keep one"]),
-    "Ensembl ids": (with_genes(lambda i: f"ENSG{i:011d}.2"), {}, [FILE, "Ensembl", "ENSG00000000000.2", "symbols"]),
-    "mouse Ensembl ids": (with_genes(lambda i: f"ENSMUSG{i:011d}"), {}, [FILE, "Ensembl", "symbols"]),
     "numeric gene names": (with_genes(str), {}, [FILE, "numbers", "'0'", "symbols"]),
     "transposed, barcodes": (
         transposed(lambda i: f"GENE{i}A", barcode),
@@ -73,19 +71,6 @@ BAD = {
         with_genes(lambda i: MARKERS[i].lower()),
         {"genes": MARKERS},
         [FILE, "case", "'actb'", "str.upper()"],
-    ),
-    "Ensembl ids, a column of them too": (
-        written(
-            lambda a: anndata.AnnData(
-                a.X,
-                obs=a.obs,
-                var=pd.DataFrame(
-                    {"gene_name": [f"ENSG{i:011d}" for i in range(GENES)]}, index=[f"ENSG{i:011d}.1" for i in range(GENES)]
-                ),
-            )
-        ),
-        {},
-        [FILE, "Ensembl", "no column of symbols", "it has: gene_name", "gene_symbols"],
     ),
     "labels that say nan": (with_labels(lambda y: y.where(y.index != "c7", "nan")), {}, ["1 of 40", "'c7'", "'nan'", "Drop"]),
     "labels that say NA": (with_labels(lambda y: y.where(y > "B", "NA")), {}, ["20 of 40", "'cell_type'", "'NA'", "Drop"]),

@@ -39,7 +39,7 @@ BAD = {
     "a tenth of the cells on another base": (
         with_x(lambda x: np.where((np.arange(CELLS) % 10 == 3)[:, None], logs(x, 2), logs(x))),
         {},
-        [FILE, "different scales", "90% are ln", "10% log2", "Were files joined?"],
+        [FILE, "different scales", "4 of 40 cells have another sum", "(c3, c13, c23, c33)", "Were files joined"],
     ),
     "counts and logarithms": (
         with_x(half(lambda x: x, logs)),

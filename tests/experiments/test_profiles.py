@@ -2,8 +2,8 @@
 
 import pytest
 
-from lib.datasets import catalogue, h5ad
-from lib.datasets.scale import value_scale
+from lib.datasets import catalogue, matrices, reading
+from lib.datasets.scale import tell
 from lib.errors import DataError
 from lib.experiments import profiles, yours
 from lib.prepare import cells, embeddings, preprocess
@@ -63,22 +63,23 @@ def test_a_file_is_read_once(tmp_path, monkeypatch, raw):
     path, scales = tmp_path / "mine.h5ad", []
     raw[::2].write_h5ad(path)
 
-    def read_and_remove(path, read=h5ad.read):
-        found = read(path)
+    def read_and_remove(path, *labels, read=reading.read):
+        found = read(path, *labels)
         path.unlink()
         return found
 
-    def noted(*given, recognise=value_scale):
+    def noted(*given, recognise=tell):
         scales.append(recognise(*given))
         return scales[-1]
 
     monkeypatch.setenv("SCBERT_CACHE", str(tmp_path))
-    monkeypatch.setattr(h5ad, "read", read_and_remove)
-    for module in (catalogue, h5ad, preprocess):
-        monkeypatch.setattr(module, "value_scale", noted)
+    monkeypatch.setattr(reading, "read", read_and_remove)
+    monkeypatch.setattr(matrices, "tell", noted)
+    for module in (catalogue, preprocess):
+        monkeypatch.setattr(module, "value_scale", lambda *_: pytest.fail("the scale was looked for again"))
     chosen = yours.load("smoke", path, minutes=1)
     assert not path.exists() and chosen["adata"].n_obs > 50
-    assert scales == ["counts"] == [chosen["adata"].uns["alignment"]["values"]]
+    assert [scale.name for scale in scales] == ["counts"] == [chosen["adata"].uns["alignment"]["values"]]
 
 
 def test_the_other_protocol_takes_its_own_fine_tuning_along():

@@ -1,0 +1,136 @@
+"""A reader's own file, whatever its format, in; its cells with the matrix that serves best, and a report of the choice, out."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from pathlib import Path
+
+import anndata
+import numpy as np
+import zarr
+
+from lib.datasets import causes, checks, foreign, genes, h5ad, matrices, opening
+from lib.errors import DataError
+
+log = logging.getLogger(__name__)
+
+
+def read(path: Path, label: str | None = None, labels: str | Path | None = None) -> tuple[anndata.AnnData, dict, str | None]:
+    """A user's file as cells × genes.
+
+    Parameters
+    ----------
+    path : Path
+        .h5ad, .zarr, 10x Genomics' .h5 or folder, .h5mu, .loom, or a table of text.
+    label : str, optional
+        Column with the cell types.
+    labels : str or path, optional
+        A table with labels, joined by the cells' names.
+
+    Returns
+    -------
+    (AnnData, dict, str or None)
+        ``X`` CSR float32, with ``obs["library_size"]`` (NaN where totals are unknown); the card's words; the label column.
+
+    Raises
+    ------
+    DataError
+        With the true cause, and the part that cannot be read.
+    """
+    kind = opening.kind(path)
+    with contextlib.ExitStack() as stack:
+        try:
+            found = _held(kind, path, stack)
+            found.obs.index = found.obs.index.astype(str)
+            names = None
+            with contextlib.suppress(DataError):  # genes that cannot be read are refused with their matrix
+                names = found.matrices[0].genes().index.astype(str)
+            if names is not None:
+                checks.orientation(found.obs.index, names, path)
+            chosen = matrices.choose(found)
+        except (OSError, RuntimeError, KeyError, MemoryError) as error:  # of h5py and zarr, where nobody looked for it
+            what, remedy = causes.reason(error)
+            raise DataError(f"{path} {what}.", remedy, path) from error
+    x, var, names = genes.symbols(chosen.x, chosen.var, chosen.scale.name)
+    obs, joined = found.obs, None
+    if labels is not None:
+        obs, label, there, joined = foreign.join_labels(obs, labels, label, path)
+    aside = ", ".join(f"{count:,} {name}" for name, count in chosen.aside.items())
+    report = {
+        "matrix": chosen.matrix,
+        "genes measured": f"{x.shape[1]:,}"
+        + (f"; set aside: {aside}" if aside else "")
+        + ("; a selection of genes, not a whole measurement" if chosen.selection else ""),
+        "gene names": names,
+        "library size from": chosen.totals_from,
+        "labels from": joined,
+        "not read": "; ".join([f"{part} {why}" for part, why in found.unreadable.items()] + found.notes) or None,
+    }
+    report = {title: words for title, words in report.items() if words}
+    for title, words in report.items():
+        log.info("%s: %s: %s", path.name, title, words)
+    adata = anndata.AnnData(x, obs=obs, var=var)
+    adata.obs["library_size"] = np.nan if chosen.totals is None else chosen.totals
+    if joined is not None and not there.all():
+        adata = adata[there].copy()
+    card = {
+        "values": chosen.scale.name,
+        "matrix": chosen.matrix,
+        "selection": chosen.selection,
+        "library_size_from": chosen.totals_from,
+        "set_aside": chosen.aside,
+        "unreadable": dict(found.unreadable),
+        "report": report,
+    }
+    return adata, card | ({"gene_names": names} if names else {}), label
+
+
+def _held(kind, path, stack):
+    """What the file holds, by the reader of its format; it stays open as long as ``stack``."""
+    if kind == "table":
+        return foreign.text(path)
+    if kind == "10x folder":
+        return foreign.ten_x(path)
+    if kind == "zarr":
+        return _zarr(path)
+    file = stack.enter_context(opening.hdf5(path))
+    try:
+        if foreign.is_10x(file):
+            return foreign.ten_x(path, hdf5=True)
+        if "mod" in file:
+            return foreign.mudata(file, path)
+        if "row_attrs" in file and "col_attrs" in file and "matrix" in file:
+            return foreign.loom(file, path)
+        return h5ad.held(file, path)
+    except DataError:
+        raise
+    except causes.ERRORS as error:
+        what, remedy = causes.reason(error, file)
+        raise DataError(f"{path} {what}.", remedy, path) from error
+
+
+def _zarr(path):
+    try:
+        group = zarr.open_group(path, mode="r")
+    except causes.ERRORS as error:
+        raise DataError(
+            f"{path} is a folder, but no zarr store that can be read ({type(error).__name__}: {error}).",
+            "Copy it again, whole.",
+            path,
+        ) from error
+    if "mod" in group:
+        return foreign.mudata(group, path)
+    if not {"obs", "var"} <= set(group):
+        raise DataError(
+            f"{path} is zarr but not AnnData: it has {', '.join(list(group)[:8]) or 'nothing'}, where obs, var and X are "
+            "expected.",
+            "Write it with adata.write_zarr(path).",
+            path,
+        )
+    return h5ad.held(group, path)
+
+
+def text(card: dict) -> str:
+    """The report of a file that was read, as lines (str)."""
+    return "\n".join(f"{title}: {words}" for title, words in card.get("report", {}).items())
