@@ -20,7 +20,8 @@ from joblib.externals.loky import get_reusable_executor
 from lib import settings
 from lib.errors import DataError
 from lib.experiments.archive import PublishedRun, computed_by, published
-from lib.experiments.store import Run, code_hash, compute, edited, is_done, run_id, small
+from lib.experiments.names import code_hash, edited, run_id
+from lib.experiments.store import Run, compute, is_done, small
 from lib.experiments.tasks import dependencies
 from lib.settings import ROOT
 
@@ -223,9 +224,9 @@ def _remote(code, again, parent=None, **variables):
             threading.Thread(target=watch, name="watch", daemon=True).start()
         if root not in sys.path:
             sys.path.insert(0, root)
-        from lib.experiments import store
+        from lib.experiments import names, store
 
-        if store.edited() or code != store.LOADED:  # it was imported by an earlier call, before an edit
+        if names.edited() or code != names.LOADED:  # it was imported by an earlier call, before an edit
             for name in [name for name in sys.modules if name.split(".")[0] == "lib"]:
                 del sys.modules[name]
             from lib.experiments import store
