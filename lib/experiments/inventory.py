@@ -158,7 +158,7 @@ def named() -> dict[str, dict[str, dict]]:
 
 
 def unused(parameters: dict | None = None) -> tuple[list[tuple[Stored, str]], list[str]]:
-    """Runs that no profile asks for, each with the reason; and, in words, which could not be judged.
+    """Runs that no profile asks for, or that are damaged, each with the reason; and, in words, which could not be judged.
 
     Parameters
     ----------
@@ -170,10 +170,12 @@ def unused(parameters: dict | None = None) -> tuple[list[tuple[Stored, str]], li
     for run in there:
         state, words = run.state
         trained = (run.spec or {}).get("trained")
-        if state == "running" or run.id in used or (trained and run_id(trained, code) in used):
+        if state == "running":
             continue
         if state == "damaged":
             found.append((run, f"damaged: {words}"))
+        elif run.id in used or (trained and run_id(trained, code) in used):
+            continue
         elif run.environment["code"] != code:
             found.append((run, f"computed by code {run.environment['code'][:8]}, here it is {code[:8]}"))
         elif run.cells in judged:
