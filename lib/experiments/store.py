@@ -161,8 +161,12 @@ def small(spec: dict) -> bool:
     """Whether one thread serves a run as well as several: small models, and none at all."""
     import torch
 
-    size = (spec.get("trained") or spec).get("size", {})
-    return spec["task"] != "representations" and size.get("dim", 0) < 100 and not torch.cuda.is_available()
+    return spec["task"] != "representations" and not large(spec) and not torch.cuda.is_available()
+
+
+def large(spec: dict) -> bool:
+    """Whether a run's model is of a width that is worth a GPU."""
+    return (spec.get("trained") or spec).get("size", {}).get("dim", 0) >= 100
 
 
 @contextlib.contextmanager
