@@ -18,6 +18,7 @@ import psutil
 from lib.errors import DataError
 
 HERE = platform.node() or "here"
+SEAL = ".sha256"  # the ending of a file that holds the hash of the one beside it
 REMEDY = "Point SCBERT_CACHE to a folder that can, with enough space."
 
 
@@ -88,7 +89,7 @@ def sealed(path: Path) -> bool:
 
 
 def _seal(path):
-    return path.with_name(f"{path.name}.sha256")
+    return path.with_name(f"{path.name}{SEAL}")
 
 
 def known(function: Callable, path: Path) -> str:

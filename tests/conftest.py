@@ -72,3 +72,9 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setenv("SCBERT_CACHE", str(tmp_path))
     (tmp_path / "downloads").mkdir()
     return tmp_path / "downloads", entries
+
+
+@pytest.fixture
+def same():
+    """Whether two dictionaries of arrays are equal, bit for bit."""
+    return lambda first, second: first.keys() == second.keys() and all(np.array_equal(first[k], second[k]) for k in first)

@@ -36,8 +36,9 @@ HEAVY = {"torch", "scanpy", "umap", "matplotlib"}
 # And these, for the reason beside them: (module, what it imports).
 INSIDE = {
     ("lib.scbert.training", "lightning_fabric"): "takes seconds, and a rerun from stored runs needs none",
-    ("lib.experiments.runs", "distributed"): "takes a second, and few have a Dask cluster",
-    ("lib.experiments.runs", "lib.experiments.store"): "in a worker of the cluster, which must import it there",
+    ("lib.experiments.cluster", "distributed"): "takes a second, and few have a Dask cluster",
+    ("lib.experiments.runs", "lib.experiments.names"): "in a worker of the cluster, which must import it there",
+    ("lib.experiments.runs", "lib.experiments.store"): "likewise",
     ("lib.programs.benchmark_jobs", "performer_pytorch"): "imports torch",
 }
 

@@ -1,12 +1,13 @@
 """A profile (one YAML file of ``ladder``) in; finished runs out, each a folder named by its specification's hash.
 
 Read: profiles (a rung of the ladder and its cells), specs (the runs it asks for), baselines and classifiers (what fits and
-predicts), tasks (what a run computes), store (a run on disk: whole, known by its hash, never done twice), archive (published
-runs), runs (many at once), yours (a profile for the reader's own cells and model).
+predicts), tasks (what a run computes), names (what a run is named by), store (a run on disk, and what the store promises),
+archive (published runs), cluster (runs on Dask), runs (many at once), inventory (what lies in a store), exchange (runs from
+elsewhere), yours (a profile for the reader's own cells and model).
 """
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, ["archive", "baselines", "classifiers", "profiles", "runs", "specs", "store", "tasks", "yours"]
+    __name__, "archive baselines classifiers cluster exchange inventory names profiles runs specs store tasks yours".split()
 )

@@ -22,7 +22,8 @@ import pandas as pd
 from lib import settings
 from lib.datasets import catalogue
 from lib.errors import DataError
-from lib.experiments.store import LOADED, Run, identity, is_done, run_id
+from lib.experiments.names import LOADED, identity, run_id
+from lib.experiments.store import Run, is_done, read_log
 from lib.files import digest, fingerprint, replacing, write_text
 
 SUMS, INDEX = "SHA256SUMS", "index.json"
@@ -62,7 +63,7 @@ class PublishedRun(Run):
     def log(self) -> pd.DataFrame:
         with zipfile.ZipFile(self.path) as file:
             text = _member(file, self._entry["log"])
-        return pd.read_csv(io.BytesIO(text), float_precision="round_trip")
+        return read_log(io.BytesIO(text))
 
     @property
     def environment(self) -> dict:
@@ -88,14 +89,14 @@ def published(spec: dict) -> PublishedRun | None:
 @functools.lru_cache(maxsize=8)
 def _index(path, size, mtime):
     """The index of an archive, once its hash is seen to be the published one."""
-    if _sum(path) not in _sums():
+    if sum_of(path) not in _sums():
         raise DataError(
             f"{path} is not the archive of runs that {SUMS} beside it names: damaged, or changed. Take it again (git checkout "
             f"-- data/runs), or delete it, or give --force: then its runs are computed here, which takes hours."
         )
     try:
         with zipfile.ZipFile(path) as file:
-            return json.loads(_member(file, INDEX))
+            return index_of(file)
     except zipfile.BadZipFile as error:
         raise DataError(f"{path} is no archive of runs ({error}). Take it again (git checkout -- data/runs).") from error
 
@@ -105,8 +106,14 @@ def _sums():
     return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
 
 
-def _sum(path):
+def sum_of(path: Path) -> str:
+    """An archive's line of ``SHA256SUMS``."""
     return f"{digest(path)}  {path.name}"
+
+
+def index_of(file: zipfile.ZipFile) -> dict:
+    """What an archive says of its runs."""
+    return json.loads(_member(file, INDEX))
 
 
 def _member(file, name):
@@ -160,12 +167,8 @@ def write(name: str, fingerprints: set[str]) -> tuple[Path, int]:
     DataError
         There is nothing to publish, or the archive that is there is not the one that ``SHA256SUMS`` names.
     """
-    path, index, members = folder() / f"{name}.zip", {}, {}
-    if path.exists():
-        stat = path.stat()
-        index = dict(_index(path, stat.st_size, stat.st_mtime_ns))
-        with zipfile.ZipFile(path) as file:
-            members = {member: _member(file, member) for member in file.namelist() if member != INDEX}
+    path = folder() / f"{name}.zip"
+    index, members = content(path)
     for run in _finished():
         data = [part["data"] for part in (run.spec, run.spec.get("trained", run.spec))]
         wanted = fingerprints & {each["fingerprint"] for each in data}
@@ -176,6 +179,47 @@ def write(name: str, fingerprints: set[str]) -> tuple[Path, int]:
             f"{settings.cache() / 'runs'} has no finished run of the present code over the cells of {name}: nothing to "
             "publish. Compute them first (./run_all.sh), or point SCBERT_CACHE to where they are."
         )
+    save(path, index, members)
+    return path, len(index)
+
+
+def fault(path: Path) -> str | None:
+    """What is wrong with an archive of ``data/runs``, every member looked at, in words; or None."""
+    try:
+        stat = path.stat()
+        members_of(path, _index(path, stat.st_size, stat.st_mtime_ns))
+    except DataError as error:
+        return f"cannot be used: {error}"
+    return None
+
+
+def members_of(path: Path, index: dict) -> dict[str, bytes]:
+    """The logs and arrays of an archive by name, once every run is seen to be whole and under its specification's name."""
+    with zipfile.ZipFile(path) as file:
+        members = {name: _member(file, name) for name in file.namelist() if name != INDEX}
+    for name, member in members.items():
+        if name.endswith(".npy"):
+            np.load(io.BytesIO(member), allow_pickle=False)
+    for name, entry in index.items():
+        needed = {entry["log"], *(kept for kept, _ in entry["arrays"].values())}
+        if name_of(entry["spec"]) != name or not needed <= members.keys():
+            raise DataError(f"The run {name} of {path} is another, or lacks some of its arrays.")
+        computed_by([PublishedRun(entry["spec"], path, entry)])  # all that is said of it can be said
+    return members
+
+
+def content(path: Path) -> tuple[dict, dict[str, bytes]]:
+    """Index and members of an archive of ``data/runs``; empty where it is not there."""
+    if not path.exists():
+        return {}, {}
+    stat = path.stat()
+    index = dict(_index(path, stat.st_size, stat.st_mtime_ns))
+    with zipfile.ZipFile(path) as file:
+        return index, {member: _member(file, member) for member in file.namelist() if member != INDEX}
+
+
+def save(path: Path, index: dict, members: dict[str, bytes]) -> None:
+    """Write an archive, and its line of ``SHA256SUMS``."""
     used = {member for entry in index.values() for member in (entry["log"], *(kept for kept, _ in entry["arrays"].values()))}
     with (
         replacing(path, "Give the folder of the project back its rights.") as temporary,
@@ -186,8 +230,7 @@ def write(name: str, fingerprints: set[str]) -> tuple[Path, int]:
             about.compress_type = zipfile.ZIP_LZMA  # a tenth to a quarter less than deflate
             file.writestr(about, content)
     others = [line for line in _sums() if not line.endswith(f"  {path.name}")]  # as they are: they may have been damaged since
-    write_text(folder() / SUMS, "".join(f"{line}\n" for line in sorted([*others, _sum(path)], key=lambda line: line[66:])))
-    return path, len(index)
+    write_text(folder() / SUMS, "".join(f"{line}\n" for line in sorted([*others, sum_of(path)], key=lambda line: line[66:])))
 
 
 def _finished():

@@ -73,7 +73,10 @@ def load(name: str | dict, loaded: AnnData | None = None, **overrides: Any) -> d
     before = profile["pretraining"]
     before |= {key: _named(before[key], key) for key in ("checkpoint", "corpus") if before.get(key)}
     adata = cells.prepared(profile["data"], profile["split"], loaded)
-    return profile | {"adata": adata, "fingerprint": cells.store(adata), "depths": cells.store_depths(adata)}
+    prepared = {"adata": adata, "fingerprint": cells.store(adata), "depths": cells.store_depths(adata)}
+    how = {"profile": name if isinstance(name, str) else None, "dataset": overrides.get("dataset")}
+    cells.note(prepared["fingerprint"], profile["name"], how)
+    return profile | prepared
 
 
 def _named(given, key):

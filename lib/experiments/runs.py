@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import warnings
-from concurrent.futures import FIRST_COMPLETED, CancelledError, wait
+from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 
@@ -19,8 +19,10 @@ from joblib.externals.loky import get_reusable_executor
 
 from lib import settings
 from lib.errors import DataError
+from lib.experiments import cluster
 from lib.experiments.archive import PublishedRun, computed_by, published
-from lib.experiments.store import Run, code_hash, compute, edited, is_done, run_id, small
+from lib.experiments.names import code_hash, edited, run_id
+from lib.experiments.store import Run, compute, is_done, small
 from lib.experiments.tasks import dependencies
 from lib.settings import ROOT
 
@@ -61,7 +63,10 @@ def complete(specs: list[dict], scheduler: str | None = None, again: str | None 
         print(f"{len(served)} of {len(found)} runs are published ones, {computed_by(served)}.", flush=True)
     if len(there) > len(served):
         print(f"{len(there) - len(served)} of {len(found)} runs are stored already.", flush=True)
-    computed = _compute_there(missing, code, again, scheduler) if scheduler else _compute_here(missing, code, again)
+    if scheduler and missing:
+        computed = cluster.compute(missing, _remote(code, again, SCBERT_PROGRESS="log"), code, scheduler)
+    else:
+        computed = _compute_here(missing, code, again)
     started = time.time()
     for count, (spec, seconds) in enumerate(computed, 1):
         left = (time.time() - started) / count * (len(missing) - count)
@@ -81,42 +86,6 @@ def _gather(spec, missing, code, again):
         if run_id(other, code) not in missing and not _done(other, code, again):
             _gather(other, missing, code, again)
     missing[run_id(spec, code)] = spec
-
-
-def _compute_there(missing, code, again, scheduler):
-    """Yield (spec, seconds) as the runs finish on a Dask cluster; a run is sent after those that it depends on."""
-    if not missing:
-        return
-    from distributed import as_completed
-
-    remote, futures = _remote(code, again, SCBERT_PROGRESS="log"), {}
-    with connected(scheduler) as client:
-        if not client.scheduler_info()["workers"]:
-            print(f"The scheduler has no workers: waiting for some (dask worker {scheduler}).", flush=True)
-        for name, spec in missing.items():
-            needed = [futures[other] for other in (run_id(other, code) for other in dependencies(spec)) if other in futures]
-            futures[name] = client.submit(remote, spec, needed, pure=False, retries=1)
-        for future in as_completed(futures.values()):
-            try:
-                yield future.result()
-            except (CancelledError, OSError) as error:
-                if client.status == "running":
-                    raise
-                raise DataError(
-                    f"The scheduler at {scheduler} went away. What is done is kept: start one, and call again."
-                ) from error
-
-
-def connected(scheduler: str):
-    """A client of a Dask scheduler (a context); DataError where there is none at that address."""
-    from distributed import Client
-
-    try:
-        return Client(scheduler, timeout=10)
-    except (OSError, ValueError) as error:  # ValueError: no such kind of address
-        raise DataError(
-            f"There is no Dask scheduler at {scheduler} ({error}). Start one (dask scheduler), or leave it out."
-        ) from error
 
 
 class Terminated(KeyboardInterrupt):
@@ -223,9 +192,9 @@ def _remote(code, again, parent=None, **variables):
             threading.Thread(target=watch, name="watch", daemon=True).start()
         if root not in sys.path:
             sys.path.insert(0, root)
-        from lib.experiments import store
+        from lib.experiments import names, store
 
-        if store.edited() or code != store.LOADED:  # it was imported by an earlier call, before an edit
+        if names.edited() or code != names.LOADED:  # it was imported by an earlier call, before an edit
             for name in [name for name in sys.modules if name.split(".")[0] == "lib"]:
                 del sys.modules[name]
             from lib.experiments import store

@@ -178,6 +178,24 @@ def external(there: dict, trained: Sequence[dict]) -> Specs:
     return [other | {key: spec[key] for key in ("arm", "seed", "fraction")} | {"trained": spec} for spec in trained]
 
 
+def asked(profile: dict) -> Specs:
+    """Specifications of what notebooks 01 to 08 ask for of a profile, but for cells from elsewhere and what runs depend on."""
+    arms = ["logistic_regression", "full", "majority", "no_pretraining", "no_gene2vec", "no_gene2vec_no_pretraining"]
+    return [
+        *cell_types(profile, arms),
+        *cell_types(profile, arms[:3], profile["fractions"], profile["few_shot_seeds"]),
+        *controls(profile),
+        *other_protocol(profile, ("full", "no_gene2vec", "no_gene2vec_no_pretraining")),
+        *repeated(profile),
+        *tuning(profile),
+        *factorial(profile),
+        *pretraining_effect(profile),
+        *masked(profile),
+        *representations(profile),
+        *unknown(profile),
+    ]
+
+
 def _base(profile, task, arm, seed=None):
     """What all specifications of an arm have in common; ``seed``: of its pre-training, where it has one."""
     what = ARMS[arm]

@@ -1,14 +1,24 @@
-"""The run store: a run is a folder named after the hash of its specification and of the code that computes it.
+"""The run store: a run is a folder, ``data/cache/runs/<hash>/``, named after its specification and the code that computes it.
 
-``data/cache/runs/<hash>/`` holds ``spec.json``, ``environment.json``, ``log.csv``, ``predictions.npz``, the weights
-``model.pt`` where the run trains, ``checkpoint.pt`` while it is unfinished, and ``DONE``, written last, with the
-SHA-256 of the others. What is done is not done again; what was interrupted goes on; what is damaged is done anew; and
-what a process loaded before the code was edited computes nothing more.
+It holds ``spec.json``, ``environment.json``, ``log.csv``, ``predictions.npz``, the weights ``model.pt`` where the run trains,
+``checkpoint.pt`` while it is unfinished, and ``DONE``, written last, with the SHA-256 of the others. What it promises
+(tests/experiments/test_promises.py has a test for each):
+
+- **Whole or not at all.** A file gets its name when it is complete, a run its mark when its files are. Killed at any moment,
+  full disk or not, nothing half is taken for whole, and what was finished, epochs too, is not done again.
+- **Known by its hash.** Of every file that is stored, first compared before a process uses it: a run's in its mark, those of
+  prepared cells in their names, of gene2vec's matrix and token corpora beside them, of checkpoints and archives inside them.
+- **One computation a run.** Processes that ask for the same run wait for the one that is at it; a process is at one run at a
+  time, whatever its threads.
+- **Says why it waits,** for another process or for workers, and **why it does again** what seemed to be done.
+- **Never one thing for another.** A folder, checkpoint or file of cells under another's name is not taken; nor is a run that
+  code computed which is not on disk any more, or not its client's.
+
+``python -m lib.runs`` shows what is there (:mod:`lib.experiments.inventory`).
 """
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import functools
 import json
@@ -17,8 +27,10 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib import metadata
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +39,11 @@ from filelock import FileLock, Timeout
 from threadpoolctl import threadpool_limits
 
 from lib import scbert, settings
-from lib.errors import DataError
+from lib.experiments.names import LOADED, check_code, identity, run_id
 from lib.experiments.tasks import TASKS, dependencies
-from lib.files import digest, fingerprint, known, replacing, writable, write_text
+from lib.files import digest, known, replacing, writable, write_text
 
 FILES = ("spec.json", "environment.json", "log.csv", "predictions.npz")
-# What computes runs, in lib. How cells are read is not among it: their values are hashed in the specification.
-CODE = ("prepare", "scbert", "experiments/baselines.py", "experiments/classifiers.py", "experiments/tasks.py")
 PATIENCE = 5  # seconds after which who waits for another process says so
 # A process is at one run at a time, whatever its threads: torch's and liblinear's generators and their number of threads are
 # the whole process's. Again, since a run computes those that it depends on.
@@ -54,7 +64,7 @@ class Run:
 
     @property
     def log(self) -> pd.DataFrame:
-        return pd.read_csv(self.folder / "log.csv", float_precision="round_trip")
+        return read_log(self.folder / "log.csv")
 
     @property
     def weights(self) -> Path | None:
@@ -67,101 +77,80 @@ class Run:
         return json.loads((self.folder / "environment.json").read_text())
 
 
-def run_id(spec: dict, code: str | None = None) -> str:
-    """16 hexadecimal digits: a hash of the specification and of the code that computes it (default: as it is on disk)."""
-    text = json.dumps({"spec": identity(spec), "code": code or code_hash()}, sort_keys=True)
-    return fingerprint(text)
-
-
-def identity(spec: dict) -> dict:
-    """A specification without what only helps to find things: the keys that begin with an underscore.
-
-    >>> identity({"seed": 0, "pretraining": {"checkpoint": {"sha256": "90ae", "_path": "mine.pth"}}})
-    {'seed': 0, 'pretraining': {'checkpoint': {'sha256': '90ae'}}}
-    """
-    kept = {key: value for key, value in spec.items() if not key.startswith("_")}
-    return {key: identity(value) if isinstance(value, dict) else value for key, value in kept.items()}
-
-
-def code_hash() -> str:
-    """Hash of the code that computes runs, as it is on disk now.
-
-    Comments, docstrings and layout do not count, so that rewording and formatting keep the runs; nor does the version of
-    Python, which a dump by :mod:`ast` itself would depend on.
-    """
-    places = [settings.ROOT / "lib" / name for name in CODE]
-    files = [path for place in places for path in (sorted(place.rglob("*.py")) if place.is_dir() else [place])]
-    return fingerprint(" ".join(known(_meaning, path) for path in files))
-
-
-def _meaning(path):
-    """Hash of a file's syntax tree."""
-    return fingerprint(_told(ast.parse(Path(path).read_text(encoding="utf-8"), path)))
-
-
-def _told(node):
-    """A syntax tree in words, without positions, docstrings and fields that are empty."""
-    if isinstance(node, list):
-        return f"[{' '.join(map(_told, node))}]"
-    if not isinstance(node, ast.AST):
-        return repr(node)
-    fields = dict(ast.iter_fields(node))
-    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
-        fields["body"] = fields["body"][1:]
-    told = (f"{name}={_told(value)}" for name, value in fields.items() if value is not None and value != [])
-    return f"{type(node).__name__}({' '.join(told)})"
-
-
-# The code that this process loaded, and whether another was seen on disk since; kept where this module alone is reloaded.
-LOADED, _edited = globals().get("LOADED") or code_hash(), globals().get("_edited", False)
-
-
-def edited() -> bool:
-    """Whether code that computes runs was seen to differ from what this process loaded: it may hold some of each since."""
-    global _edited
-    _edited = _edited or code_hash() != LOADED
-    return _edited
-
-
-def check_code(wanted: str = LOADED) -> None:
-    """Refuse to compute by code that is not what is on disk, or not ``wanted``, what the client of a worker has."""
-    if wanted != LOADED:
-        raise DataError(f"The worker's code is {LOADED}, its client's {wanted}: let both see the folder {settings.ROOT}.")
-    if edited():
-        raise DataError(f"The code was {LOADED} when it was loaded and is {code_hash()} now: nothing is stored. Call again.")
+def read_log(file: Path | BytesIO) -> pd.DataFrame:
+    """A log's table; empty where its task logs nothing."""
+    try:
+        return pd.read_csv(file, float_precision="round_trip")
+    except pd.errors.EmptyDataError:
+        return pd.DataFrame()
 
 
 def is_done(run: Run, again: str | None = None) -> bool:
     """Whether a run is finished, undamaged and the one asked for; with ``again``, a word: and its mark carries that word."""
     if not (run.folder / "DONE").exists():
         return False
+    if wrong := fault(run.folder):
+        print(f"Run {run.id} {wrong}: it is done again.", file=sys.stderr)
+        return False
+    return again in (None, mark(run.folder)["again"])
+
+
+def fault(folder: Path) -> str | None:
+    """What is wrong with a folder that has a mark, in words; None where it holds, whole, the run that it is named by."""
     try:
-        mark = json.loads((run.folder / "DONE").read_text(encoding="utf-8"))
-        wanted, marked = mark["sha256"], mark["again"]
-        lacking = [name for name in wanted.keys() | set(FILES) if not (run.folder / name).is_file()]
-        wrong = [name for name in wanted.keys() - set(lacking) if known(digest, run.folder / name) != wanted[name]]
-        whose = None if lacking or wrong else _whose(run.folder)
+        wanted, _ = (mark(folder)[name] for name in ("sha256", "again"))
+        if lacking := [name for name in wanted.keys() | set(FILES) if not (folder / name).is_file()]:
+            return f"lacks {', '.join(sorted(lacking))}"
+        if wrong := [name for name in wanted if known(digest, folder / name) != wanted[name]]:
+            return f"is damaged ({', '.join(sorted(wrong))})"
+        return None if (whose := owner(folder)) == folder.name else f"is not what its folder holds: there lies run {whose}"
     except Exception:  # noqa: BLE001 - a changed mark may hold anything; the remedy is one
-        lacking, wrong, whose, marked = [], ["DONE"], None, None
-    if lacking or wrong:
-        words = f"lacks {', '.join(sorted(lacking))}" if lacking else f"is damaged ({', '.join(sorted(wrong))})"
-        print(f"Run {run.id} {words}: it is done again.", file=sys.stderr)
-    elif whose != run.id:
-        print(f"In the folder of run {run.id} lies run {whose}: it is done again.", file=sys.stderr)
-    return whose == run.id and again in (None, marked)
+        return "is damaged (DONE)"
 
 
-def _whose(folder):
+def mark(folder: Path) -> dict:
+    """What the mark of a finished run says: when it was ``finished``, ``again``, the word, and ``sha256`` of each file."""
+    return json.loads((folder / "DONE").read_text(encoding="utf-8"))
+
+
+def owner(folder: Path) -> str:
     """The identifier of the run that a folder says it holds."""
     spec, about = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("spec.json", "environment.json"))
     return run_id(spec, about["code"])
 
 
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Keep other processes from the run of this folder meanwhile; False where one is at it."""
+    lock = FileLock(_lock(folder))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def held(folder: Path) -> bool:
+    """Whether a process is at the run of this folder now."""
+    try:
+        with claimed(folder) if _lock(folder).exists() else contextlib.nullcontext(True) as free:
+            return not free
+    except OSError:  # a disk that is read only: nobody computes there
+        return False
+
+
+def _lock(folder):
+    return folder.with_suffix(".lock")
+
+
 def _strange(run):
     """Whether an unfinished run's folder holds something of another run, or nobody's."""
     try:
-        return _whose(run.folder) != run.id
+        return owner(run.folder) != run.id
     except FileNotFoundError:
         return any(run.folder.glob("checkpoint*"))
     except Exception:  # noqa: BLE001 - damaged, in whatever way
@@ -172,8 +161,12 @@ def small(spec: dict) -> bool:
     """Whether one thread serves a run as well as several: small models, and none at all."""
     import torch
 
-    size = (spec.get("trained") or spec).get("size", {})
-    return spec["task"] != "representations" and size.get("dim", 0) < 100 and not torch.cuda.is_available()
+    return spec["task"] != "representations" and not large(spec) and not torch.cuda.is_available()
+
+
+def large(spec: dict) -> bool:
+    """Whether a run's model is of a width that is worth a GPU."""
+    return (spec.get("trained") or spec).get("size", {}).get("dim", 0) >= 100
 
 
 @contextlib.contextmanager
@@ -225,7 +218,7 @@ def _alone(run):
     """The one process that is at this run; who has to wait says so."""
     with writable(run.folder):
         run.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run.folder.with_suffix(".lock"))
+        lock = FileLock(_lock(run.folder))
         try:
             lock.acquire(timeout=PATIENCE)
         except Timeout:
@@ -254,9 +247,9 @@ def _compute(run, again):
     if state is not None:
         scbert.training.save(run.folder / "model.pt", state)
     names = [*FILES, *(["model.pt"] if state is not None else [])]
-    mark = {"finished": time.time(), "again": again, "sha256": {name: known(digest, run.folder / name) for name in names}}
+    done = {"finished": time.time(), "again": again, "sha256": {name: known(digest, run.folder / name) for name in names}}
     check_code()
-    write_text(run.folder / "DONE", json.dumps(mark, indent=1))
+    write_text(run.folder / "DONE", json.dumps(done, indent=1))
     for left in run.folder.glob("checkpoint*"):
         left.unlink()
     return about["seconds"]

@@ -68,8 +68,9 @@ def load(profile: str, data: str | Path | None = None, label: str | None = None,
     whole = cells.prepared(base["data"], base["split"], read)
     key = files.fingerprint(repr((cells.store(whole), base, SIZES, float(minutes))))
     path = settings.cache() / "plans" / f"{key}.json"
-    if not path.exists():
+    if not files.sealed(path):  # not there, or damaged: the time is taken anew
         files.write_text(path, json.dumps(_plan(whole, base, minutes)))
+        files.seal(path)
     plan = json.loads(path.read_text(encoding="utf-8"))
     training = (1 - base["split"]["test_size"]) * plan["cells"]
     base["fractions"] = [fraction for fraction in FRACTIONS if fraction * training >= FEW or fraction == 1]

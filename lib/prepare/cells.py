@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +18,7 @@ import scipy.sparse as sp
 from lib.datasets import catalogue, formats
 from lib.datasets import genes as symbols
 from lib.errors import DataError
-from lib.files import replacing
+from lib.files import known, replacing, write_text
 from lib.prepare import preprocess, splits
 from lib.prepare.tokens import sparse_tokens
 from lib.settings import cache
@@ -197,31 +200,59 @@ def store_depths(adata: anndata.AnnData) -> str:
     return _kept("depths-", arrays)
 
 
+def note(fingerprint: str, name: str, about: dict) -> None:
+    """Write beside prepared cells which profile they are of, for :mod:`lib.experiments.inventory`; nothing else reads it."""
+    path = cache() / "cells" / f"{fingerprint}.{name}.json"
+    with contextlib.suppress(DataError):  # on a disk that can only be read, all else may be there already
+        if not path.exists():
+            write_text(path, json.dumps(about))
+
+
 def _kept(kind, arrays):
-    """Write arrays under their hash unless there."""
+    """Write arrays under their hash unless they are there, whole."""
+    name = kind + _hash(arrays)
+    path = _path(name)
+    wrong = fault(path) if path.exists() else None
+    if wrong:
+        print(f"The prepared cells {path} {wrong}: they are written again.", file=sys.stderr)
+    if wrong or not path.exists():
+        with replacing(path) as temporary:
+            np.savez_compressed(temporary, **arrays)
+    return name.removeprefix(kind)
+
+
+def _hash(arrays):
     digest = hashlib.sha256()
     for name, array in arrays.items():
         digest.update(f"{name} {array.shape}".encode())
         digest.update("\n".join(array).encode() if array.dtype.kind == "U" else np.ascontiguousarray(array).tobytes())
-    fingerprint = digest.hexdigest()[:16]
-    path = _path(kind + fingerprint)
-    if not path.exists():
-        with replacing(path) as temporary:
-            np.savez_compressed(temporary, **arrays)
-    return fingerprint
+    return digest.hexdigest()[:16]
 
 
 def _path(name):
     return cache() / "cells" / f"{name}.npz"
 
 
-def _arrays(name):
-    path = _path(name)
+def fault(path: Path) -> str | None:
+    """What is wrong with a file of prepared cells, or of their depths, in words; None where it holds what its name says."""
+    return known(_fault, path)
+
+
+def _fault(path):
     try:
         with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except Exception as error:  # zipfile, zlib, ValueError, OSError: the remedy is one
-        raise DataError(f"The prepared cells {path} are missing or damaged ({error}). Delete that file and rerun.") from error
+            found = _hash(dict(file))
+    except Exception as error:  # noqa: BLE001 - zipfile, zlib, ValueError, OSError: the remedy is one
+        return f"are damaged ({error})"
+    return None if found == Path(path).stem.removeprefix("depths-") else f"are others than their name says ({found})"
+
+
+def _arrays(name):
+    path = _path(name)
+    if wrong := fault(path) if path.exists() else "are missing":
+        raise DataError(f"The prepared cells {path} {wrong}. Load the profile again (./run_all.sh does): it writes them.")
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
 
 
 def _matrix(a):

@@ -22,7 +22,7 @@ from papermill.exceptions import PapermillExecutionError
 
 from lib import files, plots, settings
 from lib.errors import DataError
-from lib.experiments import profiles, runs, yours
+from lib.experiments import cluster, profiles, runs, yours
 from lib.programs import committed
 from lib.settings import ROOT
 
@@ -135,7 +135,7 @@ def main(arguments: list[str]) -> int:
         variables["SCBERT_SCHEDULER"] = chosen.scheduler
     settings.put(variables)  # what the notebooks' kernels start with
     if address := settings.scheduler():
-        runs.connected(address).close()  # one that is not there is said now, not by each notebook
+        cluster.connected(address).close()  # one that is not there is said now, not by each notebook
     target = plots.folder({"name": yours.name(chosen.profile, parameters.get("data") or parameters.get("dataset"))})
     published = committed.tables(target.name)  # now: without git, the files about to be written over are what there is
     started, failed = time.time(), []

@@ -1,6 +1,5 @@
 """For the tests of experiments: the smoke profile in a cache of its own."""
 
-import numpy as np
 import pytest
 
 from lib.experiments import profiles
@@ -12,9 +11,3 @@ def profile(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SCBERT_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield profiles.load("smoke")
-
-
-@pytest.fixture
-def same():
-    """Whether two dictionaries of arrays are equal, bit for bit."""
-    return lambda first, second: first.keys() == second.keys() and all(np.array_equal(first[k], second[k]) for k in first)

@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock
 
 from lib.errors import DataError
-from lib.experiments import profiles, runs, specs, store
+from lib.experiments import names, profiles, runs, specs, store
 from lib.settings import ROOT
 
 
@@ -31,7 +31,7 @@ def test_a_run_holds_what_a_reader_needs(done, profile):
     run = done[0]
     assert json.loads((run.folder / "spec.json").read_text()) == json.loads(json.dumps(run.spec))
     assert run.environment["packages"]["torch"] and run.environment["seconds"] > 0
-    assert run.environment["code"] == store.code_hash()
+    assert run.environment["code"] == names.code_hash()
     assert len(run.log) == profile["finetuning"]["epochs"]
     p = run.predictions
     assert p["probabilities"].shape == (len(p["test"]), len(p["classes"]))
@@ -158,10 +158,10 @@ def test_what_determines_a_run_is_in_its_name(profile):
         base | {"pretraining": {"checkpoint": {"sha256": "1", "_path": "here"}}},
         base | {"pretraining": {"checkpoint": {"sha256": "2", "_path": "here"}}},
     ]
-    assert len({store.run_id(spec) for spec in [base, *others]}) == len(others) + 1
-    assert store.run_id(base) == store.run_id(json.loads(json.dumps(base)))
+    assert len({names.run_id(spec) for spec in [base, *others]}) == len(others) + 1
+    assert names.run_id(base) == names.run_id(json.loads(json.dumps(base)))
     moved = base | {"pretraining": {"checkpoint": {"sha256": "2", "_path": "there"}}}
-    assert store.run_id(moved) == store.run_id(others[-1])
+    assert names.run_id(moved) == names.run_id(others[-1])
 
 
 # The code that computes a run.
@@ -179,8 +179,8 @@ def copy(tmp_path):
 def test_comments_and_layout_keep_runs_and_code_does_not(copy, monkeypatch):
     """The code's part of the name ignores comments, docstrings, blank lines, blanks and formatting, and nothing else."""
     monkeypatch.setattr(store.settings, "ROOT", copy)
-    path, before = copy / "lib" / "scbert" / "finetune.py", store.code_hash()
-    assert before == store.LOADED
+    path, before = copy / "lib" / "scbert" / "finetune.py", names.code_hash()
+    assert before == names.LOADED
     text = path.read_text()
     for other in (
         "# a remark\n" + text.replace("From 0.", "Counted from 0."),
@@ -190,18 +190,18 @@ def test_comments_and_layout_keep_runs_and_code_does_not(copy, monkeypatch):
         text.replace("peak = max_lr\n", "peak = (\n        max_lr\n    )\n"),
     ):
         path.write_text(other)
-        assert other != text and store.code_hash() == before
+        assert other != text and names.code_hash() == before
     for other in (
         text.replace("warmup: int = 5", "warmup: int = 60"),
         text.replace("peak = max_lr\n", "peak = 2.0 * max_lr\n"),
         text.replace("is made for", "was made for").replace("the model was made", "the model is made"),
     ):
         path.write_text(other)
-        assert other != text and store.code_hash() != before
+        assert other != text and names.code_hash() != before
     path.write_text(text)
-    assert store.code_hash() == before
+    assert names.code_hash() == before
     (copy / "lib" / "prepare" / "more.py").write_text("MORE = 1\n")
-    assert store.code_hash() != before
+    assert names.code_hash() != before
 
 
 def test_all_code_that_a_task_reaches_is_in_the_hash():
@@ -230,9 +230,9 @@ def test_all_code_that_a_task_reaches_is_in_the_hash():
                     follow(file_of(name))
 
     follow(lib / "experiments" / "tasks.py")
-    names = {str(path.relative_to(lib)) for path in found}
-    assert {"scbert/model.py", "prepare/tokens.py", "datasets/scale.py", "experiments/classifiers.py"} <= names
-    outside = [name for name in names if not name.startswith(tuple(store.CODE))]
+    files = {str(path.relative_to(lib)) for path in found}
+    assert {"scbert/model.py", "prepare/tokens.py", "datasets/scale.py", "experiments/classifiers.py"} <= files
+    outside = [name for name in files if not name.startswith(tuple(names.CODE))]
     assert {name for name in outside if not name.startswith("datasets/")} <= {"errors.py", "files.py", "settings.py"}
 
 
@@ -309,12 +309,12 @@ def test_an_edit_in_a_living_process_computes_new_runs(copy):
 def test_an_edit_while_a_run_is_computed_leaves_no_mark(copy):
     """Nobody knows which code computed it: the call ends with both hashes, and nothing counts as done."""
     message, marks = live(copy, MEANWHILE).splitlines()[-2:]
-    assert "nothing is stored" in message and store.LOADED in message and not marks
+    assert "nothing is stored" in message and names.LOADED in message and not marks
 
 
 def test_a_worker_with_other_code_refuses(profile):
     """It names its own code and the client's."""
     [spec] = specs.cell_types(profile, ["majority"], [0.5], [7])
-    with pytest.raises(DataError, match=f"{store.LOADED}.* 0123"):
+    with pytest.raises(DataError, match=f"{names.LOADED}.* 0123"):
         store.compute(spec, code="0123")
     assert not Path(store.Run(spec).folder).exists()

@@ -89,7 +89,7 @@ def test_depths_are_kept_beside_the_cells(tmp_path, monkeypatch):
     [path] = tmp_path.rglob(f"*{full}.npz")
     path.write_bytes(path.read_bytes()[:100])
     cells.read_depths.cache_clear()
-    with pytest.raises(DataError, match=f"{full}.*damaged.*Delete that file and rerun"):
+    with pytest.raises(DataError, match=f"{full}.*damaged.*Load the profile again"):
         cells.read_depths(full)
 
 
