@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lib.errors import DataError
+from lib.prepare.shards import Shards
 from lib.prepare.tokens import MASK
 from lib.scbert.model import ScBert
 from lib.scbert.rules import Epochs, Plateau
@@ -81,7 +82,7 @@ def pretrain(
     ----------
     model : ScBert
         Trained in place; ends with the weights of the round with the lowest loss on the validation cells.
-    tokens : CSR matrix of uint8, or array, (cells, genes + 1)
+    tokens : CSR matrix of uint8, array, or :class:`lib.prepare.shards.Shards`, (cells, genes + 1)
     epochs : int, optional
         A fixed number of passes: the rate warms up over a tenth of them and falls by a cosine to a hundredth.
     ends : dict, optional
@@ -106,14 +107,15 @@ def pretrain(
     model = fabric.to_device(model)
     order = np.random.RandomState(seed).permutation(tokens.shape[0])
     held_out = max(1, round(validation * tokens.shape[0]))
-    tokens = sp.csr_matrix(tokens, dtype=np.uint8)
+    tokens = tokens if isinstance(tokens, Shards) else sp.csr_matrix(tokens, dtype=np.uint8)
+    judged = tokens[order[:held_out]]
 
     def loss_of(_, shown, generator):
         masked, targets = (x.to(fabric.device, non_blocking=True) for x in mask_tokens(shown, generator))
         return F.cross_entropy(target_logits(model, masked, targets).float(), targets[targets != IGNORED])
 
     def evaluate():
-        result = evaluate_masked(model, tokens[order[:held_out]], seed=seed, batch_size=batch_size)
+        result = evaluate_masked(model, judged, seed=seed, batch_size=batch_size)
         accuracy = float((result["predicted"] == result["target"]).mean())
         return {"validation_loss": result["loss"], "validation_accuracy": accuracy}, {}, np.zeros(0)
 
