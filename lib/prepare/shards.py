@@ -7,6 +7,7 @@ taken stays on the disk, so that a corpus may be larger than memory; in memory i
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from lib.files import replacing, seal, sealed
 from lib.prepare.tokens import BINS
 
 PARTS = ("counts", "places")
+ADVISED, PAGE = hasattr(mmap, "MADV_WILLNEED"), mmap.PAGESIZE
 
 
 def files(stem: Path) -> list[Path]:
@@ -62,6 +64,10 @@ class Shards:
     def __init__(self, stems: Sequence[Path], width: int):
         self.stems, self.width = list(stems), width
         counts, places = zip(*([np.load(path, mmap_mode="r") for path in files(stem)] for stem in self.stems), strict=True)
+        self.advise = [array._mmap.madvise for array in places] if ADVISED else []
+        for advise in self.advise:  # the pages of a cell alone: around each the system would read dozens that nobody asked for
+            advise(mmap.MADV_RANDOM)
+        self.offset = places[0].offset if places else 0  # of the arrays in their files
         # Views without numpy.memmap's bookkeeping, which costs more than a cell's own bytes.
         self.counts, self.places = ([np.asarray(array) for array in arrays] for arrays in (counts, places))
         self.first = np.cumsum([0, *map(len, counts)])  # of the cells of each shard
@@ -86,8 +92,15 @@ class Shards:
         counts = np.stack([self.counts[s][row] for s, row in rows]) if len(cells) else np.zeros((0, BINS), np.int64)
         indptr = np.zeros(len(cells) + 1, np.int64)
         np.cumsum(counts.sum(1, dtype=np.int64), out=indptr[1:])
-        begin = self.begin[cells]
-        spans = zip(shard.tolist(), begin.tolist(), (begin + np.diff(indptr)).tolist(), strict=True)
+        begin, shard = self.begin[cells], shard.tolist()
+        end = begin + np.diff(indptr)
+        if ADVISED:  # all are read from the disk at once, and not one after the other as they are copied
+            at = self.offset + begin * self.places[0].itemsize
+            size = np.where(end > begin, (end - begin) * self.places[0].itemsize + at % PAGE, 0)
+            for s, first, length in zip(shard, (at - at % PAGE).tolist(), size.tolist(), strict=True):
+                if length:
+                    self.advise[s](mmap.MADV_WILLNEED, first, length)
+        spans = zip(shard, begin.tolist(), end.tolist(), strict=True)
         places = np.concatenate([self.places[s][start:end] for s, start, end in spans] or [np.zeros(0, np.int32)])
         bins = np.repeat(np.tile(np.arange(1, BINS + 1, dtype=np.uint8), len(cells)), counts.ravel())
         return sp.csr_matrix((bins, places.astype(np.int32), indptr), (len(cells), self.width))

@@ -237,6 +237,17 @@ def test_what_is_no_corpus_is_refused(place, name):
         corpus.tokens(path, GENES, min_genes=1)
 
 
+def test_cells_without_a_token_are_cells(tmp_path):
+    """Also where one stands at the very end of a file of whole pages, and in a shard without any token."""
+    x = np.zeros((3, 2001), np.uint8)
+    x[1, : (4096 - 128) // 2] = 3  # numpy's header takes 128 bytes
+    for name, cells in {"first": x, "second": x[:1], "third": x[:0]}.items():
+        shards.write(tmp_path / name, [sp.csr_matrix(cells)], 2000)
+    assert (tmp_path / "first.places.npy").stat().st_size == 4096
+    store = shards.Shards([tmp_path / name for name in ("first", "third", "second")], 2001)
+    assert np.array_equal(dense(store), np.concatenate([x, x[:1]])) and not store[np.array([2, 3, 0])].nnz
+
+
 @pytest.mark.parametrize("elsewhere", [False, True])
 def test_batches_of_a_corpus_are_fed_as_those_of_a_matrix_are(place, small_shards, elsewhere):
     """Each cell once, in the order asked for, from shards of several files; another process maps the files itself."""
