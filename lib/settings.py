@@ -10,6 +10,8 @@ SCBERT_OFFLINE       1: never download                                          
 SCBERT_MIRROR        a web folder to take all downloads from                                        the published places
 SCBERT_TIMEOUT       seconds without a byte before a download is tried again                        60
 SCBERT_WORKERS       how many small runs go side by side                                            by cores and memory
+SCBERT_DEVICES       GPUs, or processes on a CPU, that train one large model together             all GPUs; one process
+SCBERT_AT_ONCE       cells of a batch that go through a model at once in training; the rest follow  the whole batch
 SCBERT_SCHEDULER     address of a Dask scheduler that does the runs                                 runs are done here
 SCBERT_FORCE         a word: runs whose mark carries another word, or none, are done again          what is done serves
 SCBERT_PROGRESS      log: progress in lines, for output that goes to a file                         live bars
@@ -66,6 +68,16 @@ def workers() -> int | None:
     return _number("SCBERT_WORKERS", int, "the number of runs that may go side by side, 1 or more")
 
 
+def devices() -> int | None:
+    """How many GPUs, or processes on a CPU, train a large model together, or None: all GPUs, or one process."""
+    return _number("SCBERT_DEVICES", int, "the number of devices that may train together, 1 or more")
+
+
+def at_once() -> int | None:
+    """How many cells of a batch go through a model at once in training, or None: all of them."""
+    return _number("SCBERT_AT_ONCE", int, "a number of cells, 1 or more")
+
+
 def scheduler() -> str | None:
     """The address of a Dask scheduler, or None."""
     return _text("SCBERT_SCHEDULER", r"\S+:\S+", "the address that the scheduler prints, such as tcp://10.0.0.1:8786")
@@ -84,6 +96,12 @@ def progress_in_lines() -> bool:
 def given() -> dict[str, str]:
     """The variables that are set, for another process."""
     return {name: value for name, value in os.environ.items() if name.startswith("SCBERT_")}
+
+
+def handed_on(changes: dict[str, str]) -> dict[str, str]:
+    """The whole environment with some changes, for another process, which finds this library whatever its folder."""
+    found = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": found, **changes}
 
 
 def put(variables: dict[str, str]) -> None:

@@ -2,6 +2,8 @@
 
 import os
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -13,6 +15,8 @@ ASKED = {
     "SCBERT_MIRROR": settings.mirror,
     "SCBERT_TIMEOUT": settings.timeout,
     "SCBERT_WORKERS": settings.workers,
+    "SCBERT_DEVICES": settings.devices,
+    "SCBERT_AT_ONCE": settings.at_once,
     "SCBERT_SCHEDULER": settings.scheduler,
     "SCBERT_FORCE": settings.force,
     "SCBERT_PROGRESS": settings.progress_in_lines,
@@ -30,6 +34,8 @@ ASKED = {
         ("SCBERT_WORKERS", "many"),
         ("SCBERT_WORKERS", "-1"),
         ("SCBERT_WORKERS", "1.5"),
+        ("SCBERT_DEVICES", "all"),
+        ("SCBERT_AT_ONCE", "0"),
         ("SCBERT_SCHEDULER", "localhost"),
         ("SCBERT_FORCE", "../up"),
         ("SCBERT_PROGRESS", "lines"),
@@ -46,16 +52,16 @@ def test_what_is_not_set_or_empty_has_its_default(monkeypatch):
     for empty in (True, False):
         for variable in (*ASKED, "SCBERT_CACHE", "SCBERT_DATA_DIR", "SCBERT_FIGURES"):
             monkeypatch.setenv(variable, "") if empty else monkeypatch.delenv(variable, raising=False)
-        assert [ask() for ask in ASKED.values()] == [False, None, 60.0, None, None, None, False]
+        assert [ask() for ask in ASKED.values()] == [False, None, 60.0, None, None, None, None, None, False]
         assert settings.cache() == settings.ROOT / "data" / "cache" and settings.downloads() == settings.cache() / "downloads"
         assert settings.figures() == settings.ROOT / "figures"
 
 
 def test_values_are_understood(monkeypatch):
-    given = ["1", "http://host/folder", "0.5", "3", "tcp://10.0.0.1:8786", "a-word_1", "log"]
+    given = ["1", "http://host/folder", "0.5", "3", "2", "8", "tcp://10.0.0.1:8786", "a-word_1", "log"]
     for variable, value in zip(ASKED, given, strict=True):
         monkeypatch.setenv(variable, value)
-    assert [ask() for ask in ASKED.values()] == [True, given[1], 0.5, 3, given[4], given[5], True]
+    assert [ask() for ask in ASKED.values()] == [True, given[1], 0.5, 3, 2, 8, given[6], given[7], True]
     monkeypatch.setenv("SCBERT_CACHE", "somewhere")
     assert settings.cache() == settings.ROOT / "somewhere"  # whatever folder the process is in
 
@@ -79,3 +85,20 @@ def test_variables_are_handed_on_whole(monkeypatch):
     settings.put(handed)
     assert settings.force() is None and settings.workers() == 3
     assert os.environ["SCBERT_CACHE"] == handed["SCBERT_CACHE"] and "PATH" in os.environ
+
+
+def test_another_process_finds_the_library(monkeypatch, tmp_path):
+    """In whatever folder it is started, beside what the environment names; and the changes are its own."""
+    (tmp_path / "mine.py").write_text("found = True")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    code = "import mine, lib.settings as s; print(s.cache())"
+    for options in ([], ["-P"]):
+        ran = subprocess.run(
+            [sys.executable, *options, "-c", code],
+            env=settings.handed_on({"SCBERT_CACHE": "theirs"}),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert ran.stdout.strip() == str(settings.ROOT / "theirs"), ran.stderr
+    assert os.environ.get("SCBERT_CACHE") != "theirs"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import anndata
@@ -41,13 +41,16 @@ def opened(path: Path) -> Iterator[anndata.AnnData]:
         yield adata
 
 
-def blocks(backed: anndata.AnnData, name: str) -> Iterator[tuple[int, sp.csr_matrix]]:
-    """The matrix of an opened .h5ad, stored sparse or dense, as (first cell, CSR float32); never whole, never dense."""
+def blocks(backed: anndata.AnnData, name: str, firsts: Sequence[int] | None = None) -> Iterator[tuple[int, sp.csr_matrix]]:
+    """The matrix of an opened .h5ad, stored sparse or dense, as (first cell, CSR float32); never whole, never dense.
+
+    Only the blocks that begin with the cells ``firsts``, where these are given.
+    """
     x, path = backed.X, backed.filename
     if getattr(x, "format", "csr") == "csc":
         raise DataError(f"The matrix of {path} is stored by genes (csc).", "Store it by cells: adata.X.tocsr().", path)
-    silent = backed.n_obs <= 4 * BLOCK
-    for first in tqdm(range(0, backed.n_obs, BLOCK), desc=name, unit=f"×{BLOCK} cells", mininterval=2, disable=silent):
+    silent, firsts = backed.n_obs <= 4 * BLOCK, range(0, backed.n_obs, BLOCK) if firsts is None else firsts
+    for first in tqdm(firsts, desc=name, unit=f"×{BLOCK} cells", mininterval=2, disable=silent):
         with _refusing(path):
             block = sp.csr_matrix(x[first : first + BLOCK], dtype=np.float32)
         block.eliminate_zeros()

@@ -11,11 +11,11 @@ import yaml
 from anndata import AnnData
 from pandas.io.formats.style import Styler
 
-from lib.datasets import downloads
+from lib.datasets import downloads, stored
 from lib.errors import DataError
 from lib.experiments.tasks import PUBLISHED
 from lib.files import digest
-from lib.prepare import cells
+from lib.prepare import cells, corpus
 from lib.prepare.embeddings import choose
 
 FOLDER = Path(__file__).resolve().parent / "ladder"
@@ -81,8 +81,11 @@ def load(name: str | dict, loaded: AnnData | None = None, **overrides: Any) -> d
 
 def _named(given, key):
     """What a specification says of a checkpoint or corpus: a published name, or the file's content and, aside, its place."""
-    if isinstance(given, dict) or given in PUBLISHED:
+    if isinstance(given, dict) or (isinstance(given, str) and given in PUBLISHED):
         return given
+    if key == "corpus":
+        paths = [str(path) for path in stored.sources(given)]
+        return {"sha256": corpus.content(paths), "_path": paths if len(paths) > 1 else paths[0]}
     path = Path(given).expanduser().resolve()
     if not path.is_file():
         raise DataError(f"There is no {key} at {path}. Give the path of a file, or one of {', '.join(PUBLISHED)}.")

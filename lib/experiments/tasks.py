@@ -36,13 +36,17 @@ def _load(spec):
 
 
 def _file(given):
-    """The path of a checkpoint or corpus that a specification names: the published one, or the user's, if it is the same."""
+    """Where a checkpoint or corpus is that a specification names: the published one, or the user's, if it is the same."""
     if isinstance(given, str):
         return downloads.fetch(PUBLISHED[given])
-    path = Path(given["_path"])
-    if not path.is_file() or digest(path) != given["sha256"]:
-        raise DataError(f"{path} is not there any more, or another file than when the profile was loaded. Load it again.")
-    return path
+    place = given["_path"]
+    try:
+        same = corpus.content(place) == given["sha256"]
+    except (DataError, OSError):
+        same = False
+    if not same:
+        raise DataError(f"{place} is not there any more, or another file than when the profile was loaded. Load it again.")
+    return place if isinstance(place, list) else Path(place)
 
 
 def gene_embedding(spec: dict, cells: Cells, train: np.ndarray) -> np.ndarray | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import hashlib
+import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -11,28 +13,47 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from lib.datasets.h5ad import blocks, check_file, opened
+from lib.datasets import genes as symbols
+from lib.datasets import h5ad, stored
 from lib.datasets.scale import value_scale
 from lib.errors import DataError
-from lib.files import digest, fingerprint, seal, sealed
-from lib.prepare import preprocess
+from lib.files import digest, fingerprint, known, replacing, seal, sealed, writable
+from lib.prepare import preprocess, shards
+from lib.prepare.shards import Shards
 from lib.prepare.tokens import sparse_tokens
 from lib.settings import ROOT, cache
 
-# A corpus is a folder of the three arrays of a CSR matrix, the large ones without a header.
-FILES = ("indptr.npy", "indices.i32", "data.u8")
+SHARD = 4  # blocks of cells a shard: what is held in memory while it is built, and what is lost when building is interrupted
+PATIENCE = 5  # seconds after which who waits for another process says so
 
 
-def tokens(path: Path, genes: Sequence[str], min_genes: int = 200) -> sp.csr_matrix:
-    """The tokens of a pre-training corpus, memory-mapped; written once for a file, a vocabulary and this code.
+def content(given: str | Path | Sequence) -> str:
+    """The hash that names a corpus: that of its file, or of the hashes of its files, whatever they are called."""
+    hashes = sorted(_by_content(given))
+    return hashes[0] if len(hashes) == 1 else hashlib.sha256(" ".join(hashes).encode()).hexdigest()
+
+
+def _by_content(given):
+    """The files of a corpus by their hashes."""
+    found = {}
+    for path in stored.sources(given):
+        if not path.exists():
+            raise DataError(f"There is no corpus at {path}. Give the path of a file, several, or a folder of files.")
+        if (other := found.setdefault(stored.content(path), path)) is not path:
+            raise DataError(f"{path} and {other} are the same cells: leave one out of the corpus.")
+    return found
+
+
+def tokens(given: str | Path | Sequence, genes: Sequence[str], min_genes: int = 200) -> Shards:
+    """The tokens of a pre-training corpus, memory-mapped; written once for each file, a vocabulary and this code.
 
     Parameters
     ----------
-    path : Path
-        An .h5ad of counts or log-normalised values, with gene symbols.
+    given : path, or sequence of paths
+        An .h5ad, an AnnData in .zarr or a 10x .h5 (:mod:`lib.datasets.stored`) of counts or log-normalised values, with gene
+        symbols; several; or a folder of such files.
     genes : sequence of str
         The gene vocabulary, in order.
     min_genes : int
@@ -40,58 +61,101 @@ def tokens(path: Path, genes: Sequence[str], min_genes: int = 200) -> sp.csr_mat
 
     Returns
     -------
-    CSR matrix of uint8, (cells, genes + 1)
-        As :func:`lib.prepare.tokens.sparse_tokens` gives it; its entries stay on the disk.
+    Shards
+        (cells, genes + 1); file after file in the order of their hashes, in a file as they are in it. Building what was
+        interrupted goes on with the shards that are missing; one that is damaged is written again, alone.
     """
-    check_file(path)
-    code = sorted(file for part in ("datasets", "prepare") for file in (ROOT / "lib" / part).glob("*.py"))
-    folder = cache() / "corpus" / fingerprint(" ".join([*map(digest, [path, *code]), str(min_genes), *genes]))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):  # arms that are pre-trained side by side share one corpus
-        if folder.is_dir() and not all(sealed(folder / name) for name in FILES):
-            print(f"The corpus {folder} is damaged: it is written again.", file=sys.stderr)
+    files = _by_content(given)
+    stems = [stem for name in sorted(files) for stem in _shards(name, files[name], genes, min_genes)]
+    corpus = Shards(stems, len(genes) + 1) if stems else None
+    if corpus is None or corpus.shape[0] < 2:
+        for folder in {stem.parent for stem in stems}:
             shutil.rmtree(folder)
-        if not folder.is_dir():
-            partial = folder.with_suffix(".partial")
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
-            try:
-                with opened(path) as backed:
-                    _write(partial, backed, genes, min_genes)
-                for name in FILES:
-                    seal(partial / name)
-                os.replace(partial, folder)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
-    indptr = np.load(folder / FILES[0], allow_pickle=False)
-    kinds = zip(FILES[1:], (np.int32, np.uint8))
-    places, bins = (np.memmap(folder / name, kind, "r", shape=int(indptr[-1])) for name, kind in kinds)
-    return sp.csr_matrix((bins, places, indptr), (len(indptr) - 1, len(genes) + 1))
+        where = ", ".join(map(str, files.values()))
+        raise DataError(f"{where} has {corpus.shape[0] if corpus else 0} cells with {min_genes} detected genes: no corpus.")
+    return corpus
 
 
-def _write(folder, backed, genes, min_genes):
-    """The files of a corpus, block by block of its cells."""
-    path, names, scale, lengths = Path(backed.filename), backed.var_names, None, [np.zeros(1, np.int64)]
-    inside = np.flatnonzero(names.isin(genes))
-    with (folder / FILES[1]).open("wb") as places, (folder / FILES[2]).open("wb") as bins:
-        for first, x in blocks(backed, f"tokens of {path.name}"):
-            obs = pd.DataFrame(index=backed.obs_names[first : first + x.shape[0]])
-            found = value_scale(x, f"cells from {first:,} of {path}", obs.index, names)
-            scale = scale or found
-            if found != scale:
-                raise DataError(f"The cells from {first:,} of {path} are {found}, those before {scale}: mixed scales.")
-            if len(inside) and (np.diff(x[:, inside].indptr) < min_genes).all():
-                continue
-            block = anndata.AnnData(x, obs=obs, var=pd.DataFrame(index=names))
-            if scale == "log2":  # scBERT's own scale: its corpus is used as it is
-                block.uns["dataset"] = {"normalised": "log2"}
-            tokens = sparse_tokens(preprocess.prepare(block, genes, min_genes=min_genes, scale=scale))
-            places.write(tokens.indices.astype(np.int32, copy=False).tobytes())
-            bins.write(tokens.data.tobytes())
-            lengths.append(np.diff(tokens.indptr))
-    indptr = np.concatenate(lengths).cumsum(dtype=np.int64)
-    if len(indptr) < 3:
-        raise DataError(f"{path} has {len(indptr) - 1} cells with {min_genes} detected genes: no corpus.")
-    if indptr[-1] >= 2**31:  # with larger ones SciPy would copy all places into memory, to number them by 64 bits
-        raise DataError(f"{path} has {indptr[-1]:,} tokens that are not zero, and a corpus 2³¹ at most: give fewer cells.")
-    np.save(folder / FILES[0], indptr)
+def _shards(name, path, genes, min_genes):
+    """The shards of one file, built where they are not there."""
+    code = sorted(file for part in ("datasets", "prepare") for file in (ROOT / "lib" / part).glob("*.py"))
+    identity = [name, *(known(digest, file) for file in code), str(min_genes), *genes]
+    folder = cache() / "corpus" / fingerprint(" ".join(identity))
+    mark = folder / "shards.json"  # the first cell of each shard; written when all are there
+    with _alone(folder, path):  # arms that are pre-trained side by side share one corpus
+        whole = sealed(mark)
+        stems = [_stem(folder, first) for first in json.loads(mark.read_text())] if whole else []
+        missing = [stem for stem in stems if not shards.intact(stem)]
+        if mark.exists() and (missing or not whole):
+            names = ", ".join(stem.name for stem in missing) or mark.name
+            print(f"The corpus {folder} is damaged: it is written again ({names}).", file=sys.stderr)
+        if missing or not whole:
+            with stored.opened(path) as held:
+                firsts = range(0, held.n_obs, SHARD * h5ad.BLOCK)
+                missing = [first for first in firsts if not shards.intact(_stem(folder, first))]
+                _build(folder, held, missing, genes, min_genes)
+                stems = [_stem(folder, first) for first in firsts]
+            with replacing(mark) as temporary:
+                temporary.write_text(json.dumps(list(firsts)))
+            seal(mark)
+    return stems
+
+
+def _stem(folder, first):
+    return folder / f"{first:010d}"
+
+
+@contextlib.contextmanager
+def _alone(folder, path):
+    """The one process that is at this file's shards; who has to wait says so."""
+    with writable(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_suffix(".lock"))
+        try:
+            lock.acquire(timeout=PATIENCE)
+        except Timeout:
+            print(f"Another process is at the tokens of {path}: waiting for it.", flush=True)
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _build(folder, held, missing, genes, min_genes):
+    """The shards that begin with the cells ``missing``, each sealed before the next is read."""
+    try:
+        done = []
+        for first, tokens in _blocks(held, missing, genes, min_genes):
+            done.append(tokens)
+            if len(done) == SHARD or first + h5ad.BLOCK >= held.n_obs:
+                begin = first - first % (SHARD * h5ad.BLOCK)
+                shards.write(_stem(folder, begin), [tokens for tokens in done if tokens is not None], len(genes))
+                done = []
+    except DataError as error:
+        if not isinstance(error.__cause__, OSError):  # what was done of a file that cannot be used is of no use
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _blocks(held, missing, genes, min_genes):
+    """(first cell, tokens or None where no cell is kept) of all blocks of these shards, on the scale of the file's first."""
+    path, scale = Path(held.filename), None
+    firsts = [first for begin in missing for first in range(begin, begin + SHARD * h5ad.BLOCK, h5ad.BLOCK)]
+    firsts = [first for first in firsts if first < held.n_obs]
+    for first, x in h5ad.blocks(held, f"tokens of {path.name}", sorted({0, *firsts})):
+        obs = pd.DataFrame(index=held.obs_names[first : first + x.shape[0]])
+        found = value_scale(x, f"cells from {first:,} of {path}", obs.index, held.var.index)
+        scale = scale or found
+        if found != scale:
+            raise DataError(f"The cells from {first:,} of {path} are {found}, those before {scale}: mixed scales.")
+        if first not in firsts:
+            continue
+        x, var, _ = symbols.symbols(x, held.var, scale)
+        if (inside := var.index.isin(genes)).any() and (np.diff(x[:, inside].indptr) < min_genes).all():
+            yield first, None
+            continue
+        block = anndata.AnnData(x, obs=obs, var=pd.DataFrame(index=var.index))
+        if scale == "log2":  # scBERT's own scale: its corpus is used as it is
+            block.uns["dataset"] = {"normalised": "log2"}
+        yield first, sparse_tokens(preprocess.prepare(block, genes, min_genes=min_genes, scale=scale))

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from lib.errors import DataError
 from lib.scbert.model import CellTypeClassifier
+from lib.scbert.ranks import on_devices
 from lib.scbert.rules import Epochs, Plateau
-from lib.scbert.training import feed, fit, in_batches, make_fabric
+from lib.scbert.training import feed, fit, in_batches, make_fabric, of_batches
 
 
 def learning_rate(
@@ -134,6 +135,7 @@ def redraw_dead_head(model: CellTypeClassifier, tokens: sp.csr_matrix, train: np
     )
 
 
+@on_devices
 def finetune(
     model: CellTypeClassifier,
     tokens,
@@ -154,7 +156,7 @@ def finetune(
     cache_bytes: int = 2**30,
     name: str = "fine-tuning",
 ) -> FineTuned:
-    """Fine-tune a classifier as the paper does, and predict the test cells.
+    """Fine-tune a classifier as the paper does, and predict the test cells; ``devices``: :func:`lib.scbert.ranks.on_devices`.
 
     Parameters
     ----------
@@ -197,7 +199,8 @@ def finetune(
     model = fabric.to_device(model)
     freeze(model, trained)
     tokens, targets = sp.csr_matrix(tokens, dtype=np.uint8), fabric.to_device(torch.as_tensor(labels).long())
-    weights = fabric.to_device(torch.as_tensor(class_weights(labels[train], classes))) if weighted else None
+    per_class = class_weights(labels[train], classes) if weighted else np.ones(classes, np.float32)
+    weights = fabric.to_device(torch.as_tensor(per_class)) if weighted else None
     frozen = FrozenBlocks(model, tokens, np.concatenate([train, select, test]), batch_size, cache_bytes)
 
     def logits(cells, shown):
@@ -211,13 +214,14 @@ def finetune(
             frozen.cache = None
         return F.cross_entropy(logits(batch, shown), targets[batch.to(fabric.device)], weight=weights)
 
+    def logits_of(cells):
+        return torch.cat(of_batches(tokens, in_batches(cells, batch_size), fabric.device, logits)).to(fabric.device)
+
     def probabilities(cells):
-        batches = feed(tokens, in_batches(cells, batch_size), fabric.device)
-        return torch.cat([logits(batch, shown).softmax(1) for batch, shown in batches]).cpu().numpy()
+        return logits_of(cells).softmax(1).cpu().numpy()
 
     def loss_and_accuracy():
-        batches = feed(tokens, in_batches(select, batch_size), fabric.device)
-        found = torch.cat([logits(batch, shown) for batch, shown in batches])
+        found = logits_of(select)
         right = targets[torch.as_tensor(select, device=fabric.device)]
         loss = float(F.cross_entropy(found, right, weight=weights))
         return {"validation_loss": loss, "accuracy": float((found.argmax(1) == right).float().mean())}, {}, np.zeros(0)
@@ -245,6 +249,7 @@ def finetune(
         batch_size=batch_size,
         seed=seed,
         fabric=fabric,
+        weight_of=lambda cells: float(per_class[labels[cells]].sum(dtype=np.float64)),
         checkpoint=checkpoint,
         name=name,
     )

@@ -56,6 +56,8 @@ class ScBert(nn.Module):
         embedding, and the model cannot tell one gene from another.
     """
 
+    counting = True  # of a batch in parts, only the first counts as a forward
+
     def __init__(self, config: ScBertConfig | None = None, gene_embedding: ArrayLike | None = None):
         super().__init__()
         config = config or ScBertConfig()
@@ -152,7 +154,7 @@ class ScBert(nn.Module):
         bool
             Whether they were redrawn.
         """
-        if not self.config.depth:  # the head alone: performer-pytorch would look for a block's device
+        if not (self.config.depth and self.counting):  # of the head alone, performer-pytorch would look for a block's device
             return False
         updater = self.performer.proj_updater
         updater.redraw_projections()

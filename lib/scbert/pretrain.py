@@ -12,10 +12,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from lib.errors import DataError
+from lib.prepare.shards import Shards
 from lib.prepare.tokens import MASK
 from lib.scbert.model import ScBert
+from lib.scbert.ranks import on_devices
 from lib.scbert.rules import Epochs, Plateau
-from lib.scbert.training import Fit, feed, fit, in_batches, make_fabric
+from lib.scbert.training import Fit, fit, in_batches, make_fabric, of_batches
 
 IGNORED = -100  # PyTorch's ignore_index: not a target
 
@@ -45,7 +47,7 @@ def mask_tokens(
     # Drawn gene by gene, so that cells get the same numbers however they are batched.
     chance, hidden = torch.rand(len(cell), 2, generator=generator, dtype=torch.float64).unbind(1)
     expressed = torch.bincount(cell, minlength=len(tokens))
-    wanted = torch.ceil(mask_prob * expressed.double() - 1e-9).long()
+    wanted = targets_of(expressed, mask_prob)
     order = torch.argsort(cell + chance)  # cell by cell, within a cell in the order of chance
     rank = torch.arange(len(cell)) - (expressed.cumsum(0) - expressed)[cell]  # cell is sorted: so is cell[order]
     chosen = order[rank < wanted[cell]]
@@ -56,11 +58,22 @@ def mask_tokens(
     return masked, targets
 
 
+def targets_of(expressed, mask_prob: float = 0.15) -> Tensor:
+    """How many targets cells with so many non-zero tokens have (int64 tensor)."""
+    return torch.ceil(mask_prob * torch.as_tensor(expressed).double() - 1e-9).long()
+
+
+def skip_draws(expressed: int, generator: torch.Generator) -> None:
+    """Draw what :func:`mask_tokens` draws for cells with so many non-zero tokens."""
+    torch.rand(expressed, 2, generator=generator, dtype=torch.float64)
+
+
 def target_logits(model: ScBert, masked: Tensor, targets: Tensor) -> Tensor:
     """Logits of the targets only, (targets, 7): neither the head nor the last block's queries need the other tokens."""
     return model.to_out(model.norm(model.states_at(masked, *torch.nonzero(targets != IGNORED, as_tuple=True))))
 
 
+@on_devices
 def pretrain(
     model: ScBert,
     tokens,
@@ -75,13 +88,13 @@ def pretrain(
     accelerator: str = "auto",
     name: str = "pre-training",
 ) -> Fit:
-    """Pre-train on the masked task, all weights trained.
+    """Pre-train on the masked task, all weights trained; ``devices``: see :func:`lib.scbert.ranks.on_devices`.
 
     Parameters
     ----------
     model : ScBert
         Trained in place; ends with the weights of the round with the lowest loss on the validation cells.
-    tokens : CSR matrix of uint8, or array, (cells, genes + 1)
+    tokens : CSR matrix of uint8, array, or :class:`lib.prepare.shards.Shards`, (cells, genes + 1)
     epochs : int, optional
         A fixed number of passes: the rate warms up over a tenth of them and falls by a cosine to a hundredth.
     ends : dict, optional
@@ -106,14 +119,15 @@ def pretrain(
     model = fabric.to_device(model)
     order = np.random.RandomState(seed).permutation(tokens.shape[0])
     held_out = max(1, round(validation * tokens.shape[0]))
-    tokens = sp.csr_matrix(tokens, dtype=np.uint8)
+    tokens = tokens if isinstance(tokens, Shards) else sp.csr_matrix(tokens, dtype=np.uint8)
+    judged, expressed = tokens[order[:held_out]], tokens.count_nonzero(axis=1)  # (cells,)
 
     def loss_of(_, shown, generator):
         masked, targets = (x.to(fabric.device, non_blocking=True) for x in mask_tokens(shown, generator))
         return F.cross_entropy(target_logits(model, masked, targets).float(), targets[targets != IGNORED])
 
     def evaluate():
-        result = evaluate_masked(model, tokens[order[:held_out]], seed=seed, batch_size=batch_size)
+        result = evaluate_masked(model, judged, seed=seed, batch_size=batch_size)
         accuracy = float((result["predicted"] == result["target"]).mean())
         return {"validation_loss": result["loss"], "validation_accuracy": accuracy}, {}, np.zeros(0)
 
@@ -131,6 +145,8 @@ def pretrain(
         batch_size=batch_size,
         seed=seed,
         fabric=fabric,
+        weight_of=lambda cells: int(targets_of(expressed[cells]).sum()),
+        skip=lambda cells, generator: skip_draws(int(expressed[cells].sum()), generator),
         checkpoint=checkpoint,
         name=name,
     )
@@ -160,13 +176,19 @@ def evaluate_masked(model: ScBert, tokens, seed: int = 0, batch_size: int = 32) 
     device = next(model.parameters()).device
     generator = torch.Generator().manual_seed(seed)
     tokens = sp.csr_matrix(tokens, dtype=np.uint8)
-    logits, found = [], []
-    for batch, shown in feed(tokens, in_batches(np.arange(tokens.shape[0]), batch_size), device):
+
+    def scored(batch, shown):
         masked, targets = mask_tokens(shown, generator)
         targets[masked != MASK] = IGNORED
         cell, gene = torch.nonzero(targets != IGNORED, as_tuple=True)
-        found.append(torch.stack([batch[cell], gene, targets[cell, gene]]))
-        logits.append(target_logits(model, masked.to(device), targets.to(device)).float().cpu())
+        found = torch.stack([batch[cell], gene, targets[cell, gene]])
+        return target_logits(model, masked.to(device), targets.to(device)).float().cpu(), found
+
+    def skip(batch):
+        skip_draws(int(expressed[batch].sum()), generator)
+
+    batches, expressed = in_batches(np.arange(tokens.shape[0]), batch_size), tokens.count_nonzero(axis=1)
+    logits, found = zip(*of_batches(tokens, batches, device, scored, skip), strict=True)
     logits, (cell, gene, target) = torch.cat(logits), torch.cat(found, 1)
     return {
         "cell": cell.numpy(),

@@ -41,6 +41,27 @@ def test_a_readers_file_is_named_by_its_content(profile, tmp_path):
         assert named["sha256"].startswith("ba7816bf8f01cfea") and named["_path"] == str(path)
 
 
+def test_a_corpus_of_several_files_is_named_by_what_is_in_them(profile, tmp_path):
+    """A folder or a list: the hash is the same under other names and in another order, and another where a file is added."""
+    (tmp_path / "files").mkdir()
+    first, second = (tmp_path / "files" / f"{name}.h5ad" for name in "ab")
+    first.write_bytes(b"first")
+    second.write_bytes(b"second")
+
+    def named(given):
+        content = profiles.read("smoke")
+        content["pretraining"]["corpus"] = given
+        return profiles.load(content)["pretraining"]["corpus"]
+
+    folder = named(str(tmp_path / "files"))
+    assert folder["_path"] == [str(first), str(second)] and named([str(second), str(first)])["sha256"] == folder["sha256"]
+    assert named(str(first))["_path"] == str(first) and named([str(first)])["sha256"] == named(str(first))["sha256"]
+    third = first.rename(tmp_path / "files" / "c.h5ad")
+    assert named(str(tmp_path / "files"))["sha256"] == folder["sha256"]
+    first.write_bytes(third.read_bytes() + b"more")
+    assert named(str(tmp_path / "files"))["sha256"] != folder["sha256"]
+
+
 @pytest.mark.parametrize(
     "call, words",
     [
