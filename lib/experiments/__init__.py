@@ -2,11 +2,11 @@
 
 Read: profiles (a rung of the ladder and its cells), specs (the runs it asks for), baselines and classifiers (what fits and
 predicts), tasks (what a run computes), store (a run on disk: whole, known by its hash, never done twice), archive (published
-runs), runs (many at once), yours (a profile for the reader's own cells and model).
+runs), runs (many at once), yours (a profile for the reader's own cells and model), notes (what he should know of them).
 """
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
-    __name__, ["archive", "baselines", "classifiers", "profiles", "runs", "specs", "store", "tasks", "yours"]
+    __name__, ["archive", "baselines", "classifiers", "notes", "profiles", "runs", "specs", "store", "tasks", "yours"]
 )

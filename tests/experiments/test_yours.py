@@ -57,7 +57,7 @@ def test_another_data_set_in_a_profile(file):
     path = file[0].with_name("others.h5ad")
     adata.write_h5ad(path)
     chosen = profiles.load("smoke", dataset=str(path))
-    assert chosen["name"] == "others-smoke" == yours.name("smoke", str(path)) and chosen["data"]["dataset"] == str(path)
+    assert chosen["name"] == "others-smoke" == profiles.figures("smoke", str(path)) and chosen["data"]["dataset"] == str(path)
     assert set(chosen["adata"].obs_names) <= set(adata.obs_names)
     assert profiles.load("smoke")["name"] == "smoke"
     paper = profiles.read("paper")
