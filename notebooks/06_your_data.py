@@ -133,6 +133,7 @@ said = "Nothing to add: a group is kept apart already." if group else "No column
 if chosen["groups"]:
     other, column = yours.apart(chosen), chosen["groups"][0]
     again = runs.complete(specs.cell_types(other, arms if chosen["time_apart"] else ["logistic_regression", "majority"]))
+    print(*(f"- {note}" for note in other["notes"]), sep="\n")
     both = {"cells drawn at random": done, f"each {column} on one side": again}
     parts = [measures.summarise(measures.table(each), ["arm", "metric"]).assign(split=name) for name, each in both.items()]
     told = pd.concat(parts).query("metric == 'accuracy'")
@@ -141,7 +142,8 @@ if chosen["groups"]:
     said = f"scBERT is left out, since the minutes would not suffice. With it: `-p group {column} -p minutes {2 * minutes:g}`."
     if chosen["time_apart"]:
         found = differences.family(question, again).iloc[0].to_dict()
-        said = words.describe(found, "logistic regression", "scBERT", yours.where(other))
+        learnt = differences.family([("full", "majority", "accuracy", {})], again).iloc[0].to_dict()
+        said = f"{words.describe(found, 'logistic regression', 'scBERT', yours.where(other))} {words.caveat(learnt)}"
 Markdown(said)
 
 # %% [markdown]

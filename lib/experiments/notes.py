@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from anndata import AnnData
 
 from lib.datasets import checks
+from lib.experiments import classifiers
+from lib.prepare import splits
 
 
 def about_cells(chosen: dict, read: AnnData, whole: AnnData) -> list[str]:
@@ -25,9 +28,9 @@ def about_cells(chosen: dict, read: AnnData, whole: AnnData) -> list[str]:
         said.append(f"{sum(none.values()):,} of {read.n_obs:,} cells have no cell type and are set aside: {words}.")
     joined = [" and ".join(map(repr, names)) for names in read.uns["dataset"].get("joined", [])]
     said += [f"{names} differ by blanks around them only and are taken as one type." for names in joined]
-    counts = whole.obs["cell_type"].value_counts()
+    counts = read.obs["cell_type"].value_counts()
     for names in checks.alike(list(read.obs["cell_type"].cat.categories)):
-        words = " and ".join(f"{name!r} ({counts.get(name, 0):,} cells)" for name in names)
+        words = " and ".join(f"{name!r} ({counts[name]:,} cells)" for name in names)
         said.append(
             f"{words} differ in capitals or blanks only, and are taken as different types. If they are one, name them so."
         )
@@ -47,12 +50,6 @@ def about_cells(chosen: dict, read: AnnData, whole: AnnData) -> list[str]:
         said.append(
             f"Types with fewer than {base['min_cells_per_type']} cells are set aside: {words}; -p min_cells_per_type N sets "
             "another limit."
-        )
-    if aside := report.get("one_sided"):
-        words = ", ".join(f"{name} ({count:,})" for name, count in aside.items())
-        said.append(
-            f"With each {report['group']!r} on one side, these types would be on one side only, where they cannot be learnt or "
-            f"are not asked for; they are set aside: {words}."
         )
     return said
 
@@ -74,6 +71,28 @@ def about_groups(whole: AnnData, seen: Sequence[str], groups: Sequence[str]) -> 
         for column in seen
         if column not in groups
     ]
+
+
+def about_sides(chosen: dict) -> list[str]:
+    """What it costs to keep a group apart: types that cannot be asked for, and cells that scBERT is not trained on."""
+    adata, split, said = chosen["adata"], chosen["split"], []
+    if not (column := split.get("group")):
+        return []
+    if aside := adata.uns["alignment"]["one_sided"]:
+        words = ", ".join(f"{name} ({count:,})" for name, count in aside.items())
+        said.append(
+            f"With each {column!r} on one side, these types would be on one side only, where they cannot be learnt or are not "
+            f"asked for; they are set aside: {words}."
+        )
+    if chosen["protocol"] == "clean":
+        labels, groups = adata.obs["cell_type"].cat.codes.to_numpy(np.int64), adata.obs[column].to_numpy(str)
+        train, _ = splits.holdout(labels, **split, groups=groups)
+        _, select = classifiers.chosen_by(train, 0, labels, groups)
+        several = len(set(groups[train])) > 1
+        which = f"are whole {column!r} too." if several else f"are of the same {column!r} as the others: there is but one."
+        share = f"{len(select):,} ({len(select) / len(train):.0%})"
+        said.append(f"Of {len(train):,} labelled cells, {share} tell when scBERT's training ends, and {which}")
+    return said
 
 
 def about_time(plan: dict) -> list[str]:

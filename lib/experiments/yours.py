@@ -92,18 +92,17 @@ def load(
     plan = json.loads(path.read_text(encoding="utf-8"))
     chosen = _sized(base, read, whole, plan)
     asked = (profile, data, label, labels, min_genes, min_cells_per_type)
-    return (
-        chosen
-        | {"groups": groups, "time_apart": plan["apart"], "asked": asked, "plan": plan}
-        | {"notes": notes.about_cells(chosen, read, whole) + notes.about_groups(whole, seen, groups)}
-    )
+    said = notes.about_cells(chosen, read, whole) + notes.about_groups(whole, seen, groups)
+    said += notes.about_sides(chosen) + notes.about_time(plan)
+    return chosen | {"groups": groups, "time_apart": plan["apart"], "asked": asked, "plan": plan, "notes": said}
 
 
 def apart(chosen: dict) -> dict:
     """The same cells and sizes as :func:`load` gave, with the first of ``groups`` kept on one side of the split."""
     profile, data, label, labels, *limits = chosen["asked"]
     base, read = _base(profile, data, label, labels, chosen["groups"][0], *limits)
-    return _sized(base, read, cells.prepared(base["data"], base["split"], read), chosen["plan"])
+    other = _sized(base, read, cells.prepared(base["data"], base["split"], read), chosen["plan"])
+    return other | {"notes": notes.about_sides(other)}
 
 
 def _base(profile, data, label, labels, group, min_genes, least):
@@ -136,7 +135,8 @@ def _sized(base, read, whole, plan):
             f"{name} ({n:,}" + (f" of {of[name]:,})" if of[name] > n else ")")
             for name, n in kept.obs["cell_type"].value_counts().items()
         ),
-        "genes used": f"{kept.n_vars:,} of {whole.n_vars:,}, the most variable of the training cells",
+        "genes used": f"{kept.n_vars:,} of {whole.n_vars:,}"
+        + (", the most variable of the training cells" if kept.n_vars < whole.n_vars else ""),
         "time asked for": f"about {plan['asked']:g} min; estimated: {plan['minutes']:.1f} min"
         + (f", since {plan['because']}" if plan["because"] else ""),
     }
@@ -152,7 +152,7 @@ def where(chosen: dict, whose: str = "your") -> str:
         groups = obs[column].to_numpy(str)
         _, test = splits.holdout(obs["cell_type"].cat.codes.to_numpy(np.int64), **split, groups=groups)
         held, of = len(set(groups[test])), len(set(groups))
-        said += f", judged by {held} of {of} values of {column!r}, none of whose cells was learnt from,"
+        said += f", judged on {held} of the {of} values of {column!r}, none of whose cells was learnt from,"
     return said
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,7 +197,9 @@ def _most_variable(adata, number, split):
     training = adata[train].copy()
     training.X = training.X * np.float32(np.log(2))  # scanpy expects natural logarithms
     training.uns["log1p"] = {"base": None}
-    chosen = scanpy.pp.highly_variable_genes(training, n_top_genes=number, inplace=False)["highly_variable"].to_numpy()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`n_top_genes` > number")  # some genes show nothing in these cells
+        chosen = scanpy.pp.highly_variable_genes(training, n_top_genes=number, inplace=False)["highly_variable"].to_numpy()
     kept = adata[:, chosen].copy()
     kept.uns["alignment"] = dict(adata.uns["alignment"]) | {"variable_genes": int(chosen.sum())}
     return kept

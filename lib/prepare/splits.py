@@ -92,7 +92,9 @@ def apart(labels: Sequence, groups: Sequence, share: float, seed: int, learn_all
     kinds, of = np.unique(groups, return_inverse=True)
     classes, codes = np.unique(labels, return_inverse=True)
     if len(kinds) < 2:
-        raise DataError(f"All {len(of)} cells are of one group ({kinds[0]!r}): two at least are needed to keep them apart.")
+        raise DataError(
+            f"All {len(of)} cells are of one group ({str(kinds[0])!r}): two at least are needed to keep them apart."
+        )
     counts = np.zeros((len(kinds), len(classes)))
     np.add.at(counts, (of, codes), 1)
     total, rng = counts.sum(0), np.random.RandomState(seed)
