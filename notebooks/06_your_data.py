@@ -118,7 +118,8 @@ plots.save(fig, "06_few_shot", table, chosen)
 question = [("logistic_regression", "full", "accuracy", {})]
 where = yours.where(chosen, "these" if data is None else "your")
 learnt = differences.family([("full", "majority", "accuracy", {})], done).iloc[0].to_dict()
-answer = words.describe(differences.family(question, done).iloc[0].to_dict(), "logistic regression", "scBERT", where)
+found = differences.family(question, done).drop(columns="p_holm").iloc[0].to_dict()  # a family of one
+answer = words.describe(found, "logistic regression", "scBERT", where)
 Markdown(f"{answer} {words.caveat(learnt)}")
 
 # %% [markdown]
@@ -141,7 +142,7 @@ if chosen["groups"]:
     display(told.assign(arm=told["arm"].map(plots.label)).pivot(index="split", columns="arm", values="accuracy").fillna("–"))
     said = f"scBERT is left out, since the minutes would not suffice. With it: `-p group {column} -p minutes {2 * minutes:g}`."
     if chosen["time_apart"]:
-        found = differences.family(question, again).iloc[0].to_dict()
+        found = differences.family(question, again).drop(columns="p_holm").iloc[0].to_dict()
         learnt = differences.family([("full", "majority", "accuracy", {})], again).iloc[0].to_dict()
         said = f"{words.describe(found, 'logistic regression', 'scBERT', yours.where(other))} {words.caveat(learnt)}"
 Markdown(said)
