@@ -63,7 +63,7 @@ def about_groups(whole: AnnData, seen: Sequence[str], groups: Sequence[str]) -> 
             f"{groups[0]!r} ({number} values) looks as if it says whose a cell is, or of which preparation. Cells of one are "
             "alike for more reasons than their type, and here they are on both sides of the split. To be judged on cells of "
             f"others, as you will want: -p group {groups[0]}."
-            + (f" Such columns are also: {', '.join(map(repr, groups[1:]))}." if groups[1:] else "")
+            + (f" It looks so too of {', '.join(map(repr, groups[1:]))}." if groups[1:] else "")
         )
     return said + [
         f"{column!r} looks as if it says of which preparation a cell is, and nearly every type has one of its values only: "
@@ -99,4 +99,4 @@ def about_time(plan: dict) -> list[str]:
     """Whether the runs take longer than was asked for."""
     if plan["minutes"] <= plan["asked"]:
         return []
-    return [f"The runs take about {plan['minutes']:.0f} minutes here, not {plan['asked']:g}: {plan['because']}."]
+    return [f"The runs take about {plan['minutes']:.3g} minutes here, not {plan['asked']:g}: {plan['because']}."]

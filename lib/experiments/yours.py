@@ -129,7 +129,8 @@ def _sized(base, read, whole, plan):
     chosen = profiles.load(base | {"fractions": fractions}, read, max_cells=plan["cells"], variable_genes=plan["genes"])
     kept, of = chosen["adata"], whole.obs["cell_type"].value_counts()
     kept.uns["sizing"] = {
-        "cells used": f"{kept.n_obs:,} of the {read.n_obs:,} in the file"
+        "cells used": (f"{kept.n_obs:,} of the {read.n_obs:,}" if kept.n_obs < read.n_obs else f"all {kept.n_obs:,}")
+        + " in the file"
         + (f"; {whole.n_obs:,} could be, these were drawn at random within each type" if kept.n_obs < whole.n_obs else ""),
         "cell types": ", ".join(
             f"{name} ({n:,}" + (f" of {of[name]:,})" if of[name] > n else ")")
@@ -141,7 +142,9 @@ def _sized(base, read, whole, plan):
         + (f", since {plan['because']}" if plan["because"] else ""),
     }
     if base["data"]["min_genes"] == 1 and not kept.uns["alignment"]["dropped_cells"]:
-        kept.uns["sizing"]["cells dropped"] = f"none: of {read.n_vars:,} genes, a selection, a sound cell may show few"
+        kept.uns["sizing"]["cells dropped"] = (
+            f"none: no limit, since {read.n_vars:,} genes are a panel or a selection, of which a sound cell may show few"
+        )
     return chosen
 
 

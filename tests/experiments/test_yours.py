@@ -349,7 +349,7 @@ def test_many_even_types_and_few_minutes(case, minutes):
     counts = chosen["adata"].obs["cell_type"].value_counts()
     assert len(counts) == 60 and counts.min() >= 10
     table = profiles.describe(chosen).data[""]
-    assert table["types set aside"] == "none" and "of the 720 in the file" in table["cells used"]
+    assert table["types set aside"] == "none" and "720 in the file" in table["cells used"]
     if minutes == 0.01:
         assert counts.max() == 10 and "state 0 (10 of 12)" in table["cell types"]
         assert any(
