@@ -2,9 +2,9 @@
 
 Read: catalogue (:func:`load`, the data sets by name), downloads (fetched once, verified), formats (how each published
 file is laid out), stored (files that stay on the disk and are read in blocks). A file of the reader's own: reading (the way
-through the rest), opening (what a file is), causes (why it or a part cannot be read), h5ad (AnnData in HDF5 or zarr) and foreign
-(other formats), held (what a file holds, read in parts), matrices (which of them is taken), scale (counts or logarithms, told
-from the values), library (the cells' totals), genes (which columns are genes, and their symbols), checks (what is refused).
+through the rest), opening (what a file is), causes (why a part cannot be read), h5ad (AnnData in HDF5 or zarr) and foreign
+(other formats), held (what a file holds, read in parts), matrices (which is taken), scale (counts or logarithms, told
+from the values), library (the cells' totals), genes (which columns are genes, their symbols), checks (what is refused).
 """
 
 import lazy_loader

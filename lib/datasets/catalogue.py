@@ -62,10 +62,12 @@ def load(name_or_path: str | Path, label: str | None = None, labels: str | Path 
     -------
     AnnData
         cells × genes; ``X`` CSR float32; ``var_names`` gene symbols; ``obs["cell_type"]`` categorical when
-        labelled; ``uns["dataset"]`` the card, with ``values``: the scale of ``X`` (see :func:`value_scale`). Of a file,
-        the card has ``matrix`` (what was taken and why not the others), ``selection`` (bool: some genes of a measurement,
-        not all), ``library_size_from`` and ``report`` (dict of text: all that was understood of it); ``obs["library_size"]``
-        has the cells' totals over all genes, on the scale that is linear in counts, NaN where they are unknown.
+        labelled, missing where the label means none (counted in ``no_label`` of the card, see
+        :func:`lib.datasets.checks.means_none`); ``uns["dataset"]`` the card, with ``values``: the scale of ``X`` (see
+        :func:`value_scale`). Of a file, the card has ``matrix`` (what was taken and why not the others), ``selection`` (bool:
+        some genes of a measurement, not all), ``library_size_from`` and ``report`` (dict of text: all that was understood of
+        it); ``obs["library_size"]`` has the cells' totals over all genes, on the scale that is linear in counts, NaN where
+        they are unknown.
 
     Raises
     ------
@@ -99,7 +101,8 @@ def load(name_or_path: str | Path, label: str | None = None, labels: str | Path 
         card["values"] = card.get("normalised") or value_scale(adata.X, where, adata.obs_names, adata.var_names)
     label = label or next((column for column in LABEL_COLUMNS if column in adata.obs), None)
     if label is not None:
-        adata.obs["cell_type"] = checks.labels(adata.obs, label, where, adata.var.columns)
+        adata.obs["cell_type"], said = checks.labels(adata.obs, label, where, adata.var.columns)
+        card |= said
     adata.uns["dataset"] = card | {"cells": adata.n_obs, "genes": adata.n_vars}
     return adata
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,14 @@ DATE = re.compile(  # as spreadsheets write them: 1-Mar, Mar-01, 2001-03-01 00:0
 # Genes that nearly every measurement of human or mouse cells holds, whatever the tissue.
 UBIQUITOUS = ("ACTB", "B2M", "CD74", "EEF1A1", "FTL", "GAPDH", "MALAT1", "PTPRC", "RPL13", "RPLP0", "RPS3", "TMSB4X", "VIM")
 MISSING = ("", "nan", "none", "na", "n/a", "<na>", "null")  # as text, in small letters
+# Labels by which annotators and their tools say that a cell has no type; as :func:`means_none` compares them.
+NO_TYPE = (
+    "unknown|unknowns|unassigned|not assigned|unannotated|not annotated|unlabell?ed|no label|unclassified|not classified|"
+    "unidentified|undefined|not defined|undetermined|not determined|unresolved|uncertain|ambiguous|not available|"
+    "not applicable|n d|low quality|poor quality|bad quality|low qc|failed qc|debris|dying|dead|empty|empty droplets?|"
+    "artifacts?|artefacts?|contaminants?|contamination|contaminated|filtered|filtered out|removed|discarded|excluded"
+)
+NONE = re.compile(rf"({NO_TYPE})( cells?)?( \d+)?|.*\b(doublets?|multiplets?)\b.*")
 
 
 def _signs_of_turning(cells, genes):
@@ -121,8 +130,43 @@ def vocabulary(names: pd.Index, genes, cells, where):
     )
 
 
-def labels(obs: pd.DataFrame, label: str, where, var_columns=()) -> pd.Series:
-    """The cell types of a column of ``obs`` (categorical of text, categories sorted)."""
+def means_none(label: str) -> bool:
+    """Whether a label says that a cell has no type, whatever its capitals, blanks, hyphens and underscores.
+
+    That is one of ``MISSING`` or of ``NO_TYPE``, also with *cell(s)* and a number behind it, one that holds the word *doublet*
+    or *multiplet*, and one without a letter or a digit. *Other* and *mixed* are types as far as anyone can tell.
+
+    >>> [means_none(name) for name in ("Unknown_2", "T/B doublet", "-", "low-quality cells", "Unknown T", "other")]
+    [True, True, True, True, False, False]
+    """
+    plain = " ".join(re.sub(r"[\W_]+", " ", label.lower()).split())
+    return label.strip().lower() in MISSING or not plain or bool(NONE.fullmatch(plain))
+
+
+def alike(names: Sequence[str]) -> list[list[str]]:
+    """Those of some labels that differ in capitals, blanks, hyphens or underscores only, set side by side."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(re.sub(r"[\s_-]+", "", name.casefold()), []).append(name)
+    return [together for together in found.values() if len(together) > 1]
+
+
+def labels(obs: pd.DataFrame, label: str, where, var_columns=()) -> tuple[pd.Series, dict]:
+    """The cell types of a column of ``obs``.
+
+    Returns
+    -------
+    Series
+        Categorical of text, categories sorted; missing where a label is missing or :func:`means_none`.
+    dict
+        For the card, where there is something to say: ``no_label``, how many cells have each label that means none, *(missing)*
+        being nothing or a blank; ``joined``, labels that were taken as one, since only blanks around them differ.
+
+    Raises
+    ------
+    DataError
+        There is no such column, no cell has a label, or it holds a measurement or an identifier.
+    """
     if label not in obs:
         remedy = "Name the one that holds the cell types."
         if label in var_columns:
@@ -131,26 +175,30 @@ def labels(obs: pd.DataFrame, label: str, where, var_columns=()) -> pd.Series:
         raise DataError(f"{where} has no label column {label!r}. Columns of obs: {columns}. {remedy}")
     column = obs[label]
     text = column.astype(str).str.strip()
-    missing = (column.isna() | text.str.lower().isin(MISSING)).to_numpy()
-    if missing.any():
-        first = int(missing.argmax())
-        raise DataError(
-            f"{int(missing.sum()):,} of {len(obs):,} cells of {where} have no label in {label!r} (first: "
-            f"{obs.index[first]!r}, {text.iloc[first]!r}). Drop them or give them a label."
-        )
-    different = text.nunique()
+    spelt = column.astype(str).groupby(text.to_numpy()).unique()
+    blank = (column.isna() | (text == "")).to_numpy()
+    none = blank | text.map({name: means_none(name) for name in text.unique()}).to_numpy(bool)
+    counts = text.mask(blank, "(missing)")[none].value_counts()
+    aside = {str(name): int(count) for name, count in counts.items()}
+    if none.all():
+        said = ", ".join(f"{name} ({count:,})" for name, count in aside.items())
+        raise DataError(f"No cell of {where} has a label in {label!r} that names a type: {said}. Name another column.")
     kind = column.cat.categories.dtype if isinstance(column.dtype, pd.CategoricalDtype) else column.dtype
     numeric = pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_bool_dtype(kind)
-    fractions = False
-    if numeric and column.astype(float).max() < 2**53:
-        values = column.astype(float)
+    different, fractions, has = text[~none].nunique(), False, int((~none).sum())
+    if numeric and column[~none].astype(float).max() < 2**53:
+        values = column[~none].astype(float)
         fractions = bool((values != values.round()).any())
-        text = text if fractions else values.astype(np.int64).astype(str)  # clusters 0.0, 1.0 … are 0, 1 …
-    if different > len(obs) / 2 or (numeric and different > (50 if fractions else 200)):
+        if not fractions:  # clusters 0.0, 1.0 … are 0, 1 …
+            text[~none] = values.astype(np.int64).astype(str).to_numpy()
+    if different > has / 2 or (numeric and different > (50 if fractions else 200)):
         others = [str(name) for name in obs if 1 < obs[name].nunique() <= min(100, len(obs) / 2)]
         raise DataError(
-            f"{label!r} of {where} has {different:,} different values for {len(obs):,} cells "
-            f"({', '.join(text.unique()[:3])} …): {'a measurement' if numeric else 'an identifier'}, not a cell type. "
+            f"{label!r} of {where} has {different:,} different values for {has:,} cells "
+            f"({', '.join(text[~none].unique()[:3])} …): {'a measurement' if numeric else 'an identifier'}, not a cell type. "
             f"Is the label column right? Columns with 2 to 100 values: {', '.join(others) or 'none'}."
         )
-    return text.astype("category")
+    said = {"no_label": aside} if aside else {}
+    if joined := [sorted(map(str, names)) for name, names in spelt.items() if len(names) > 1 and not means_none(name)]:
+        said["joined"] = joined
+    return text.mask(none).astype("category"), said

@@ -132,8 +132,9 @@ def caveat(found: dict) -> str:
     if verdict(found) == "ahead":
         return ""
     return (
-        "scBERT is not ahead of the majority class here: in this size and training it has learnt nothing from these cells, "
-        "so the answer says nothing of scBERT. Take a profile with a larger model, such as `quick`, or more `minutes`."
+        "But scBERT is not shown to be ahead of the majority class here: that it learnt anything from these cells is not "
+        "certain, so the answer says little of scBERT. More test cells, more `minutes` or a profile with a larger model, "
+        "such as `quick` or `laptop`, would tell."
     )
 
 

@@ -9,6 +9,7 @@ order of the columns of ``predict_proba``. ``x`` is cells × genes, log2(1 + cou
 from __future__ import annotations
 
 import functools
+import inspect
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression as Binary
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.multiclass import OneVsRestClassifier
 
 from lib import scbert
@@ -35,7 +36,7 @@ class LogisticRegression(Fitted):
         Inverse strength of the penalty; of several, the one with the best mean accuracy over the folds is used
         (the smallest, among equals).
     folds : int
-        Stratified folds; fewer if the rarest but one of the classes has fewer cells.
+        Stratified folds; where ``fit`` is told the cells' groups, such as donors, each is in one fold.
     penalty : {"l1", "l2"}
     class_weight : {None, "balanced"}
         Balanced: each class counts alike in every one-vs-rest model's loss.
@@ -52,16 +53,18 @@ class LogisticRegression(Fitted):
         self.C, self.folds, self.penalty = np.atleast_1d(np.asarray(C, float)), folds, penalty
         self.class_weight = class_weight
 
-    def fit(self, x, labels, seed=0):
+    def fit(self, x, labels, seed=0, groups=None):
         labels = np.asarray(labels)
         if len(np.unique(labels)) < 2:
             raise DataError(f"All {len(labels)} training cells are of one class: logistic regression needs two.")
         self.C_ = float(self.C[0])
         if len(self.C) > 1:
-            folds = StratifiedKFold(self.folds, shuffle=True, random_state=seed)
+            number = 1 if groups is None else min(self.folds, len(np.unique(groups)))
+            kind, number = (StratifiedGroupKFold, number) if number > 1 else (StratifiedKFold, self.folds)
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="The least populated class")  # then some folds lack it
-                parts = list(folds.split(np.zeros(len(labels)), labels))
+                parts = list(kind(number, shuffle=True, random_state=seed).split(np.zeros(len(labels)), labels, groups))
+            parts = [part for part in parts if all(map(len, part))]  # few groups may leave a fold empty
             accuracy = [np.mean([self._score(C, x, labels, fit, held_out, seed) for fit, held_out in parts]) for C in self.C]
             self.C_ = float(self.C[int(np.argmax(accuracy))])
         self.model = self._classifier(self.C_, seed).fit(x, labels)
@@ -95,7 +98,9 @@ MODELS = {
 }
 
 
-def learn(classifier: Any, x, labels: np.ndarray, seed: int, n_classes: int, name: str) -> Callable:
+def learn(
+    classifier: Any, x, labels: np.ndarray, seed: int, n_classes: int, name: str, groups: np.ndarray | None = None
+) -> Callable:
     """Fit a classifier, ours or a stranger's; return what tells the probabilities of cells, see :func:`probabilities`.
 
     Parameters
@@ -107,6 +112,8 @@ def learn(classifier: Any, x, labels: np.ndarray, seed: int, n_classes: int, nam
         In 0 … n_classes − 1; not every class need be among them.
     name : str
         For a refusal.
+    groups : array, (cells,), optional
+        Such as donors, which the split keeps apart; a classifier whose ``fit`` takes ``groups`` is told them.
 
     Raises
     ------
@@ -116,7 +123,8 @@ def learn(classifier: Any, x, labels: np.ndarray, seed: int, n_classes: int, nam
     for method in ("fit", "predict_proba"):
         if not callable(getattr(classifier, method, None)):
             raise DataError(f"{name} has no method {method}: it needs fit(x, labels, seed) and predict_proba(x).")
-    classifier.fit(x, labels, seed)
+    told = {"groups": groups} if groups is not None and "groups" in inspect.signature(classifier.fit).parameters else {}
+    classifier.fit(x, labels, seed, **told)
     known = np.asarray(getattr(classifier, "classes_", np.unique(labels)))
     if not np.isin(known, labels).all() or len(np.unique(known)) != len(known):
         raise DataError(f"classes_ of {name} is {known.tolist()}; it must hold labels that fit was given, each once.")
@@ -216,7 +224,16 @@ def fine_tuned(trunk: scbert.ScBert, tokens, labels, classes: int, train, test, 
     return model, scbert.finetune.finetune(model, tokens, labels, train, test, seed=seed, **training)
 
 
-def chosen_by(labelled: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labelled cells in four fifths to train on and, in order, a fifth that chooses the epoch."""
+def chosen_by(
+    labelled: np.ndarray, seed: int, labels: np.ndarray | None = None, groups: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Labelled cells in four fifths to train on and, in order, a fifth that chooses the epoch.
+
+    With ``groups`` of all cells, such as donors, whole groups are taken that come nearest to a fifth and leave cells of every
+    type to train on; one group alone is parted as cells are.
+    """
+    if groups is not None and len(np.unique(groups[labelled])) > 1:
+        select = splits.apart(labels[labelled], groups[labelled], 0.2, seed, learn_all=True)
+        return labelled[~select], np.sort(labelled[select])
     train = splits.few_shot(labelled, 0.8, seed)
     return train, np.setdiff1d(labelled, train)

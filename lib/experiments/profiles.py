@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 from anndata import AnnData
+from filelock import FileLock
 from pandas.io.formats.style import Styler
 
-from lib.datasets import downloads, stored
+from lib.datasets import catalogue, downloads, stored
 from lib.errors import DataError
 from lib.experiments.tasks import PUBLISHED
-from lib.files import digest
+from lib.files import digest, fingerprint, known, writable, write_text
 from lib.prepare import cells, corpus
 from lib.prepare.embeddings import choose
+from lib.prepare.splits import holdout
+from lib.settings import cache
 
 FOLDER = Path(__file__).resolve().parent / "ladder"
 
@@ -60,7 +66,7 @@ def load(name: str | dict, loaded: AnnData | None = None, **overrides: Any) -> d
             raise DataError(f"Profile {profile['name']} has no entry {key!r}. It has: {there}.")
         target[key] = value
     if overrides.get("dataset"):  # figures of its own
-        profile["name"] = f"{Path(str(overrides['dataset'])).stem}-{profile['name']}"
+        profile["name"] = figures(profile["name"], overrides["dataset"], overrides.get("label"))
     for key, value in profile.get("for_dataset", {}).get(profile["data"]["dataset"], {}).items():
         profile[key] = value if overrides.get(key) is None else overrides[key]
     if profile["protocol"] not in ("paper", "clean"):
@@ -77,6 +83,50 @@ def load(name: str | dict, loaded: AnnData | None = None, **overrides: Any) -> d
     how = {"profile": name if isinstance(name, str) else None, "dataset": overrides.get("dataset")}
     cells.note(prepared["fingerprint"], profile["name"], how)
     return profile | prepared
+
+
+def figures(
+    profile: str,
+    data: str | Path | None = None,
+    label: str | None = None,
+    labels: str | Path | None = None,
+    group: str | None = None,
+) -> str:
+    """The folder of figures: the profile's, or one of a file's own, so that no comparison takes another's place.
+
+    Returns
+    -------
+    str
+        ``<file>-<profile>`` for whoever comes first; another file of that name, or the same with another label, table of labels
+        or group, adds these and, where that is not enough, some digits of a hash of all. Who came first is kept in the cache.
+    """
+    if data is None:
+        return profile
+    path, table = Path(data).expanduser(), Path(labels).expanduser() if labels else None
+    plain = f"{path.stem}-{profile}"
+    if str(data) in catalogue.CARDS or not path.exists():
+        return plain
+    asked = [_content(path), label or catalogue.LABEL_COLUMNS[0], table and _content(table), group]
+    whose = fingerprint(repr(asked))
+    added = "-".join([path.stem, *(str(word) for word in (label, table and table.stem, group) if word)])
+    added = re.sub(r"[^\w.+-]+", "_", added)
+    known_by, place = [plain, f"{added}-{profile}", f"{added}-{whose[:6]}-{profile}"], cache() / "figures.json"
+    with writable(place.parent):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{place}.lock"):
+            taken = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}
+            chosen = next(found for found in known_by if taken.get(found, whose) == whose)
+            if chosen not in taken:
+                write_text(place, json.dumps(taken | {chosen: whose}, indent=1))
+    return chosen
+
+
+def _content(path):
+    """The hash of a file, or of the files of a folder."""
+    if path.is_file():
+        return known(digest, path)
+    files = sorted(file for file in path.rglob("*") if file.is_file())
+    return fingerprint(repr([(str(file.relative_to(path)), known(digest, file)) for file in files]))
 
 
 def _named(given, key):
@@ -115,11 +165,26 @@ def external(profile: dict, dataset: str | Path | None = None) -> dict | None:
     return {"dataset": str(dataset), "fingerprint": cells.store(adata), "adata": adata}
 
 
+def _held_out(profile):
+    """Which cells are held out, in words."""
+    split, obs = profile["split"], profile["adata"].obs
+    if column := split.get("group"):
+        _, test = holdout(obs["cell_type"].cat.codes.to_numpy(np.int64), **split, groups=obs[column].to_numpy(str))
+        names = sorted(set(obs[column].iloc[test]))
+        share = f"{len(test):,} cells, {len(test) / len(obs):.0%}"
+        return f"{len(names)} of {obs[column].nunique()} {column!r}, {share}: {', '.join(names[:12])}{' …' * (len(names) > 12)}"
+    return f"{split['test_size']:.0%} of each type, split seed {split['seed']}"
+
+
 def describe(profile: dict) -> Styler:
     """The data of a profile in a table: the card, the alignment report and the split (DataFrame)."""
     adata = profile["adata"]
     card, report = adata.uns["dataset"], adata.uns["alignment"]
     types = adata.obs["cell_type"].value_counts()
+
+    def counted(entry):
+        return ", ".join(f"{name} ({count:,})" for name, count in report.get(entry, {}).items()) or "none"
+
     rows = {
         "data set": card["title"],
         "source": card["source"],
@@ -130,15 +195,20 @@ def describe(profile: dict) -> Styler:
         else "the data's own genes: no vocabulary was asked for",
         **card.get("report", {}),
         "values found": report["values"],
+        **({"library size": card["library_size_from"]} if "library_size_from" in card else {}),
         "cells dropped": f"{report['dropped_cells']} with fewer than {report['min_genes']} genes"
-        + "".join(f"; {count} {name}" for name, count in report["dropped"].items()),
+        + "".join(f"; {count} {name}" for name, count in report["dropped"].items())
+        if report["min_genes"] > 1
+        else f"{report['dropped_cells']} without any gene",
         "at equal depth": f"{report['equal_depth']:,} counts in every cell, as many as the poorest has: a control"
         if report["equal_depth"]
         else "no such control: these values are normalised, so that counts are unknown",
-        "types set aside": ", ".join(f"{name} ({count})" for name, count in report.get("set_aside", {}).items()) or "none",
+        "cells without a type": counted("no_label"),
+        "cells repeated": f"{report['repeats']:,}, each used once" if "repeats" in report else "none",
+        "types set aside": counted("set_aside"),
         "cell types": ", ".join(f"{name} ({count})" for name, count in types.items()),
-        **adata.uns.get("sizing", {}),
         "gene embedding": profile["gene_embedding"],
-        "held out": f"{profile['split']['test_size']:.0%} of each type, split seed {profile['split']['seed']}",
+        "held out": _held_out(profile),
     }
+    rows |= adata.uns.get("sizing", {})
     return pd.DataFrame({"": rows}).style.set_properties(**{"text-align": "left", "white-space": "normal"})

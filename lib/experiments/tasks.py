@@ -32,7 +32,7 @@ def dependencies(spec: dict) -> list[dict]:
 def _load(spec):
     """Cells, and the indices of the training and test cells."""
     cells = read(spec["data"]["fingerprint"])
-    return cells, *splits.holdout(cells.labels, **spec["split"])
+    return cells, *splits.holdout(cells.labels, **spec["split"], groups=cells.groups)
 
 
 def _file(given):
@@ -117,7 +117,9 @@ def _sides(spec):
     ``held_out`` is ``tuning``, a fifth of the training cells takes the place of the test cells.
     """
     cells, everything, test = _load(spec)
-    train, test = classifiers.chosen_by(everything, seed=0) if spec.get("held_out") == "tuning" else (everything, test)
+    kept_apart = {"labels": cells.labels, "groups": cells.groups}
+    tuned = spec.get("held_out") == "tuning"
+    train, test = classifiers.chosen_by(everything, seed=0, **kept_apart) if tuned else (everything, test)
     select = test
     if left_out := spec.get("left_out"):
         if left_out not in cells.classes:
@@ -127,7 +129,7 @@ def _sides(spec):
         test = np.union1d(test, np.flatnonzero(unseen))
     train = splits.few_shot(train, spec["fraction"], spec["seed"])
     if spec["protocol"] != "paper":  # a fifth of the labelled cells chooses the epoch, none of it is reported
-        train, select = classifiers.chosen_by(train, spec["seed"])
+        train, select = classifiers.chosen_by(train, spec["seed"], **kept_apart)
     return cells, train, select, test, everything
 
 
@@ -152,7 +154,9 @@ def _learnt(spec, cells, train, select):
     labelled = train if spec["protocol"] == "paper" or spec.get("labelled") == "as scBERT" else np.union1d(train, select)
     classifier = classifiers.MODELS[spec["model"]](**spec.get("training", {}))
     x, labels = _input(spec, cells)[labelled], cells.labels[labelled]
-    return classifiers.learn(classifier, x, labels, spec["seed"], len(cells.classes), spec["arm"]), labelled, classifier
+    groups = None if cells.groups is None else cells.groups[labelled]
+    told = classifiers.learn(classifier, x, labels, spec["seed"], len(cells.classes), spec["arm"], groups)
+    return told, labelled, classifier
 
 
 def cell_types(spec: dict, checkpoint: Path, weights_of: Callable) -> tuple:

@@ -39,7 +39,9 @@ def prepare(
         Counts of a cell after normalisation.
     library_size : str, optional
         Column of ``obs`` with each cell's total count over *all* measured genes. Needed for a file that holds a
-        selection of genes, whose own sum is not the cell's total. Default: the sum over the vocabulary.
+        selection of genes, whose own sum is not the cell's total. Where values are logarithms, what their cells were
+        normalised to follows from it: one molecule, a cell's smallest value, times its total; or it may be just that, the
+        same for all cells. Default: the sum over the vocabulary.
     scale : {"counts", "ln", "log2", "log10"}, optional
         Of the values, where reading them told (``values`` of the card, as long as they are as they were read). Default:
         recognised from the values.
@@ -78,8 +80,9 @@ def prepare(
     report["dropped"] = {name: int(count) for name, count in dropped.items()}
     if not keep.any():
         raise DataError(
-            f"No cell is left: none has {min_genes} detected genes of the vocabulary (most: {int(detected.max())}; "
-            f"{report['matched']} of {len(genes)} genes are in the data). Lower min_genes or check the gene names."
+            f"No cell is left: all {adata.n_obs:,} were dropped, since none has {min_genes} detected genes of the vocabulary "
+            f"(most: {int(detected.max())}; {report['matched']} of {len(genes)} genes are in the data). Lower min_genes "
+            "(-p min_genes N) or check the gene names."
         )
     obs, measured = adata.obs.loc[keep].copy(), measured[keep]
     x = x[keep] if normalised else _normalise(x[keep], obs, scale, target_sum, library_size)
@@ -162,9 +165,9 @@ def _normalise(x, obs, scale, target_sum, library_size):
     if library_size is not None:
         if library_size not in obs:
             raise DataError(f"There is no column {library_size!r} in obs; it has {', '.join(obs.columns)}.")
-        if scale != "counts":
-            raise DataError(f"library_size={library_size!r} needs counts, but the values are {scale}-normalised.")
         total = obs[library_size].to_numpy(np.float64)
+        if scale != "counts":
+            total = _normalised_to(values, x.indptr, total, f"obs[{library_size!r}]")
     else:
         total = np.bincount(np.repeat(np.arange(x.shape[0]), per_cell), values, x.shape[0])
     if not np.all(total > 0):
@@ -173,3 +176,17 @@ def _normalise(x, obs, scale, target_sum, library_size):
     x = x.copy()
     x.data = np.log2(1 + values * np.repeat(target_sum / total, per_cell)).astype(np.float32)
     return x
+
+
+def _normalised_to(values, indptr, total, where):
+    """The sum, over all genes, that each cell's values were normalised to, of its total count or of that sum."""
+    filled = np.flatnonzero(np.diff(indptr))
+    smallest = np.minimum.reduceat(values, indptr[filled])  # of one molecule, in nearly every cell
+    for found in (smallest * total[filled], total[filled]):
+        low, middle, high = np.percentile(found, [5, 50, 95])
+        if high - low < 0.1 * middle:
+            return np.full(len(total), middle)
+    raise DataError(
+        f"{where} holds neither the total counts behind these logarithms (then a cell's smallest value, times its total, would "
+        "be the same in all cells) nor the sum that they were normalised to. Give another column, or counts."
+    )

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
+import jupytext
 import nbformat
 import papermill
 import psutil
@@ -22,11 +23,13 @@ from papermill.exceptions import PapermillExecutionError
 
 from lib import files, plots, settings
 from lib.errors import DataError
-from lib.experiments import cluster, profiles, runs, yours
+from lib.experiments import cluster, profiles, runs
 from lib.programs import committed
 from lib.settings import ROOT
 
 NOTEBOOKS = ROOT / "notebooks"
+TEXT = ("data", "label", "labels", "group")  # names of columns and files: a label column may be called 1 or yes
+NUMBERS = ("minutes", "min_genes", "min_cells_per_type")
 
 
 def notebooks(only: list[str] | None = None) -> list[Path]:
@@ -46,6 +49,28 @@ def check_parameters(path: Path, parameters: Iterable[str]) -> None:
     for name in parameters:
         if name not in known:
             raise DataError(f"{path.stem} has no parameter {name!r}. It has: {', '.join(known)}.")
+
+
+def read_parameters(given: Iterable[tuple[str, str]]) -> dict:
+    """Values of the notebooks' parameters: text as it is written, what counts something as a number, the rest as YAML."""
+    found = {}
+    for name, value in given:
+        try:
+            found[name] = value if name in TEXT else yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise DataError(f"-p {name} {value}: the value is no YAML ({' '.join(str(error).split())[:200]}).") from error
+        if name in NUMBERS and (isinstance(found[name], bool) or not isinstance(found[name], int | float)):
+            raise DataError(f"{name} is {value!r}. Give a number, as in -p {name} 5.")
+    return found
+
+
+def in_step(path: Path) -> bool:
+    """Whether a notebook and its script, if it has one, hold the same cells."""
+    script = path.with_suffix(".py")
+    if not script.exists():
+        return True
+    one, other = ([(cell.cell_type, cell.source) for cell in jupytext.read(each).cells] for each in (path, script))
+    return one == other
 
 
 def execute(path: Path, output: Path, parameters: dict) -> str | None:
@@ -116,17 +141,22 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--from", dest="called_from", default=".", help=argparse.SUPPRESS)  # what paths are meant from
     chosen = parser.parse_args(arguments)
     profiles.read(chosen.profile)
-    # Names of columns and files are taken as they are written: a label column may be called 1 or yes.
-    parameters = {"profile": chosen.profile} | {
-        name: value if name in ("data", "label") else yaml.safe_load(value) for name, value in chosen.parameters
-    }
-    if "data" in parameters:  # the notebooks run in their own folder
-        path = Path(chosen.called_from, Path(parameters["data"]).expanduser())
+    parameters = {"profile": chosen.profile} | read_parameters(chosen.parameters)
+    for name in parameters.keys() & {"data", "labels"}:  # the notebooks run in their own folder
+        path = Path(chosen.called_from, Path(parameters[name]).expanduser())
         if path.exists():
-            parameters["data"] = str(path.resolve())
+            parameters[name] = str(path.resolve())
     books = notebooks([start for given in chosen.only or () for start in given.split(",")])
     for path in books:
         check_parameters(path, parameters)
+    mend = f"{Path(sys.executable)} -m jupytext --sync notebooks"
+    differ = [
+        f"notebooks/{path.stem}.py and .ipynb differ, and the .ipynb is what runs. This takes over the one saved last: "
+        f"{mend}/{path.stem}.py"
+        for path in books
+        if not in_step(path)
+    ]
+    print(*differ, sep="\n", end="\n" * bool(differ), file=sys.stderr, flush=True)
     variables = settings.given() | {"SCBERT_PROGRESS": "log"}
     if chosen.force:
         variables["SCBERT_FORCE"] = settings.force() or uuid.uuid4().hex
@@ -136,7 +166,12 @@ def main(arguments: list[str]) -> int:
     settings.put(variables)  # what the notebooks' kernels start with
     if address := settings.scheduler():
         cluster.connected(address).close()  # one that is not there is said now, not by each notebook
-    target = plots.folder({"name": yours.name(chosen.profile, parameters.get("data") or parameters.get("dataset"))})
+    asked = [parameters.get(name) for name in ("label", "labels", "group")]
+    folder = profiles.figures(chosen.profile, parameters.get("data") or parameters.get("dataset"), *asked)
+    with files.writable(settings.figures() / folder, "Point SCBERT_FIGURES to a folder that can."):
+        target = plots.folder({"name": folder})
+        (target / ".writable").touch()
+        (target / ".writable").unlink()
     published = committed.tables(target.name)  # now: without git, the files about to be written over are what there is
     started, failed = time.time(), []
     for count, path in enumerate(books, 1):
@@ -152,6 +187,7 @@ def main(arguments: list[str]) -> int:
     if committed.content(f"figures/{target.name}/{committed.SUMS}"):
         begins = tuple(path.name[:3] for path in books if path.stem not in dict(failed))
         print(committed.report(published, target, begins))
+    print(*differ, sep="\n", end="\n" * bool(differ), file=sys.stderr)
     for name, error in failed:
         print(f"\nFAILED {name}, {error}", file=sys.stderr)
     return 1 if failed else 0

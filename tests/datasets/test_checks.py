@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from lib.datasets import catalogue
+from lib.datasets import catalogue, checks
 from tests.making import CELLS, FILE, GENES, MARKERS, VOCABULARY, refused, with_genes, with_labels, written
 
 
@@ -31,8 +31,6 @@ BAD = {
     "one class": (with_labels(lambda y: "B"), {}, ["All 40 cells", "'B'", "two classes"]),
     "class too small": (with_labels(lambda y: y.where(y.index != "c5", "NK")), {}, ["NK (1)", "Merge or drop"]),
     "no such label column": (written(lambda a: a), {"label": "type"}, [FILE, "'type'", "cell_type, donor", "Name"]),
-    "labels missing": (with_labels(lambda y: y.where(y.index != "c7")), {}, [FILE, "1 of 40", "'cell_type'", "'c7'", "Drop"]),
-    "labels blank": (with_labels(lambda y: y.where(y.index != "c9", "  ")), {}, [FILE, "1 of 40", "'c9'", "Drop"]),
     "genes duplicated": (with_genes(lambda i: f"GENE{i % 28}A"), {}, [FILE, "2 gene", "GENE0A, GENE1A", "keep one"]),
     "numeric gene names": (with_genes(str), {}, [FILE, "numbers", "'0'", "symbols"]),
     "transposed, barcodes": (
@@ -72,13 +70,10 @@ BAD = {
         {"genes": MARKERS},
         [FILE, "case", "'actb'", "str.upper()"],
     ),
-    "labels that say nan": (with_labels(lambda y: y.where(y.index != "c7", "nan")), {}, ["1 of 40", "'c7'", "'nan'", "Drop"]),
-    "labels that say NA": (with_labels(lambda y: y.where(y > "B", "NA")), {}, ["20 of 40", "'cell_type'", "'NA'", "Drop"]),
-    "labels that say None": (with_labels(lambda y: y.where(y > "B", "None")), {}, [FILE, "20 of 40", "'None'"]),
-    "labels missing in a category": (
-        with_labels(lambda y: y.where(y.index != "c2").astype("category")),
+    "no cell has a label": (
+        with_labels(lambda y: y.map({"B": "Unknown", "T": "n/a"})),
         {},
-        [FILE, "1 of 40", "'c2'", "Drop"],
+        ["No cell of", FILE, "'cell_type'", "n/a (20)", "Unknown (20)", "Name another column"],
     ),
     "a class for each cell": (
         with_labels(lambda y: y.index),
@@ -130,3 +125,50 @@ def test_numeric_labels_are_text(tmp_path, values, names):
     labels = catalogue.load(tmp_path / FILE).obs["cell_type"]
     assert list(labels.cat.categories) == names
     assert [float(a) for a in labels] == [float(b) for b in values] if names[0] != "False" else set(labels) == set(names)
+
+
+@pytest.mark.parametrize(
+    "word", [None, "", "  ", "nan", "NA", "None", "Unknown", "UNASSIGNED", "low-quality cells", "B/T doublet", "-"]
+)
+@pytest.mark.parametrize("kind", ["text", "category"])
+def test_labels_that_mean_none_are_no_labels(tmp_path, word, kind):
+    """A cell so labelled has no type, and the card counts it; the others keep theirs."""
+    change = with_labels(
+        lambda y: y.where(~y.index.isin(["c5", "c7", "c8"]), word).astype("category" if kind == "category" else object)
+    )
+    change(tmp_path / FILE)
+    adata = catalogue.load(tmp_path / FILE)
+    assert list(adata.obs_names[adata.obs["cell_type"].isna()]) == ["c5", "c7", "c8"]
+    assert list(adata.obs["cell_type"].cat.categories) == ["B", "T"]
+    assert adata.uns["dataset"]["no_label"] == {(word or "").strip() or "(missing)": 3}
+
+
+def test_numbers_with_gaps(tmp_path):
+    """Clusters by number of which some are missing are written as floats; they are text without a decimal, gaps are gaps."""
+    with_labels(lambda y: np.where(np.arange(CELLS) < 6, np.nan, np.arange(CELLS) % 3))(tmp_path / FILE)
+    adata = catalogue.load(tmp_path / FILE)
+    assert list(adata.obs["cell_type"].cat.categories) == ["0", "1", "2"] and adata.uns["dataset"]["no_label"] == {
+        "(missing)": 6
+    }
+
+
+NONE = ["unknown", "Unknown_12", "Not assigned", "Doublets T-B", "multiplet", "?", "unassigned cells", "N/A"]
+TYPES = ["Other", "Mixed", "Unknown T", "NK", "0", "dead end", "Naive", "单核细胞", "None-T", "empty vesicle"]
+
+
+@pytest.mark.parametrize("name, none", [(name, True) for name in NONE] + [(name, False) for name in TYPES])
+def test_what_means_none(name, none):
+    """Whole labels, whatever their capitals and signs; a word in a real name does not make it none."""
+    assert checks.means_none(name) is none
+
+
+def test_labels_that_look_like_one(tmp_path):
+    """Blanks around a label do not count, and that is said; capitals, blanks and signs within do, and are named."""
+    with_labels(lambda y: y.where(y.index != "c3", "T ").where(y.index != "c5", "t").where(y != "B", "B cell"))(tmp_path / FILE)
+    adata = catalogue.load(tmp_path / FILE)
+    assert adata.uns["dataset"]["joined"] == [["T", "T "]] and list(adata.obs["cell_type"].cat.categories) == [
+        "B cell",
+        "T",
+        "t",
+    ]
+    assert checks.alike(["B cell", "T", "t", "b_cell", "B1", "B  cell"]) == [["B cell", "b_cell", "B  cell"], ["T", "t"]]

@@ -1,11 +1,13 @@
 """The splits: scikit-learn's and NumPy's own draws, and refusals."""
 
+import itertools
+
 import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedShuffleSplit
 
 from lib.errors import DataError
-from lib.prepare.splits import few_shot, holdout
+from lib.prepare.splits import apart, draw, few_shot, holdout
 
 
 @pytest.mark.parametrize("test_size, seed", [(0.2, 2022), (0.3, 5)])
@@ -73,3 +75,88 @@ def test_holdout_refuses(labels, message):
     """Labels that cannot be split are refused, with the class and what to do."""
     with pytest.raises(DataError, match=message):
         holdout(labels)
+
+
+def donors(seed):
+    """Labels and donors of made cells: few or many donors, of very different sizes, types that not every donor has."""
+    rng = np.random.RandomState(seed)
+    n_groups, n_types = rng.randint(2, 9), rng.randint(2, 7)
+    has = rng.rand(n_groups, n_types) < rng.uniform(0.3, 0.9)
+    has[rng.randint(n_groups, size=n_types), np.arange(n_types)] = True
+    has[np.arange(n_groups), rng.randint(n_types, size=n_groups)] = True
+    sizes = has * rng.randint(1, 40, size=has.shape)
+    of = np.repeat(np.arange(sizes.size), sizes.ravel())
+    order = rng.permutation(len(of))
+    return (of % n_types)[order], np.char.add("donor ", (of // n_types).astype(str))[order]
+
+
+def on_both(labels, held):
+    return len(set(labels[held]) & set(labels[~held]))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_no_group_on_two_sides_and_every_type_that_can_be_on_both(seed):
+    """Beside all divisions of the groups that there are: none has more types on both sides."""
+    labels, groups = donors(seed)
+    kinds = np.unique(groups)
+    train, test = holdout(labels, 0.2, seed, group="donor", groups=groups)
+    assert sorted([*train, *test]) == list(range(len(labels))) and not set(groups[train]) & set(groups[test])
+    divisions = (np.isin(groups, kinds[list(chosen)]) for chosen in itertools.product([False, True], repeat=len(kinds)))
+    most = max(on_both(labels, held) for held in divisions)
+    assert on_both(labels, np.isin(np.arange(len(labels)), test)) == most
+    again = holdout(labels, 0.2, seed, groups=groups)
+    assert np.array_equal(train, again[0]) and np.array_equal(test, again[1])
+
+
+@pytest.mark.parametrize("n_groups", [2, 5, 12, 13, 60, 400])
+def test_groups_held_out_are_about_a_fifth(n_groups):
+    """Where groups are alike: as near to a fifth as they allow, of every type too; another seed holds out others."""
+    rng = np.random.RandomState(n_groups)
+    labels, groups = rng.randint(0, 5, 2000), np.arange(2000) % n_groups
+    sides = [holdout(labels, 0.2, seed, groups=groups) for seed in range(6)]
+    for train, test in sides:
+        assert not set(groups[train]) & set(groups[test]) and set(labels[train]) == set(labels[test]) == set(range(5))
+        assert abs(len(test) / 2000 - 0.2) <= (0.31 if n_groups == 2 else 0.025 + 0.5 / n_groups)
+    assert len({tuple(sorted(set(groups[test]))) for _, test in sides}) > 1
+
+
+def test_every_type_is_learnt_before_any_is_asked():
+    """For the cells that choose when training ends: no type may be taken away from those that are learnt from."""
+    labels, groups = np.repeat([0, 1, 1, 2, 2], 10), np.repeat(list("abcde"), 10)
+    for seed in range(10):
+        held = apart(labels, groups, 0.2, seed, learn_all=True)
+        assert set(labels[~held]) == {0, 1, 2} and 10 <= held.sum() <= 20
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [({"groups": ["a"] * 20}, "All 20 cells are of one group .'a'"), ({"group": "donor"}, "keeps 'donor' apart.*without it")],
+)
+def test_holdout_refuses_groups(arguments, message):
+    """One group alone, or a split that names a group whose values are not there: never another split without a word."""
+    with pytest.raises(DataError, match=message):
+        holdout([0, 1] * 10, **arguments)
+
+
+@pytest.mark.parametrize("number", [50, 60, 100, 333, 480, 500])
+def test_draw_keeps_some_of_every_type(number):
+    """Ten of each type, or all it has, and otherwise in proportion; the number asked for, if that is enough."""
+    counts = np.array([4, 12, 30, 154, 300])
+    labels = np.random.RandomState(1).permutation(np.repeat(list("abcde"), counts))
+    drawn = draw(labels, number, 10)
+    found = np.array([np.sum(labels[drawn] == kind) for kind in "abcde"])
+    assert len(set(drawn)) == len(drawn) == found.sum() == max(number, 44) and np.all(drawn[:-1] < drawn[1:])
+    assert np.all(found >= np.minimum(counts, 10)) and np.all(found <= counts)
+    free = found > 10
+    thinned = found[free].sum() / counts[free].sum() if free.any() else 0
+    assert np.all(np.abs(found[free] - thinned * counts[free]) <= 1) and np.array_equal(drawn, draw(labels, number, 10))
+
+
+def test_draw_keeps_every_group_of_a_type():
+    """Within a type, each group its share, and a cell at least: else a type could lose the donor that it would be asked of."""
+    labels, groups = np.repeat(["a", "b"], 500), np.tile(np.repeat(["x", "y", "z"], [470, 20, 10]), 2)
+    drawn = draw(labels, 100, 10, groups)
+    assert len(drawn) == 100
+    for kind in "ab":
+        found = [np.sum((labels[drawn] == kind) & (groups[drawn] == group)) for group in "xyz"]
+        assert sum(found) == 50 and found[0] >= 46 and found[1] >= 1 and found[2] >= 1

@@ -1,0 +1,102 @@
+"""What the reader should know of his file before he believes a number, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from anndata import AnnData
+
+from lib.datasets import checks
+from lib.experiments import classifiers
+from lib.prepare import splits
+
+
+def about_cells(chosen: dict, read: AnnData, whole: AnnData) -> list[str]:
+    """Which cells, labels and types were left out or are doubtful.
+
+    Parameters
+    ----------
+    chosen : dict
+        As :func:`lib.experiments.profiles.load` gives it.
+    read, whole : AnnData
+        The file's cells, and those that can be used.
+    """
+    report, base, said = chosen["adata"].uns["alignment"], chosen["data"], []
+    if none := report.get("no_label"):
+        words = ", ".join(f"{name} ({count:,})" for name, count in none.items())
+        said.append(f"{sum(none.values()):,} of {read.n_obs:,} cells have no cell type and are set aside: {words}.")
+    joined = [" and ".join(map(repr, names)) for names in read.uns["dataset"].get("joined", [])]
+    said += [f"{names} differ by blanks around them only and are taken as one type." for names in joined]
+    counts = read.obs["cell_type"].value_counts()
+    for names in checks.alike(list(read.obs["cell_type"].cat.categories)):
+        words = " and ".join(f"{name!r} ({counts[name]:,} cells)" for name in names)
+        said.append(
+            f"{words} differ in capitals or blanks only, and are taken as different types. If they are one, name them so."
+        )
+    if repeats := report.get("repeats"):
+        said.append(
+            f"{repeats:,} of {read.n_obs:,} cells repeat another cell, value for value, under another name; each is used once. "
+            "On both sides of the split they would have been known by heart."
+        )
+    if dropped := report["dropped_cells"]:
+        types = ", ".join(f"{count:,} {name}" for name, count in report["dropped"].items())
+        said.append(
+            f"{dropped:,} cells show fewer than {report['min_genes']} genes and are dropped ({types}); "
+            "-p min_genes N sets another limit."
+        )
+    if rare := report.get("set_aside"):
+        words = ", ".join(f"{name} ({count})" for name, count in rare.items())
+        said.append(
+            f"Types with fewer than {base['min_cells_per_type']} cells are set aside: {words}; -p min_cells_per_type N sets "
+            "another limit."
+        )
+    return said
+
+
+def about_groups(whole: AnnData, seen: Sequence[str], groups: Sequence[str]) -> list[str]:
+    """What columns that look like groups (``seen``), and those of them that can be kept apart (``groups``), mean."""
+    said = []
+    if groups:
+        number = whole.obs[groups[0]].nunique()
+        said.append(
+            f"{groups[0]!r} ({number} values) looks as if it says whose a cell is, or of which preparation. Cells of one are "
+            "alike for more reasons than their type, and here they are on both sides of the split. To be judged on cells of "
+            f"others, as you will want: -p group {groups[0]}."
+            + (f" It looks so too of {', '.join(map(repr, groups[1:]))}." if groups[1:] else "")
+        )
+    return said + [
+        f"{column!r} looks as if it says of which preparation a cell is, and nearly every type has one of its values only: "
+        "what tells types apart here may tell preparations apart, and no split of these cells can show which."
+        for column in seen
+        if column not in groups
+    ]
+
+
+def about_sides(chosen: dict) -> list[str]:
+    """What it costs to keep a group apart: types that cannot be asked for, and cells that scBERT is not trained on."""
+    adata, split, said = chosen["adata"], chosen["split"], []
+    if not (column := split.get("group")):
+        return []
+    if aside := adata.uns["alignment"]["one_sided"]:
+        words = ", ".join(f"{name} ({count:,})" for name, count in aside.items())
+        said.append(
+            f"With each {column!r} on one side, these types would be on one side only, where they cannot be learnt or are not "
+            f"asked for; they are set aside: {words}."
+        )
+    if chosen["protocol"] == "clean":
+        labels, groups = adata.obs["cell_type"].cat.codes.to_numpy(np.int64), adata.obs[column].to_numpy(str)
+        train, _ = splits.holdout(labels, **split, groups=groups)
+        _, select = classifiers.chosen_by(train, 0, labels, groups)
+        several = len(set(groups[train])) > 1
+        which = f"are whole {column!r} too." if several else f"are of the same {column!r} as the others: there is but one."
+        share = f"{len(select):,} ({len(select) / len(train):.0%})"
+        said.append(f"Of {len(train):,} labelled cells, {share} tell when scBERT's training ends, and {which}")
+    return said
+
+
+def about_time(plan: dict) -> list[str]:
+    """Whether the runs take longer than was asked for."""
+    if plan["minutes"] <= plan["asked"]:
+        return []
+    return [f"The runs take about {plan['minutes']:.3g} minutes here, not {plan['asked']:g}: {plan['because']}."]

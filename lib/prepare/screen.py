@@ -1,0 +1,154 @@
+"""Which cells of a file count: those with a label, each once, of types that can be both learnt and asked; and their groups."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import anndata
+import numpy as np
+import pandas as pd
+
+from lib.errors import DataError
+from lib.prepare import splits
+
+DETECTED = 10  # genes: two cells that show fewer may be alike by chance
+# Columns of obs that say whose or of which preparation a cell is, without capitals and signs; what divides most surely first.
+GROUPS = (
+    "donor patient subject individual participant person mouse animal specimen biosample sample batch library "
+    "origident replicate channel lane run plate gemgroup experiment"
+).split()
+
+
+def labelled(adata: anndata.AnnData) -> tuple[anndata.AnnData, dict]:
+    """The cells that have a label; and how many had none, for each word that says so (``no_label``)."""
+    none = adata.obs["cell_type"].isna().to_numpy()
+    if not none.any():
+        return adata, {}
+    told = adata.uns["dataset"].get("no_label", {"(missing)": int(none.sum())})
+    return adata[~none].copy(), {"no_label": dict(told)}
+
+
+def once(adata: anndata.AnnData, where) -> tuple[anndata.AnnData, dict]:
+    """Each cell once, the first: of cells that have the same value for every gene, whatever their names.
+
+    Returns
+    -------
+    AnnData
+    dict
+        Where there are repeats: ``repeats``, how many cells were left out, and ``repeated``, how many different cells they are.
+
+    Raises
+    ------
+    DataError
+        Repeats of one cell have different labels.
+    """
+    x = adata.X.copy()
+    x.eliminate_zeros()
+    x.sort_indices()
+    rows = [slice(*x.indptr[cell : cell + 2]) for cell in range(x.shape[0])]
+    enough = np.diff(x.indptr) >= DETECTED
+    hashed = [
+        hashlib.sha256(x.indices[row].tobytes() + b" " + x.data[row].tobytes()).digest() if many else cell
+        for cell, (row, many) in enumerate(zip(rows, enough))
+    ]
+    code, _ = pd.factorize(np.array(hashed, object))
+    again = pd.Series(code).duplicated().to_numpy()
+    if not again.any():
+        return adata, {}
+    several = np.isin(code, code[again])
+    report = {"repeats": int(again.sum()), "repeated": len(np.unique(code[again]))}
+    if "cell_type" in adata.obs:
+        kinds = adata.obs["cell_type"].astype(str)[several].groupby(code[several]).unique()
+        if contradicting := [names for names in kinds if len(names) > 1]:
+            first = np.flatnonzero(code == kinds.index[[len(names) > 1 for names in kinds]][0])
+            named = ", ".join(f"{adata.obs_names[cell]!r} is {adata.obs['cell_type'].iloc[cell]!r}" for cell in first[:3])
+            raise DataError(
+                f"{report['repeats']:,} of {adata.n_obs:,} cells of {where} repeat another cell, value for value, and "
+                f"{len(contradicting):,} of the {report['repeated']:,} cells that occur more than once have labels that "
+                f"contradict each other (first: {named}). Find out which label is right, or drop these cells."
+            )
+    return adata[~again].copy(), report
+
+
+def grouped(adata: anndata.AnnData, column: str, where) -> anndata.AnnData:
+    """The same with ``obs[column]`` as text; refused where it cannot keep cells apart."""
+    if column not in adata.obs:
+        there = ", ".join(map(str, adata.obs.columns)) or "none"
+        raise DataError(f"{where} has no column {column!r} to keep groups of cells apart by. Columns of obs: {there}.")
+    values = adata.obs[column]
+    missing = (values.isna() | (values.astype(str).str.strip() == "")).to_numpy()
+    if missing.any():
+        raise DataError(
+            f"{int(missing.sum()):,} of {adata.n_obs:,} cells of {where} have no {column!r} (first: "
+            f"{adata.obs_names[missing][0]!r}), so that it is not known which to keep apart. Fill it in, or drop these cells."
+        )
+    if values.nunique() < 2:
+        raise DataError(
+            f"All cells of {where} have one {column!r}, {values.astype(str).iloc[0]!r}: there is nothing to keep apart. "
+            "Name another column, or leave group out."
+        )
+    adata.obs[column] = values.astype(str)
+    return adata
+
+
+def on_both_sides(adata: anndata.AnnData, split: dict) -> tuple[anndata.AnnData, dict]:
+    """Without types that whole groups held out leave on one side only: they could not be learnt, or would not be asked.
+
+    Returns
+    -------
+    AnnData
+    dict
+        Their cells, type by type.
+
+    Raises
+    ------
+    DataError
+        Fewer than two types are left.
+    """
+    column, aside = split["group"], {}
+    counts = pd.crosstab(adata.obs["cell_type"], adata.obs[column].astype(str))
+    alone = counts.index[(counts > 0).sum(axis=1) < 2]
+    while True:
+        if len(counts) - len(alone) < 2:
+            several = int(((counts > 0).sum(axis=1) > 1).sum())
+            raise DataError(
+                f"{several} of {len(counts)} cell types occur in more than one {column!r}, and {len(counts) - len(alone)} can "
+                f"stand on both sides when whole groups are held out; two are needed. In these cells {column!r} says what the "
+                "type is, or nearly so: no split can tell the two apart. Name another column, or leave group out."
+            )
+        aside |= {str(name): int(counts.loc[name].sum()) for name in alone}
+        counts = counts.drop(index=alone)
+        if len(alone):
+            adata = adata[~adata.obs["cell_type"].isin(alone)].copy()
+            adata.obs["cell_type"] = adata.obs["cell_type"].cat.remove_unused_categories()
+        codes = adata.obs["cell_type"].cat.codes.to_numpy(np.int64)
+        sides = splits.holdout(codes, **split, groups=adata.obs[column].to_numpy(str))
+        train, test = (set(adata.obs["cell_type"].iloc[side]) for side in sides)
+        alone = pd.Index(sorted(train ^ test))
+        if not len(alone):
+            return adata, aside
+
+
+def group_columns(obs: pd.DataFrame) -> list[str]:
+    """Columns that look as if they say whose or of which preparation a cell is, by name and values; the surest first.
+
+    A column counts if it has from two values up to one for each five cells, none missing.
+    """
+    found = []
+    for column in obs:
+        plain = re.sub(r"[^a-z]", "", str(column).lower())
+        plain = re.sub(r"(?<=.)(uuid|identifier|id|ids|name|names|number|no|label|code)$", "", plain)
+        values = obs[column]
+        if plain in GROUPS and not values.isna().any() and 2 <= values.nunique() <= len(obs) / 5:
+            found.append((GROUPS.index(plain), values.nunique(), str(column)))
+    return [name for *_, name in sorted(found)]
+
+
+def divides(adata: anndata.AnnData, split: dict, column: str) -> bool:
+    """Whether two types at least stand on both sides of a split that keeps the groups of a column apart."""
+    try:
+        on_both_sides(adata, split | {"group": column})
+    except DataError:
+        return False
+    return True
