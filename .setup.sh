@@ -1,6 +1,7 @@
 # Sourced with bash by run_all.sh and tests/run.sh, from any folder: sets PYTHON to an interpreter that has the pinned
 # requirements. The active environment serves if it has them (conda, Binder); else .venv, made or completed if need be.
 # shellcheck shell=bash
+unset PYTHONOPTIMIZE # packages of others need their docstrings, and assert
 SETUP_ROOT=$(unset CDPATH && cd -P -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd) || return 1
 SETUP_VENV=$SETUP_ROOT/.venv
 # The number of the process that installs into .venv; it stays there if the installation is broken off.
@@ -17,10 +18,12 @@ with_requirements() {
   "$1" -c '
 import re, sys
 from importlib import metadata
-assert sys.version_info[:2] == (3, 11)
+if sys.version_info[:2] != (3, 11):
+    raise SystemExit(1)
 for line in open(sys.argv[1], encoding="utf-8"):
     if found := re.match(r"([\w.-]+)==([\w.]+)", line):
-        assert metadata.version(found[1]).split("+")[0] == found[2], line
+        if metadata.version(found[1]).split("+")[0] != found[2]:
+            raise SystemExit(1)
 print(sys.executable)' "$SETUP_ROOT/requirements.txt" 2>/dev/null
 }
 

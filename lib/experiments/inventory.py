@@ -60,7 +60,9 @@ class Stored:
             return ("damaged", wrong) if wrong else ("done", "")
         try:
             whose = store.owner(self.folder)
-        except Exception:  # noqa: BLE001 - damaged, in whatever way, or ended before it began
+        except FileNotFoundError:  # killed before it began
+            return "unfinished", "not begun"
+        except Exception:  # noqa: BLE001 - damaged, in whatever way
             return "damaged", "has no specification that can be read"
         return ("unfinished", self.progress) if whose == self.id else ("damaged", f"there lies run {whose}")
 
@@ -176,6 +178,8 @@ def unused(parameters: dict | None = None) -> tuple[list[tuple[Stored, str]], li
             found.append((run, f"damaged: {words}"))
         elif run.id in used or (trained and run_id(trained, code) in used):
             continue
+        elif not run.environment:
+            found.append((run, words))
         elif run.environment["code"] != code:
             found.append((run, f"computed by code {run.environment['code'][:8]}, here it is {code[:8]}"))
         elif run.cells in judged:

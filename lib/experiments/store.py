@@ -2,7 +2,7 @@
 
 It holds ``spec.json``, ``environment.json``, ``log.csv``, ``predictions.npz``, the weights ``model.pt`` where the run trains,
 ``checkpoint.pt`` while it is unfinished, and ``DONE``, written last, with the SHA-256 of the others. What it promises
-(tests/experiments/test_promises.py has a test for each):
+(tests/experiments has tests for each, and soak.py, which breaks it for real):
 
 - **Whole or not at all.** A file gets its name when it is complete, a run its mark when its files are. Killed at any moment,
   full disk or not, nothing half is taken for whole, and what was finished, epochs too, is not done again.

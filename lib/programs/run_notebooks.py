@@ -45,7 +45,7 @@ def notebooks(only: list[str] | None = None) -> list[Path]:
 
 def check_parameters(path: Path, parameters: Iterable[str]) -> None:
     """Refuse names that the notebook's parameters cell does not have (papermill would only log a line)."""
-    known = papermill.inspect_notebook(str(path))
+    known = papermill.inspect_notebook(_as_it_is(path))
     for name in parameters:
         if name not in known:
             raise DataError(f"{path.stem} has no parameter {name!r}. It has: {', '.join(known)}.")
@@ -84,7 +84,7 @@ def execute(path: Path, output: Path, parameters: dict) -> str | None:
     with files.replacing(output, "Point SCBERT_FIGURES to a folder that can, with enough space.") as partial:
         partial.write_bytes(path.read_bytes())  # what the reader sees where not even the first cell can be started
         try:
-            _in_a_thread(papermill.execute_notebook, str(path), str(partial), parameters, **kernel, **shown)
+            _in_a_thread(papermill.execute_notebook, _as_it_is(path), _as_it_is(partial), parameters, **kernel, **shown)
         except PapermillExecutionError as failure:
             place = f"cell {failure.cell_index} (In [{failure.exec_count}])"
             error = f"{place}:\n{failure.source.strip()}\n\n{failure.ename}: {failure.evalue}"
@@ -100,6 +100,11 @@ def execute(path: Path, output: Path, parameters: dict) -> str | None:
         _strip(partial)
     files.write_text(output.with_suffix(".html"), HTMLExporter().from_filename(str(output))[0])
     return error
+
+
+def _as_it_is(path):
+    """A path for papermill, which would fill in what stands in braces."""
+    return str(path).replace("{", "{{").replace("}", "}}")
 
 
 def _in_a_thread(function, *arguments, **named):
