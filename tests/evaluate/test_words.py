@@ -152,8 +152,9 @@ def test_a_model_that_learnt_nothing_is_said():
     assert words.caveat(AHEAD) == ""
     for low, p in ((-0.2, 0.4), (0.0, 0.06), (0.1, 0.06)):
         text = words.caveat({"low": low, "high": 0.3, "p": p})
-        assert text.startswith("scBERT is not ahead of the majority class here") and "`quick`" in text and "`minutes`." in text
-        assert "not shown to be ahead of the majority class here" in text and "says little of scBERT" in text
+        assert (
+            "not shown to be ahead of the majority class here" in text and "says little of scBERT" in text and "quick" in text
+        )
 
 
 def test_a_mean_with_half_its_interval():
