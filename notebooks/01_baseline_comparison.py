@@ -130,7 +130,7 @@ words.beside_paper(ours, paper, [*metrics[:1], "accuracy_last_epoch", *metrics[1
 # what their rule adds is at most the distance to *chosen on one half, scored on the other* (at most, since that rule has half as
 # many cells to choose by). Right of it, runs trained on four fifths of the labelled cells, so that a fifth is left to choose by.
 
-# %%
+# %% tags=["figure"]
 choice = measures.epoch_choice([run for run in done if run.spec["arm"] == "full"] + other)
 fig = plt.figure(figsize=(10, 10.4))
 axes = fig.subplot_mosaic([["a", "b"], ["c", "d"], ["e", "e"]], height_ratios=[1, 1, 0.9])
@@ -199,7 +199,7 @@ plots.save(fig, "01_confusion", pd.concat(shares), chosen)
 # own, and its verdicts are those of notebook 05; the controls against scBERT are another one (what was asked under "Is the bench
 # sound?" is not asked again).
 
-# %%
+# %% tags=["answer", "table"]
 claim = scorecard.family("baseline", done)
 found = claim.iloc[0].to_dict()
 claim[:1].to_csv(plots.folder(chosen) / "01_difference.csv", index=False, float_format="%.6g")
@@ -244,5 +244,5 @@ words.show_family(splits_table, plots.label)
 # Every run above is a folder below `data/cache/runs`, or one of the published runs of `data/runs`, with its specification, its
 # log and its predictions, cell by cell. This is the environment of the first one.
 
-# %%
-pd.Series(done[0].environment | {"packages": ", ".join(f"{k} {v}" for k, v in done[0].environment["packages"].items())})
+# %% tags=["environment"]
+profiles.environment(done[0])

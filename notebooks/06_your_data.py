@@ -37,7 +37,6 @@ sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p /
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from IPython.display import Markdown
 
 from lib import plots
@@ -64,7 +63,7 @@ profiles.describe(chosen)
 # is chosen by cross-validation on the training cells: should it lie at an end of the range of the profile, the range is
 # too narrow for your cells.
 
-# %%
+# %% tags=["table"]
 arms = ["logistic_regression", "full", "majority"]
 done = runs.complete(specs.cell_types(chosen, arms))
 few = runs.complete(specs.cell_types(chosen, arms, chosen["fractions"], chosen["few_shot_seeds"]))
@@ -84,7 +83,7 @@ summary.assign(arm=summary["arm"].map(plots.label)).pivot(index="arm", columns="
 # Every point is a run. Look at whether scBERT's curve lies above logistic regression's anywhere, above all on the left,
 # where labels are few. Macro-F1 counts every type the same, however rare.
 
-# %%
+# %% tags=["figure"]
 fig, axes = plt.subplots(1, 2, figsize=(10, 3.9))
 curve = measures.table(few)
 for ax, metric in zip(axes, ["accuracy", "macro_f1"]):
@@ -100,7 +99,7 @@ plots.save(fig, "06_few_shot", table, chosen)
 # the training. *Ahead* or *behind* is said where it excludes zero and p is below 5 %, *equivalent*
 # where the difference lies within 2 points either way by two one-sided tests at 5 %; else it is undecided.
 
-# %%
+# %% tags=["answer"]
 found = differences.family([("logistic_regression", "full", "accuracy", {})], done).iloc[0].to_dict()
 which = f"On {'these' if data is None else 'your'} {chosen['adata'].n_obs:,} cells"
 learnt = differences.family([("full", "majority", "accuracy", {})], done).iloc[0].to_dict()
@@ -151,5 +150,5 @@ words.show_family(differences.family([("my model", arm, "accuracy", {}) for arm 
 # Every run above is a folder below `data/cache/runs`, with its specification, its log and its predictions, cell by
 # cell. This is the environment of the first one.
 
-# %%
-pd.Series(done[0].environment | {"packages": ", ".join(f"{k} {v}" for k, v in done[0].environment["packages"].items())})
+# %% tags=["environment"]
+profiles.environment(done[0])

@@ -13,6 +13,7 @@ from pandas.io.formats.style import Styler
 
 from lib.datasets import downloads
 from lib.errors import DataError
+from lib.experiments import schema
 from lib.experiments.tasks import PUBLISHED
 from lib.files import digest
 from lib.prepare import cells
@@ -22,12 +23,19 @@ FOLDER = Path(__file__).resolve().parent / "ladder"
 
 
 def read(name: str) -> dict:
-    """The content of a profile's file (dict)."""
+    """The content of a profile's file (dict); DataError where it says what no profile can (:mod:`lib.experiments.schema`)."""
     path = FOLDER / f"{name}.yaml"
     known = sorted(file.stem for file in FOLDER.glob("*.yaml"))
     if name not in known:
         raise DataError(f"There is no profile {name!r}. Profiles: {', '.join(known)}.")
-    return yaml.safe_load(path.read_text()) | {"name": name}
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise DataError(f"{path} is no YAML: {' '.join(str(error).split())}. Mend that line.") from error
+    schema.check(schema.Profile, found, str(path))
+    for dataset, changed in found.get("for_dataset", {}).items():
+        schema.check(schema.Profile, found | changed, f"{path}, for_dataset.{dataset}")
+    return found | {"name": name}
 
 
 def load(name: str | dict, loaded: AnnData | None = None, **overrides: Any) -> dict:
@@ -135,4 +143,11 @@ def describe(profile: dict) -> Styler:
         "gene embedding": profile["gene_embedding"],
         "held out": f"{profile['split']['test_size']:.0%} of each type, split seed {profile['split']['seed']}",
     }
+    return pd.DataFrame({"": rows}).style.set_properties(**{"text-align": "left", "white-space": "normal"})
+
+
+def environment(run) -> Styler:
+    """What a run (:class:`lib.experiments.store.Run`, or a published one) was computed with, in a table (DataFrame)."""
+    found = run.environment
+    rows = found | {"packages": ", ".join(f"{name} {version}" for name, version in found["packages"].items())}
     return pd.DataFrame({"": rows}).style.set_properties(**{"text-align": "left", "white-space": "normal"})
