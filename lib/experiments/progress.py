@@ -115,8 +115,8 @@ def shown(specs: Iterable[dict], places: int | None, quiet: bool) -> Iterator[Ca
         return
     bar = None
     if mode in (None, "bar"):
-        how = {"total": 100, "leave": False, "bar_format": "{desc}{percentage:3.0f}%|{bar}|{postfix}"}
-        bar = tqdm_text(**how, ncols=78, nrows=20, desc="Runs: ") if mode else tqdm_auto(**how, desc="Runs: ")
+        how = {"total": 100, "leave": False, "bar_format": "Runs: {percentage:3.0f}%|{bar}| {desc}"}
+        bar = tqdm_text(**how, ncols=78, nrows=20) if mode else tqdm_auto(**how)
 
     def tell():
         elapsed = time.time() - started
@@ -124,7 +124,7 @@ def shown(specs: Iterable[dict], places: int | None, quiet: bool) -> Iterator[Ca
         words = f"{total - left.total()} of {total} done" + (f", about {clock(seconds)} left" if took else "")
         if bar is not None:
             bar.n = 100 * share
-            bar.set_postfix_str(words)
+            bar.set_description_str(words)
         elif mode == "log":
             print(f"Runs: {words}, {share:.0%} of the work, {clock(elapsed)} so far", flush=True)
 

@@ -158,10 +158,8 @@ def _figures(book) -> Iterator[tuple[nbformat.NotebookNode, dict]]:
         elif _outputs(cell, "image/png"):
             saved = re.search(r'plots\.save\(\s*\w+,\s*"(\w+)"', cell.source)
             name = saved[1] if saved else ""
-            yield (
-                cell,
-                {"name": name, "title": title, "alt": f"{title}." + (f" The numbers are in {name}.csv." if name else "")},
-            )
+            alt = f"{heading}." + (f" The numbers are in {name}.csv." if name else "")
+            yield cell, {"name": name, "title": heading, "alt": alt}
 
 
 def _picture(path: Path) -> str:
