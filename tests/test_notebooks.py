@@ -1,8 +1,10 @@
 """Every notebook executed in the smoke profile by run_all.sh's own program, and what it says when something fails."""
 
 import html.parser
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +15,7 @@ import nbformat
 import pandas as pd
 import psutil
 import pytest
+from jupytext.sync_contentsmanager import TextFileContentsManager
 
 from lib import files
 from lib.errors import DataError
@@ -282,3 +285,45 @@ def test_an_executed_notebook_is_whole_or_not_there(tmp_path, monkeypatch):
     assert run_notebooks.execute(book, output, {}) == "RuntimeError: Kernel died"
     assert nbformat.read(output, as_version=4).cells[0].source == "1"
     assert sorted(path.name for path in output.parent.iterdir()) == ["a.html", "a.ipynb"]
+
+
+def test_opened_run_and_saved_in_jupyter_nothing_changes_but_what_it_shows(tmp_path):
+    """By jupytext's contents manager, as JupyterLab calls it: no .py changes, of the .ipynb the outputs and the kernel's name."""
+    shutil.copytree(run_notebooks.NOTEBOOKS, tmp_path / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    manager = TextFileContentsManager(root_dir=str(tmp_path))
+    for book in BOOKS:
+        model = manager.get(f"notebooks/{book.name}")
+        opened = model["content"]
+        before = nbformat.from_dict(json.loads(json.dumps(opened)))
+        opened.metadata["kernelspec"] = {"display_name": "Another name", "language": "python", "name": "python3"}
+        opened.metadata["language_info"] = {"name": "python", "version": "3.12.1"}
+        for cell in opened.cells:
+            if cell.cell_type == "code":
+                cell.execution_count, cell.outputs = 1, [nbformat.v4.new_output("stream", text="shown\n")]
+        manager.save(model, f"notebooks/{book.name}")
+        script, saved = book.with_suffix(".py").name, nbformat.read(tmp_path / "notebooks" / book.name, as_version=4)
+        assert (tmp_path / "notebooks" / script).read_bytes() == book.with_suffix(".py").read_bytes()
+        assert [dict(cell, outputs=[], execution_count=None) for cell in saved.cells if cell.cell_type == "code"] == [
+            dict(cell, outputs=[], execution_count=None) for cell in before.cells if cell.cell_type == "code"
+        ]
+        assert saved.cells[2].execution_count == 1 or saved.cells[1].execution_count == 1
+        run_notebooks.check_pair(tmp_path / "notebooks" / book.name)
+
+
+def test_a_cell_changed_in_jupyter_is_in_both(tmp_path):
+    """And one that was changed in one of them alone is refused, with the command that mends it."""
+    for path in run_notebooks.NOTEBOOKS.glob("01_*"):
+        shutil.copy(path, tmp_path)
+    shutil.copy(run_notebooks.NOTEBOOKS / "jupytext.toml", tmp_path)
+    manager, [book] = TextFileContentsManager(root_dir=str(tmp_path)), tmp_path.glob("*.ipynb")
+    model = manager.get(book.name)
+    model["content"].cells[1].source = 'profile = "laptop"'
+    manager.save(model, book.name)
+    script = book.with_suffix(".py")
+    assert '# %% tags=["parameters"]\nprofile = "laptop"\n' in script.read_text()
+    script.write_text(script.read_text().replace('"laptop"', '"smoke"'))
+    with pytest.raises(DataError, match=f"hold other cells.*-m jupytext --sync {script}"):
+        run_notebooks.check_pair(book)
+    subprocess.run([sys.executable, "-m", "jupytext", "--sync", "--quiet", script], check=True, cwd=tmp_path)
+    run_notebooks.check_pair(book)
+    assert 'profile = \\"smoke\\"' in book.read_text()
