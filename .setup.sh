@@ -9,8 +9,9 @@ SETUP_MARK=$SETUP_VENV/installing
 
 setup_says() { printf '%s\n' "$@" >&2; }
 
-is_311() {
-  "$1" -c 'import sys; raise SystemExit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1
+# Whether an interpreter is one of those that the pinned versions have wheels for.
+serves() {
+  "$1" -c 'import sys; raise SystemExit(not (3, 11, 5) <= sys.version_info[:3] < (3, 14))' >/dev/null 2>&1
 }
 
 # Prints the interpreter's own path if it has every pinned version.
@@ -18,10 +19,11 @@ with_requirements() {
   "$1" -c '
 import re, sys
 from importlib import metadata
-if sys.version_info[:2] != (3, 11):
+if not (3, 11, 5) <= sys.version_info[:3] < (3, 14):
     raise SystemExit(1)
 for line in open(sys.argv[1], encoding="utf-8"):
-    if found := re.match(r"([\w.-]+)==([\w.]+)", line):
+    found = re.match(r"([\w.-]+)==([\w.]+)", line)
+    if found and (sys.version_info >= (3, 12) or "python_version" not in line):
         if metadata.version(found[1]).split("+")[0] != found[2]:
             raise SystemExit(1)
 print(sys.executable)' "$SETUP_ROOT/requirements.txt" 2>/dev/null
@@ -46,6 +48,9 @@ setup_pip() {
     pip_said "SSLError|CERTIFICATE|Connection (refused|reset|aborted)|Max retries|IncompleteRead|HTTP error 5"; then
     rm -f -- "$SETUP_MARK" # nothing is half installed: pip downloads first
     reason="the package index (PyPI) cannot be reached. Is there a network? Behind a proxy, set HTTPS_PROXY."
+  elif pip_said "from versions: none" && ! index_answers; then
+    rm -f -- "$SETUP_MARK"
+    reason="the package index (PyPI) cannot be reached. Is there a network? Behind a proxy, set HTTPS_PROXY."
   elif pip_said "No matching distribution|Could not find a version|different Python"; then
     rm -f -- "$SETUP_MARK"
     reason="the package index has no such version for this Python and this kind of machine."
@@ -58,6 +63,9 @@ setup_pip() {
   return 1
 }
 pip_said() { printf '%s\n' "$output" | grep -iE "$1" >/dev/null; }
+
+# Whether pip finds any version of pip itself: where not, it is the index that is missing, not a version.
+index_answers() { "$SETUP_VENV/bin/python" -m pip index versions pip >/dev/null 2>&1; }
 
 mark() { echo "$$" 2>/dev/null >"$SETUP_MARK"; }
 
@@ -73,15 +81,18 @@ is_installing() {
 
 # .venv itself, with pip in it.
 make_venv() {
-  local base="" candidate output
-  for candidate in python3.11 python3 python; do
-    if is_311 "$candidate"; then
+  local base="" candidate output found seen=""
+  for candidate in python3.11 python3.12 python3.13 python3 python; do
+    if serves "$candidate"; then
       base=$candidate
       break
     fi
+    found=$("$candidate" -c 'import platform; print(platform.python_version())' 2>/dev/null) &&
+      seen="${seen:+$seen, }$candidate is $found"
   done
   if [ -z "$base" ]; then
-    setup_says "Python 3.11 was not found. Install it, or: conda env create -f environment.yml && conda activate scbert"
+    setup_says "No Python from 3.11.5 to 3.13 was found${seen:+ ($seen)}. Install one (python.org, apt, brew, uv python install 3.12)" \
+      "and run the same command again; or: conda env create -f environment.yml && conda activate scbert"
     return 1
   fi
   setup_says "Making .venv with $base ..."
@@ -105,8 +116,19 @@ make_venv() {
     return
   fi
   setup_says "$base cannot make a virtual environment with pip, because its module ensurepip is missing." \
-    "On Debian and Ubuntu: sudo apt install python3.11-venv; then run the same command again."
+    "On Debian and Ubuntu: sudo apt install ${base##*/}-venv; then run the same command again."
   return 1
+}
+
+# Where pip finds torch without CUDA (0.2 GB instead of 2.7), for a Linux machine without an NVIDIA GPU; nothing where that place
+# cannot be reached, or the caller chose one.
+torch_index() {
+  local place=https://download.pytorch.org/whl/cpu
+  if [ "$(uname -s)" = Linux ] && [ -z "${PIP_EXTRA_INDEX_URL:-}" ] && ! command -v nvidia-smi >/dev/null 2>&1 &&
+    "$SETUP_VENV/bin/python" -c 'import sys, urllib.request; urllib.request.urlopen(sys.argv[1], timeout=10)' "$place/torch/" \
+      >/dev/null 2>&1; then
+    echo "--extra-index-url $place"
+  fi
 }
 
 install_requirements() {
@@ -130,20 +152,22 @@ install_requirements() {
       return 1
     fi
     make_venv || return 1
-  elif ! is_311 "$SETUP_VENV/bin/python"; then
-    setup_says "The Python in $SETUP_VENV is not 3.11. Delete or rename that folder and run the same command again."
+  elif ! serves "$SETUP_VENV/bin/python"; then
+    setup_says "The Python in $SETUP_VENV is $("$SETUP_VENV/bin/python" -c 'import platform; print(platform.python_version())'), not one" \
+      "from 3.11.5 to 3.13. Delete or rename that folder and run the same command again."
     return 1
   elif ! "$SETUP_VENV/bin/python" -m pip --version >/dev/null 2>&1; then
     make_venv || return 1
   fi
 
-  setup_says "Installing requirements.txt into .venv (once, a few minutes) ..."
+  setup_says "Installing requirements.txt into .venv (once, a few minutes; 0.5 GB to download, 2 GB on disk, with CUDA 3 and 7) ..."
   if ! mark; then
     setup_says "The folder $SETUP_VENV cannot be written. Is the disk full?"
     return 1
   fi
   # torch first: with it in place, no other package asks for another build of it.
-  setup_pip "$SETUP_VENV/bin/python" -m pip install --quiet "$(grep '^torch==' "$SETUP_ROOT/requirements.txt")" &&
+  # shellcheck disable=SC2046 # two words, or none
+  setup_pip "$SETUP_VENV/bin/python" -m pip install --quiet $(torch_index) "$(grep '^torch==' "$SETUP_ROOT/requirements.txt")" &&
     setup_pip "$SETUP_VENV/bin/python" -m pip install --quiet -r "$SETUP_ROOT/requirements.txt" || return 1
   rm -f -- "$SETUP_MARK"
   if ! is_complete; then

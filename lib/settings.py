@@ -14,7 +14,8 @@ SCBERT_DEVICES       GPUs, or processes on a CPU, that train one large model tog
 SCBERT_AT_ONCE       cells of a batch that go through a model at once in training; the rest follow  the whole batch
 SCBERT_SCHEDULER     address of a Dask scheduler that does the runs                                 runs are done here
 SCBERT_FORCE         a word: runs whose mark carries another word, or none, are done again          what is done serves
-SCBERT_PROGRESS      log: progress in lines, for output that goes to a file                         live bars
+SCBERT_PROGRESS      log: a line every half minute; bar: a bar of text; off: nothing                live bars
+SCBERT_JOURNAL       file to which runs that were computed, stored already or published are added   none is kept
 ==================== ============================================================================== =====================
 
 Relative folders are meant from the root of the repository, whatever folder a notebook runs in. A value that means nothing
@@ -88,9 +89,14 @@ def force() -> str | None:
     return _text("SCBERT_FORCE", r"[\w-]+", "a word of letters, digits, - and _")
 
 
-def progress_in_lines() -> bool:
-    """Whether progress is shown in lines, not as a live bar."""
-    return _text("SCBERT_PROGRESS", "log", "log, or leave it out") == "log"
+def progress() -> str | None:
+    """How progress is shown: ``log`` (lines), ``bar`` (a bar of text), ``off``, or None (live bars, in notebooks widgets)."""
+    return _text("SCBERT_PROGRESS", "log|bar|off", "log, bar or off, or leave it out")
+
+
+def journal() -> Path | None:
+    """The file to which runs are added that were computed or served, or None."""
+    return _folder("SCBERT_JOURNAL", Path()) if os.environ.get("SCBERT_JOURNAL") else None
 
 
 def given() -> dict[str, str]:

@@ -1,11 +1,3 @@
-# ---
-# jupyter:
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
-# ---
-
 # %% [markdown]
 # # 1 · Does scBERT name cell types better than logistic regression?
 #
@@ -145,7 +137,7 @@ words.beside_paper(ours, paper, [*metrics[:1], "accuracy_last_epoch", *metrics[1
 # What the paper's rule adds is at most the distance from the first to the second (at most, since the second has half as many cells
 # to choose by). Right of the dotted line, training has a fifth fewer cells.
 
-# %%
+# %% tags=["figure"]
 choice = measures.epoch_choice([run for run in done if run.spec["arm"] == "full"] + other)
 fig = plt.figure(figsize=plots.mm(183, 190))
 axes = fig.subplot_mosaic([["a", "b"], ["c", "d"], ["e", "e"]], height_ratios=[1, 1, 0.9])
@@ -222,7 +214,7 @@ plots.save(fig, "01_confusion", pd.concat(shares), chosen)
 # The paper's claim, by both scores, is a family of its own, and its verdicts are those of notebook 05; the controls against scBERT
 # are another (what was asked under "Is the bench sound?" is not asked again).
 
-# %%
+# %% tags=["answer", "table"]
 claim = scorecard.family("baseline", done)
 found = claim.iloc[0].to_dict()
 claim[:1].to_csv(plots.folder(chosen) / "01_difference.csv", index=False, float_format="%.6g")
@@ -267,5 +259,5 @@ words.show_family(splits_table, plots.label)
 # Every run above is a folder below `data/cache/runs`, or one of the published runs of `data/runs`, with its specification, its
 # log and its predictions, cell by cell. This is the environment of the first one.
 
-# %%
-pd.Series(done[0].environment | {"packages": ", ".join(f"{k} {v}" for k, v in done[0].environment["packages"].items())})
+# %% tags=["environment"]
+profiles.environment(done[0])

@@ -1,11 +1,3 @@
-# ---
-# jupyter:
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
-# ---
-
 # %% [markdown]
 # # 2 · Does pre-training help when there are few labels?
 #
@@ -96,7 +88,7 @@ pd.concat(rows, names=["labels"])
 # Look at whether the orange curve (scBERT) lies above the blue one on the left, where labels are few. Upper panels:
 # ours. Lower panels: the paper's.
 
-# %%
+# %% tags=["figure"]
 fig, axes = plt.subplots(2, 2, figsize=plots.mm(183, 143))
 for ax, metric in zip(axes[0], ["accuracy", "macro_f1"]):
     plots.curves(ax, ours, metric, arms)
@@ -136,7 +128,7 @@ answer.set_index("fraction").mul(100).round(1).rename_axis("fraction (difference
 # by chance. Holm's adjusted p allows for that, and with the interval decides on *ahead* and *behind*; *equivalent* means within 2
 # points either way by two one-sided tests at 5 %; *undecided*, that neither is shown. The verdicts are those of notebook 05.
 
-# %%
+# %% tags=["answer", "table"]
 display(words.show_family(family, plots.label))
 Markdown(words.by_fraction(family, "logistic regression", "scBERT"))
 
@@ -146,5 +138,5 @@ Markdown(words.by_fraction(family, "logistic regression", "scBERT"))
 # Every run above is a folder below `data/cache/runs`, or one of the published runs of `data/runs`, with its specification, its
 # log and its predictions, cell by cell. This is the environment of the first one.
 
-# %%
-pd.Series(done[0].environment | {"packages": ", ".join(f"{k} {v}" for k, v in done[0].environment["packages"].items())})
+# %% tags=["environment"]
+profiles.environment(done[0])

@@ -1,11 +1,3 @@
-# ---
-# jupyter:
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
-# ---
-
 # %% [markdown]
 # # 3 · What do pre-training and the gene embedding contribute?
 #
@@ -96,7 +88,7 @@ words.beside_paper(ours, paper, metrics, arms, plots.label)
 # Look at how the paper's runs without a gene embedding fall into two groups, and how ours scatter: a difference
 # between two means is worth little where the runs of one arm differ as much.
 
-# %%
+# %% tags=["figure"]
 fig, axes = plt.subplots(2, 2, figsize=plots.mm(183, 135))
 plots.compare(axes, ours, paper, metrics, arms)
 plots.save(fig, "03_no_pretraining", ours.query("metric in @metrics").assign(source="ours"), chosen)
@@ -191,7 +183,7 @@ plots.save(fig, "03_learning", logs, chosen)
 # seeds and pre-trainings; beside it, the paper's runs with Welch's interval. Both arms and both scores are one family, whose verdicts are those of
 # notebook 05. Then the twelve arms, and few labels, in a sentence each.
 
-# %%
+# %% tags=["answer", "table"]
 claims.query("metric == 'accuracy'").to_csv(plots.folder(chosen) / "03_difference.csv", index=False, float_format="%.6g")
 display(words.show_family(claims, plots.label))
 names = {"no_pretraining": "scBERT without pre-training", "no_gene2vec": "scBERT without gene embedding"}
@@ -222,5 +214,5 @@ Markdown("\n".join(lines))
 # Every run above is a folder below `data/cache/runs`, or one of the published runs of `data/runs`, with its specification, its
 # log and its predictions, cell by cell. This is the environment of the first one.
 
-# %%
-pd.Series(done[0].environment | {"packages": ", ".join(f"{k} {v}" for k, v in done[0].environment["packages"].items())})
+# %% tags=["environment"]
+profiles.environment(done[0])

@@ -1,11 +1,3 @@
-# ---
-# jupyter:
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
-# ---
-
 # %% [markdown]
 # # 4 · What has the pre-trained model learnt?
 #
@@ -92,10 +84,10 @@ card.assign(arm=card["arm"].map(plots.label)).set_index(["arm", "metric"])[["our
 # gene embedding a model can give one answer only for all hidden genes of a cell. Look at how often that answer is the
 # rule's (right pair), and how much better a model with an embedding does (left pair).
 
-# %%
+# %% tags=["figure"]
 fig, ax = plt.subplots(figsize=plots.mm(165, 72))
 plots.masked_task(ax, card)
-plots.save(fig, "04_masked_task", card[["arm", "metric", "ours", "half_width_ours", "paper"]], chosen)
+plots.save(fig, "04_masked_task", card[["arm", "metric", "ours", "half_width_ours", "n_ours", "paper"]], chosen)
 
 # %%
 arms, lines = measures.by_arm(done), []
@@ -130,7 +122,7 @@ titles = {"accuracy": "Accuracy on hidden genes", "macro": "Macro: mean recall o
 plots.dots(axes, scores.rename(columns={"answer": "arm"}), titles)
 plots.save(fig, "04_rules", scores, chosen)
 
-# %%
+# %% tags=["answer"]
 value = scores.pivot(index="answer", columns="metric", values="value")
 over = masked.over(answers, "additive", arms["full"])  # all pre-trainings
 found = {"arm": "full", "reference": "additive", "metric": "masked_accuracy"} | over | {"verdict": words.verdict(over)}
@@ -335,7 +327,7 @@ plots.save(fig, "04_cells", points, chosen)
 # bootstrap over cells. Look at whether scBERT is to the right of PCA, and how far it is from its own random weights. The table is
 # paired, cell by cell, over all pre-trainings (or draws of random weights).
 
-# %%
+# %% tags=["answer", "table"]
 fig, axes = plt.subplots(2, 2, figsize=plots.mm(183, 106), sharey=True)
 titles = {"knn_accuracy": "Nearest neighbours, accuracy", "silhouette": "Silhouette of the true types"}
 titles |= {"ari": "k-means, ARI", "nmi": "k-means, NMI"}
@@ -358,5 +350,5 @@ Markdown(
 # Every run above is a folder below `data/cache/runs`, or one of the published runs of `data/runs`, with its specification, its
 # log and its predictions, cell by cell. This is the environment of the first one.
 
-# %%
-pd.Series(done[0].environment | {"packages": ", ".join(f"{k} {v}" for k, v in done[0].environment["packages"].items())})
+# %% tags=["environment"]
+profiles.environment(done[0])

@@ -1,11 +1,3 @@
-# ---
-# jupyter:
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
-# ---
-
 # %% [markdown]
 # # 5 · Every published number beside ours
 #
@@ -52,7 +44,6 @@ from pathlib import Path
 sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "arms.py").exists())))
 
 import matplotlib.pyplot as plt
-import pandas as pd
 from IPython.display import Markdown
 
 from lib import plots
@@ -83,7 +74,7 @@ masked = runs.complete(specs.masked(chosen))
 #
 # Look at the last column, then at the width of our intervals.
 
-# %%
+# %% tags=["table"]
 card = scorecard.scorecard(ours, masked, chosen["reproduces"], scorecard.families(done))
 card.to_csv(plots.folder(chosen) / "05_scorecard.csv", index=False, float_format="%.6g")
 claims = scorecard.claims(card, chosen["reproduces"])
@@ -104,14 +95,16 @@ shown[columns].style.hide().format(precision=2).set_caption("Differences in poin
 # Each row a claim: the paper's difference (hollow diamond) and ours (filled), with 95 % intervals. Left of the line
 # the first-named model is worse.
 
-# %%
+# %% tags=["figure"]
 fig, ax = plt.subplots(figsize=plots.mm(174, 8.05 * len(claims) + 26))
 plots.differences(ax, claims)
 sides = [f"{name}_{who}" for who in ("paper", "ours") for name in ("effect", "low", "high")]
 plots.save(
     fig,
     "05_scorecard_claims",
-    claims[["experiment", "arm", "reference", "fraction", "metric", *sides, "verdict_paper", "verdict_ours", "verdict"]],
+    claims[
+        ["experiment", "arm", "reference", "fraction", "metric", *sides, "n_ours", "verdict_paper", "verdict_ours", "verdict"]
+    ],
     chosen,
 )
 
@@ -129,7 +122,7 @@ columns = ["experiment", "dataset", "arm", "fraction", "metric", "paper", "n_pap
 whole["runs"] = [f"{ids.split()[0][:8]}…" if ids else "" for ids in card["runs"].fillna("")]  # all ids: in the CSV
 whole[[*columns, "runs"]].style.hide().format(precision=2)
 
-# %%
+# %% tags=["answer"]
 Markdown("Verdicts: " + ", ".join(f"**{name}** {count}" for name, count in card["verdict"].value_counts().items()) + ".")
 
 # %% [markdown]
@@ -171,5 +164,5 @@ errata.deviations().style.hide().set_properties(**{"text-align": "left", "white-
 # Every run above is a folder below `data/cache/runs`, or one of the published runs of `data/runs`, with its specification, its
 # log and its predictions, cell by cell. This is the environment of the first one.
 
-# %%
-pd.Series(done[0].environment | {"packages": ", ".join(f"{k} {v}" for k, v in done[0].environment["packages"].items())})
+# %% tags=["environment"]
+profiles.environment(done[0])

@@ -1,11 +1,3 @@
-# ---
-# jupyter:
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
-# ---
-
 # %% [markdown]
 # # 6 · The same question on your cells, and for your model
 #
@@ -77,7 +69,7 @@ profiles.describe(chosen)
 # is chosen by cross-validation on the training cells: should it lie at an end of the range of the profile, the range is
 # too narrow for your cells.
 
-# %%
+# %% tags=["table"]
 arms = ["logistic_regression", "full", "majority"]
 done = runs.complete(specs.cell_types(chosen, arms))
 few = runs.complete(specs.cell_types(chosen, arms, chosen["fractions"], chosen["few_shot_seeds"]))
@@ -97,7 +89,7 @@ summary.assign(arm=summary["arm"].map(plots.label)).pivot(index="arm", columns="
 # Every point is a run. Look at whether scBERT's curve lies above logistic regression's anywhere, above all on the left,
 # where labels are few. Macro-F1 counts every type the same, however rare.
 
-# %%
+# %% tags=["figure"]
 fig, axes = plt.subplots(1, 2, figsize=plots.mm(183, 71))
 curve = measures.table(few)
 for ax, metric in zip(axes, ["accuracy", "macro_f1"]):
@@ -114,7 +106,7 @@ plots.save(fig, "06_few_shot", table, chosen)
 # where the difference lies within 2 points either way by two one-sided tests at 5 %; else it is undecided. Where a `group` is
 # kept apart, the interval is over the cells of those held out: how much others would differ from them it does not know.
 
-# %%
+# %% tags=["answer"]
 question = [("logistic_regression", "full", "accuracy", {})]
 where = yours.where(chosen, "these" if data is None else "your")
 learnt = differences.family([("full", "majority", "accuracy", {})], done).iloc[0].to_dict()
@@ -193,5 +185,5 @@ words.show_family(differences.family([("my model", arm, "accuracy", {}) for arm 
 # Every run above is a folder below `data/cache/runs`, with its specification, its log and its predictions, cell by
 # cell. This is the environment of the first one.
 
-# %%
-pd.Series(done[0].environment | {"packages": ", ".join(f"{k} {v}" for k, v in done[0].environment["packages"].items())})
+# %% tags=["environment"]
+profiles.environment(done[0])

@@ -1,11 +1,3 @@
-# ---
-# jupyter:
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
-# ---
-
 # %% [markdown]
 # # 7 · Do the models know what they do not know?
 #
@@ -82,7 +74,7 @@ plots.save(fig, "07_calibration", tables, chosen)
 # being right. Logistic regression's probabilities are those of one-vs-rest models, scaled to sum to one; a scBERT whose
 # weights are chosen by accuracy is not asked to be calibrated.
 
-# %%
+# %% tags=["table"]
 calibrated = calibration.calibration(done)
 calibrated.to_csv(plots.folder(chosen) / "07_calibration_error.csv", index=False, float_format="%.6g")
 text = [f"{r.value:.3f} ({r.low:.3f} to {r.high:.3f})" for r in calibrated.itertuples()]
@@ -97,7 +89,7 @@ shown.pivot(index="arm", columns="metric", values="text").rename_axis(index=None
 # unknown type is given the lower one; the bar is DeLong's 95 % interval over cells. Look at the types left of the dotted
 # line: there the models are *surer* of the unknown cells than of the known ones.
 
-# %%
+# %% tags=["figure"]
 left_out = calibration.unknown(runs.complete(specs.unknown(chosen)))
 fig, ax = plt.subplots(figsize=plots.mm(156, 10.1 * left_out["left_out"].nunique() + 26))
 plots.unknown(ax, left_out)
@@ -106,7 +98,7 @@ left_out.pivot(index="left_out", columns="arm", values="taken_for").rename(colum
     index="left out", columns="most of its cells are taken for"
 ).fillna("–")
 
-# %%
+# %% tags=["answer"]
 lines = []
 for arm, part in left_out.groupby("arm", sort=False):
     mean, half = intervals.confidence_interval(part["auc"])
@@ -160,5 +152,5 @@ else:
 # Every run above is a folder below `data/cache/runs`, with its specification, its log and its predictions, cell by
 # cell. This is the environment of the first one.
 
-# %%
-pd.Series(done[0].environment | {"packages": ", ".join(f"{k} {v}" for k, v in done[0].environment["packages"].items())})
+# %% tags=["environment"]
+profiles.environment(done[0])

@@ -1,11 +1,3 @@
-# ---
-# jupyter:
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
-# ---
-
 # %% [markdown]
 # # 8 · What holds at the paper's size that a CPU can reach
 #
@@ -78,7 +70,7 @@ measures.endings(done + bracketing + other).assign(arm=lambda table: table["arm"
 #
 # Look at whether the pink points lie in one group or in two, and how far below the blue ones.
 
-# %%
+# %% tags=["figure"]
 metrics = ["accuracy", "macro_f1", "accuracy_hard_pair", "macro_f1_hard_pair"]
 fig, axes = plt.subplots(2, 2, figsize=plots.mm(183, 113))
 plots.compare(axes, ours, paper, metrics, arms)
@@ -132,7 +124,7 @@ plots.save(fig, "08_learning", logs, chosen)
 # rows of a table are one family, for which p is adjusted by Holm's method. *Equivalent*: within 2 points either way by two one-sided
 # tests.
 
-# %%
+# %% tags=["answer", "table"]
 questions = [("logistic_regression", arm, metric, {}) for arm in arms[1:] for metric in differences.METRICS]
 questions += [(*arms[1:], metric, {}) for metric in differences.METRICS]
 claims = differences.family(questions, done)
@@ -161,5 +153,5 @@ pd.DataFrame({"arm": [plots.label(name) for name in missing], "in this notebook"
 # Every run above is a folder below `data/cache/runs`, or one of the published runs of `data/runs`, with its specification, its
 # log and its predictions, cell by cell. This is the environment of the first one.
 
-# %%
-pd.Series(done[0].environment | {"packages": ", ".join(f"{k} {v}" for k, v in done[0].environment["packages"].items())})
+# %% tags=["environment"]
+profiles.environment(done[0])

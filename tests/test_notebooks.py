@@ -1,19 +1,25 @@
 """Every notebook executed in the smoke profile by run_all.sh's own program, and what it says when something fails."""
 
+import html.parser
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import jupytext
 import nbformat
 import pandas as pd
 import psutil
 import pytest
+from jupytext.sync_contentsmanager import TextFileContentsManager
 
+from lib import files
 from lib.errors import DataError
-from lib.programs import committed, run_notebooks
+from lib.programs import committed, report, run_notebooks
 from lib.settings import ROOT
 
 BOOKS = run_notebooks.notebooks()
@@ -52,6 +58,56 @@ def test_notebook_runs_and_writes_its_figures(smoke, book):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("book", BOOKS, ids=lambda path: path.stem)
+def test_notebook_gives_the_index_its_answer_figure_and_table(smoke, book):
+    """By the tags of its cells: the answer in Markdown, a caption that names interval and runs, a table, an environment."""
+    target = smoke[0] / "figures" / "smoke"
+    found = report.question(target / "notebooks" / book.name, target)
+    assert found["answers"] and all(len(answer) > 30 for answer in found["answers"])
+    assert "95 %" in found["figure"]["caption"] and re.search(r"Runs of ours: .* \d+", found["figure"]["caption"])
+    assert found["table"].count("<tr>") > 1 and found["number"] == int(book.name[:2])
+    executed = nbformat.read(target / "notebooks" / book.name, as_version=4)
+    assert "scikit-learn" in str([cell.outputs for cell in executed.cells if "environment" in cell.metadata.get("tags", [])])
+
+
+class Page(html.parser.HTMLParser):
+    """What a page holds: its tags with their attributes, and its text."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.text = [], ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["index", *(f"notebooks/{book.stem}" for book in BOOKS)])
+def test_pages_are_whole_by_themselves(smoke, name):
+    """No request leaves them, figures have alternative texts, links lead somewhere, and no progress is shown."""
+    path = smoke[0] / "figures" / "smoke" / f"{name}.html"
+    page = Page(path)
+    assert path.stat().st_size < 5_000_000
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in page.tags}
+    loaded = [
+        attributes[key] for _, attributes in page.tags for key in ("src", "srcset", "data", "poster") if key in attributes
+    ]
+    assert loaded and all(source.startswith("data:image/") for source in loaded)
+    assert not re.search(r"url\(|@import", page.text)
+    alts = [attributes.get("alt", "") for tag, attributes in page.tags if tag == "img"]
+    assert all(len(alt) > 10 and "No description" not in alt for alt in alts) and len(set(alts)) == len(alts)
+    links = [attributes["href"] for tag, attributes in page.tags if tag == "a" and "href" in attributes]
+    local = [link.split("#")[0] for link in links if not link.startswith(("http", "#"))]
+    assert local and all((path.parent / link).is_file() for link in local)
+    assert ("html", {"lang": "en"}) in page.tags and "viewport" in [attributes.get("name") for _, attributes in page.tags]
+    assert not re.search(r"^Runs: \d|stored already|\d at a time\.$", page.text, re.M)
+
+
+@pytest.mark.slow
 def test_second_run_computes_nothing_and_changes_no_figure(smoke):
     """Run again: every run is found in the store, and every CSV and figure is the same to the byte."""
     folder, _ = smoke
@@ -59,7 +115,7 @@ def test_second_run_computes_nothing_and_changes_no_figure(smoke):
     before = {path.name: path.read_bytes() for path in target.iterdir() if path.is_file()}
     process = program("--profile", "smoke", folder=folder)
     assert process.returncode == 0, process.stderr[-3000:]
-    assert not re.search(r"^\[\d+/\d+\] (cell types|pretraining|masked|representations)", process.stdout, re.M)
+    assert re.search(r"^Runs: 0 computed, \d\d+ stored before, 0 published ones used\.$", process.stdout, re.M)
     assert {path.name: path.read_bytes() for path in target.iterdir() if path.is_file()} == before
 
 
@@ -68,7 +124,7 @@ def test_empty_caches_give_the_same_tables(smoke, tmp_path):
     """Computed again from nothing on the same machine, every CSV of notebook 01 is the same to the byte."""
     process = program("--profile", "smoke", "--only", "01", folder=tmp_path)
     assert process.returncode == 0, process.stderr[-3000:]
-    assert re.search(r"^\[\d+/\d+\] pretraining", process.stdout, re.M), "nothing was computed: the cache was not empty"
+    assert re.search(r"^Runs: \d\d+ computed, 0 stored before", process.stdout, re.M), "the cache was not empty"
     first, again = (folder / "figures" / "smoke" for folder in (smoke[0], tmp_path))
     tables = sorted(path.name for path in again.glob("*.csv"))
     assert "01_baseline_comparison.csv" in tables and len(tables) >= 6
@@ -78,10 +134,10 @@ def test_empty_caches_give_the_same_tables(smoke, tmp_path):
 @pytest.mark.slow
 def test_a_failing_cell_is_named_and_the_exit_status_says_so(smoke):
     """A value that a notebook cannot use: exit 1, with the notebook, the cell and the error in the last lines."""
-    process = program("--profile", "smoke", "--only", "02", "-p", "fractions", "[0.0]", folder=smoke[0])
+    process = program("--profile", "smoke", "--only", "02", "-p", "dataset", "zheng_sorted", folder=smoke[0])
     assert process.returncode == 1
     assert re.search(r"FAILED 02_few_shot, cell \d+", process.stderr)
-    assert "fraction is 0.0" in process.stderr.splitlines()[-1]
+    assert "SCBERT_OFFLINE" in process.stderr.splitlines()[-1]  # which the tests set: nothing may be downloaded
 
 
 @pytest.mark.slow
@@ -106,9 +162,9 @@ def test_interrupted_it_ends_with_a_sentence_and_all_that_it_started(tmp_path, n
     command = [sys.executable, "-m", "lib.run_notebooks", "--profile", "smoke", "--only", "02"]
     how = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT, "preexec_fn": heeds_ctrl_c}
     process = subprocess.Popen(command, env=environment | {"SCBERT_WORKERS": "2"}, **how)
-    for line in process.stdout:
-        if line.startswith("[2/"):  # two runs are done, others under way
-            break
+    deadline = time.time() + 300
+    while len(list(tmp_path.glob("cache/runs/*/DONE"))) < 2 and time.time() < deadline:  # two are done, others under way
+        time.sleep(0.05)
     started = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(getattr(signal, name))
     output, _ = process.communicate(timeout=60)
@@ -124,6 +180,12 @@ def test_interrupted_it_ends_with_a_sentence_and_all_that_it_started(tmp_path, n
         (["-p", "sedes", "3"], "no parameter 'sedes'"),
         (["--profile", "huge"], "no profile 'huge'"),
         (["--only", "99"], "No notebook begins with '99'"),
+        (["--only", "03-01"], "No notebook begins with '03-01'"),
+        (["--only", "01", "-p", "seeds", "3"], "-p: seeds is 3: no list, as in [0, 1]."),
+        (["--only", "01", "-p", "seeds", "[0"], 'Quote it: -p seeds "[0, 1]"'),
+        (["--only", "02", "-p", "fractions", "[1.5]"], "fractions.0 is 1.5: input should be less than or equal to 1"),
+        (["--only", "06", "-p", "minutes", "ten"], "minutes is 'ten': no number"),
+        (["--only", "06", "-p", "data", "nowhere.h5ad"], "-p data nowhere.h5ad: there is no such file below"),
         (["--colour"], "unrecognized arguments"),
     ],
 )
@@ -144,8 +206,8 @@ def test_a_refusal_has_the_exit_status_2(tmp_path):
 @pytest.mark.parametrize("book", BOOKS, ids=lambda path: path.stem)
 def test_notebook_and_script_are_in_step(book):
     """The .ipynb and its .py hold the same cells, not many, one of them the parameters."""
-    notebook, script = jupytext.read(book), jupytext.read(book.with_suffix(".py"))
-    assert [(c.cell_type, c.source) for c in notebook.cells] == [(c.cell_type, c.source) for c in script.cells]
+    run_notebooks.check_pair(book)  # says the command that mends it
+    notebook = jupytext.read(book)
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert len(code) <= 15
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
@@ -155,17 +217,33 @@ def test_notebook_and_script_are_in_step(book):
 def test_no_outputs_are_committed(book):
     """A reader's own copy may hold some."""
     cells = jupytext.reads(committed.content(f"notebooks/{book.name}").decode(), "ipynb").cells
-    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells)
+    mend = f"{sys.executable} -m nbconvert --clear-output --inplace notebooks/{book.name} && git add notebooks/{book.name}"
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in cells), f"outputs are staged; run: {mend}"
 
 
-@pytest.mark.parametrize("given, stems", [(["01"], "01"), (["01,02"], "01 02"), (["02", "01"], "01 02"), ([], "all")])
+@pytest.mark.parametrize(
+    "given, stems",
+    [
+        (["01"], "01"),
+        (["01,02"], "01 02"),
+        (["02", "01"], "01 02"),
+        (["07,01-03"], "01 02 03 07"),
+        (["08-08"], "08"),
+        ([], "all"),
+    ],
+)
 def test_only(monkeypatch, tmp_path, given, stems):
-    """``--only 01,02`` and ``--only 01 --only 02`` are the same; the order is that of the notebooks."""
+    """``--only 01,02`` and ``--only 01 --only 02`` are the same, and ranges; the order is that of the notebooks."""
     asked = []
     monkeypatch.setenv("SCBERT_FIGURES", str(tmp_path))
-    for name in ("SCBERT_PROGRESS", "SCBERT_FORCE", "SCBERT_SCHEDULER"):  # so that what main sets is undone
+    for name in ("SCBERT_PROGRESS", "SCBERT_FORCE", "SCBERT_SCHEDULER", "SCBERT_JOURNAL"):  # so that what main sets is undone
         monkeypatch.setenv(name, "")
-    monkeypatch.setattr(run_notebooks, "execute", lambda path, *_: asked.append(path))
+
+    def execute(path, output, parameters):
+        files.write_text(output, path.read_text(encoding="utf-8"))
+        asked.append(path)
+
+    monkeypatch.setattr(run_notebooks, "execute", execute)
     assert run_notebooks.main([word for one in given for word in ("--only", one)]) == 0
     assert asked == [book for book in BOOKS if stems == "all" or book.stem[:2] in stems.split()]
 
@@ -179,6 +257,7 @@ def test_the_end_says_how_the_tables_differ(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(committed, "tables", lambda profile: published)
 
     def execute(path, output, parameters):
+        files.write_text(output, path.read_text(encoding="utf-8"))
         (output.parents[1] / "01_a.csv").write_text("value\n0.5\n")
         (output.parents[1] / "02_b.csv").write_text("value\n0.25\n")
         return "cell 3: it failed" if path.stem.startswith("01") else None
@@ -206,3 +285,48 @@ def test_an_executed_notebook_is_whole_or_not_there(tmp_path, monkeypatch):
     assert run_notebooks.execute(book, output, {}) == "RuntimeError: Kernel died"
     assert nbformat.read(output, as_version=4).cells[0].source == "1"
     assert sorted(path.name for path in output.parent.iterdir()) == ["a.html", "a.ipynb"]
+
+
+def kept(cell):
+    """What a reader writes of a cell."""
+    return cell.id, cell.cell_type, cell.source, cell.metadata.get("tags")
+
+
+def test_opened_run_and_saved_in_jupyter_nothing_changes_but_what_it_shows(tmp_path):
+    """By jupytext's contents manager, as JupyterLab calls it: no .py changes, of the .ipynb outputs and kernel."""
+    shutil.copytree(run_notebooks.NOTEBOOKS, tmp_path / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    manager = TextFileContentsManager(root_dir=str(tmp_path))
+    for book in BOOKS:
+        model = manager.get(f"notebooks/{book.name}")
+        opened = model["content"]
+        before = nbformat.from_dict(json.loads(json.dumps(opened)))
+        opened.metadata["kernelspec"] = {"display_name": "Another name", "language": "python", "name": "python3"}
+        opened.metadata["language_info"] = {"name": "python", "version": "3.12.1"}
+        for cell in opened.cells:
+            if cell.cell_type == "code":
+                cell.execution_count, cell.outputs = 1, [nbformat.v4.new_output("stream", text="shown\n")]
+        manager.save(model, f"notebooks/{book.name}")
+        script, saved = book.with_suffix(".py").name, nbformat.read(tmp_path / "notebooks" / book.name, as_version=4)
+        assert (tmp_path / "notebooks" / script).read_bytes() == book.with_suffix(".py").read_bytes()
+        assert [kept(cell) for cell in saved.cells] == [kept(cell) for cell in before.cells]
+        assert saved.cells[2].execution_count == 1 or saved.cells[1].execution_count == 1
+        run_notebooks.check_pair(tmp_path / "notebooks" / book.name)
+
+
+def test_a_cell_changed_in_jupyter_is_in_both(tmp_path):
+    """And one that was changed in one of them alone is refused, with the command that mends it."""
+    for path in run_notebooks.NOTEBOOKS.glob("01_*"):
+        shutil.copy(path, tmp_path)
+    shutil.copy(run_notebooks.NOTEBOOKS / "jupytext.toml", tmp_path)
+    manager, [book] = TextFileContentsManager(root_dir=str(tmp_path)), tmp_path.glob("*.ipynb")
+    model = manager.get(book.name)
+    model["content"].cells[1].source = 'profile = "laptop"'
+    manager.save(model, book.name)
+    script = book.with_suffix(".py")
+    assert '# %% tags=["parameters"]\nprofile = "laptop"\n' in script.read_text()
+    script.write_text(script.read_text().replace('"laptop"', '"smoke"'))
+    with pytest.raises(DataError, match=f"hold other cells.*-m jupytext --sync {script}"):
+        run_notebooks.check_pair(book)
+    subprocess.run([sys.executable, "-m", "jupytext", "--sync", "--quiet", script], check=True, cwd=tmp_path)
+    run_notebooks.check_pair(book)
+    assert 'profile = \\"smoke\\"' in book.read_text()

@@ -19,7 +19,7 @@ ASKED = {
     "SCBERT_AT_ONCE": settings.at_once,
     "SCBERT_SCHEDULER": settings.scheduler,
     "SCBERT_FORCE": settings.force,
-    "SCBERT_PROGRESS": settings.progress_in_lines,
+    "SCBERT_PROGRESS": settings.progress,
 }
 
 
@@ -50,18 +50,18 @@ def test_a_value_that_means_nothing_is_refused(variable, wrong, monkeypatch):
 
 def test_what_is_not_set_or_empty_has_its_default(monkeypatch):
     for empty in (True, False):
-        for variable in (*ASKED, "SCBERT_CACHE", "SCBERT_DATA_DIR", "SCBERT_FIGURES"):
+        for variable in (*ASKED, "SCBERT_CACHE", "SCBERT_DATA_DIR", "SCBERT_FIGURES", "SCBERT_JOURNAL"):
             monkeypatch.setenv(variable, "") if empty else monkeypatch.delenv(variable, raising=False)
-        assert [ask() for ask in ASKED.values()] == [False, None, 60.0, None, None, None, None, None, False]
+        assert [ask() for ask in ASKED.values()] == [False, None, 60.0, None, None, None, None, None, None]
         assert settings.cache() == settings.ROOT / "data" / "cache" and settings.downloads() == settings.cache() / "downloads"
-        assert settings.figures() == settings.ROOT / "figures"
+        assert settings.figures() == settings.ROOT / "figures" and settings.journal() is None
 
 
 def test_values_are_understood(monkeypatch):
     given = ["1", "http://host/folder", "0.5", "3", "2", "8", "tcp://10.0.0.1:8786", "a-word_1", "log"]
     for variable, value in zip(ASKED, given, strict=True):
         monkeypatch.setenv(variable, value)
-    assert [ask() for ask in ASKED.values()] == [True, given[1], 0.5, 3, 2, 8, given[6], given[7], True]
+    assert [ask() for ask in ASKED.values()] == [True, given[1], 0.5, 3, 2, 8, given[6], given[7], "log"]
     monkeypatch.setenv("SCBERT_CACHE", "somewhere")
     assert settings.cache() == settings.ROOT / "somewhere"  # whatever folder the process is in
 

@@ -209,7 +209,8 @@ def show_family(table: pd.DataFrame, names: Callable[[str], str]):
     """A family of differences as text: points with intervals, p, Holm's p, and the verdict (styled DataFrame)."""
     rows = []
     for row in table.to_dict("records"):
-        shown = {"": names(row["arm"]), "minus": names(row["reference"])}
+        shown = {"": names(row["arm"]), "first is": row["verdict"] + (FLAG if row.get("n_flagged", 0) > 0 else "")}
+        shown["minus"] = names(row["reference"])
         if "fraction" in row:
             shown["labels"] = f"{row['fraction']:.0%}"
         if "because" in row:
@@ -218,7 +219,6 @@ def show_family(table: pd.DataFrame, names: Callable[[str], str]):
         shown["p, Holm"] = f"{row['p_holm']:.2g}"
         if "p_equivalence" in row:
             shown["p, equivalence"] = f"{row['p_equivalence']:.2g}"
-        shown["first is"] = row["verdict"] + (FLAG if row.get("n_flagged", 0) > 0 else "")
         splits = f"{row['n_splits']} splits" if "n_splits" in row else None
         shown["n"] = splits or f"{row['n_cells']} cells, {_runs(row)}"
         rows.append(shown)

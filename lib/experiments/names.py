@@ -56,6 +56,8 @@ def _told(node):
     documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
     if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
         fields["body"] = fields["body"][1:]
+    if isinstance(node, ast.JoinedStr):  # Python 3.12 has an empty text after a format that is computed, 3.11 and 3.13 none
+        fields["values"] = [part for part in node.values if getattr(part, "value", None) != ""]
     told = (f"{name}={_told(value)}" for name, value in fields.items() if value is not None and value != [])
     return f"{type(node).__name__}({' '.join(told)})"
 

@@ -17,6 +17,7 @@ from pandas.io.formats.style import Styler
 
 from lib.datasets import catalogue, downloads, stored
 from lib.errors import DataError
+from lib.experiments import schema
 from lib.experiments.tasks import PUBLISHED
 from lib.files import digest, fingerprint, known, writable, write_text
 from lib.prepare import cells, corpus
@@ -28,12 +29,19 @@ FOLDER = Path(__file__).resolve().parent / "ladder"
 
 
 def read(name: str) -> dict:
-    """The content of a profile's file (dict)."""
+    """The content of a profile's file (dict); DataError where it says what no profile can (:mod:`lib.experiments.schema`)."""
     path = FOLDER / f"{name}.yaml"
     known = sorted(file.stem for file in FOLDER.glob("*.yaml"))
     if name not in known:
         raise DataError(f"There is no profile {name!r}. Profiles: {', '.join(known)}.")
-    return yaml.safe_load(path.read_text()) | {"name": name}
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise DataError(f"{path} is no YAML: {' '.join(str(error).split())}. Mend that line.") from error
+    schema.check(schema.Profile, found, str(path))
+    for dataset, changed in found.get("for_dataset", {}).items():
+        schema.check(schema.Profile, found | changed, f"{path}, for_dataset.{dataset}")
+    return found | {"name": name}
 
 
 def load(name: str | dict, loaded: AnnData | None = None, **overrides: Any) -> dict:
@@ -211,4 +219,11 @@ def describe(profile: dict) -> Styler:
         "held out": _held_out(profile),
     }
     rows |= adata.uns.get("sizing", {})
+    return pd.DataFrame({"": rows}).style.set_properties(**{"text-align": "left", "white-space": "normal"})
+
+
+def environment(run) -> Styler:
+    """What a run (:class:`lib.experiments.store.Run`, or a published one) was computed with, in a table (DataFrame)."""
+    found = run.environment
+    rows = found | {"packages": ", ".join(f"{name} {version}" for name, version in found["packages"].items())}
     return pd.DataFrame({"": rows}).style.set_properties(**{"text-align": "left", "white-space": "normal"})

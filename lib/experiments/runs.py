@@ -19,7 +19,7 @@ from joblib.externals.loky import get_reusable_executor
 
 from lib import settings
 from lib.errors import DataError
-from lib.experiments import cluster
+from lib.experiments import cluster, progress
 from lib.experiments.archive import PublishedRun, computed_by, published
 from lib.experiments.names import code_hash, edited, run_id
 from lib.experiments.store import Run, compute, is_done, small
@@ -67,11 +67,12 @@ def complete(specs: list[dict], scheduler: str | None = None, again: str | None 
         computed = cluster.compute(missing, _remote(code, again, SCBERT_PROGRESS="log"), code, scheduler)
     else:
         computed = _compute_here(missing, code, again)
-    started = time.time()
-    for count, (spec, seconds) in enumerate(computed, 1):
-        left = (time.time() - started) / count * (len(missing) - count)
-        estimate = f", about {int(left // 60)}:{int(left % 60):02d} left" if count < len(missing) else ""
-        print(f"[{count}/{len(missing)}] {describe(spec)}: {seconds:.0f} s{estimate}", flush=True)
+    progress.note("published", [run.id for run in served])
+    progress.note("stored", [run.id for run in there if run not in served])
+    places = min(_places(), len(missing)) if missing and not scheduler else None
+    with progress.shown(missing.values(), places, all(map(small, missing.values()))) as finished:
+        for spec, seconds in computed:
+            finished(run_id(spec, code), spec, seconds)
     return [found[run_id(spec, code)] or Run(spec, code) for spec in specs]
 
 
@@ -206,15 +207,11 @@ def _remote(code, again, parent=None, **variables):
 
 def _places():
     """How many small runs go side by side: ``SCBERT_WORKERS``, or a core each, 2 GB each, eight at most."""
-    return settings.workers() or max(1, min(cpu_count(), int(psutil.virtual_memory().available / 2e9), 8))
+    return settings.workers() or max(1, min(cpu_count(), int(_free() / 2e9), 8))
 
 
-def describe(spec: dict) -> str:
-    """A run in a few words, for progress.
+def _free():
+    """Bytes of memory that can be had: those of the machine, or of the container that this is, if that has fewer."""
+    from distributed.system import MEMORY_LIMIT
 
-    >>> describe({"task": "cell_types", "arm": "no_gene2vec", "fraction": 0.5, "seed": 1})
-    'cell types · no gene2vec · fraction 0.5 · seed 1'
-    """
-    words = [spec["task"].replace("_", " "), spec["arm"].replace("_", " ")]
-    words += [f"{name.replace('_', ' ')} {spec[name]}" for name in ("left_out", "fraction", "seed") if name in spec]
-    return " · ".join(words)
+    return min(psutil.virtual_memory().available, MEMORY_LIMIT)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
+import json
+import re
 import signal
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Iterable
@@ -16,15 +18,13 @@ import jupytext
 import nbformat
 import papermill
 import psutil
-import yaml
 from nbclient.exceptions import DeadKernelError
-from nbconvert import HTMLExporter
 from papermill.exceptions import PapermillExecutionError
 
 from lib import files, plots, settings
 from lib.errors import DataError
-from lib.experiments import cluster, profiles, runs
-from lib.programs import committed
+from lib.experiments import cluster, profiles, progress, runs
+from lib.programs import command_line, committed, report
 from lib.settings import ROOT
 
 NOTEBOOKS = ROOT / "notebooks"
@@ -33,14 +33,21 @@ NUMBERS = ("minutes", "min_genes", "min_cells_per_type")
 
 
 def notebooks(only: list[str] | None = None) -> list[Path]:
-    """Paths of the notebooks, in order; those whose names begin with one of ``only`` (e.g. ``["01", "03"]``)."""
+    """Paths of the notebooks, in order; of ``only`` (``["01", "03-05"]``) those whose names begin so, or lie so."""
     found = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
     if not only:
         return found
-    unknown = [start for start in only if not any(path.name.startswith(start) for path in found)]
-    if unknown:
+    asked = {start: [path for path in found if _is_asked(path, start.strip())] for start in only}
+    if unknown := [start for start, paths in asked.items() if not paths]:
         raise DataError(f"No notebook begins with {unknown[0]!r}. Notebooks: {', '.join(p.stem for p in found)}.")
-    return [path for path in found if any(path.name.startswith(start) for start in only)]
+    return [path for path in found if any(path in paths for paths in asked.values())]
+
+
+def _is_asked(path, start):
+    """Whether a notebook is meant by ``01``, ``01_base`` or the range ``01-03``."""
+    if ends := re.fullmatch(r"(\d\d)-(\d\d)", start):
+        return ends[1] <= path.name[:2] <= ends[2]
+    return bool(start) and path.name.startswith(start)
 
 
 def check_parameters(path: Path, parameters: Iterable[str]) -> None:
@@ -51,26 +58,19 @@ def check_parameters(path: Path, parameters: Iterable[str]) -> None:
             raise DataError(f"{path.stem} has no parameter {name!r}. It has: {', '.join(known)}.")
 
 
-def read_parameters(given: Iterable[tuple[str, str]]) -> dict:
-    """Values of the notebooks' parameters: text as it is written, what counts something as a number, the rest as YAML."""
-    found = {}
-    for name, value in given:
-        try:
-            found[name] = value if name in TEXT else yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise DataError(f"-p {name} {value}: the value is no YAML ({' '.join(str(error).split())[:200]}).") from error
-        if name in NUMBERS and (isinstance(found[name], bool) or not isinstance(found[name], int | float)):
-            raise DataError(f"{name} is {value!r}. Give a number, as in -p {name} 5.")
-    return found
-
-
-def in_step(path: Path) -> bool:
-    """Whether a notebook and its script, if it has one, hold the same cells."""
+def check_pair(path: Path) -> None:
+    """Refuse a notebook whose .ipynb, which is run, and .py hold other cells: an edit of one would be passed over."""
     script = path.with_suffix(".py")
-    if not script.exists():
-        return True
-    one, other = ([(cell.cell_type, cell.source) for cell in jupytext.read(each).cells] for each in (path, script))
-    return one == other
+    if script.exists() and cells(path) != cells(script):
+        raise DataError(
+            f"notebooks/{path.name} and {script.name} hold other cells. This takes over what was saved last: "
+            f"{sys.executable} -m jupytext --sync {script}"
+        )
+
+
+def cells(path: Path) -> list[tuple[str, str]]:
+    """The kind and the source of each cell of a notebook, of either form."""
+    return [(cell.cell_type, cell.source) for cell in jupytext.read(path).cells]
 
 
 def execute(path: Path, output: Path, parameters: dict) -> str | None:
@@ -98,7 +98,7 @@ def execute(path: Path, output: Path, parameters: dict) -> str | None:
         except Exception as failure:  # noqa: BLE001 - a dead kernel, a missing kernel: each package raises its own kinds
             error = f"{type(failure).__name__}: {failure}"
         _strip(partial)
-    files.write_text(output.with_suffix(".html"), HTMLExporter().from_filename(str(output))[0])
+    files.write_text(output.with_suffix(".html"), report.notebook(output))
     return error
 
 
@@ -126,43 +126,33 @@ def _in_a_thread(function, *arguments, **named):
 
 
 def _strip(path):
-    """Leave in an executed notebook what a reader needs: no times and no paths of the machine that ran it."""
+    """Leave in an executed notebook what a reader needs: no times, paths, addresses and progress of the machine that ran it."""
     book = nbformat.read(path, as_version=4)
     for part in (book, *book.cells):
         part.metadata.pop("papermill", None)
         part.metadata.pop("execution", None)
+    for number, cell in enumerate(cell for cell in book.cells if cell.cell_type == "code"):
+        for output in cell.outputs:
+            if output.output_type == "stream":
+                output.text = progress.without(output.text)
+            elif "text/html" in output.get("data", {}):  # pandas numbers its tables at random
+                output.data["text/html"] = re.sub(r"\bT_[0-9a-f]{5}", f"T_{number:05x}", output.data["text/html"])
+        cell.outputs = [output for output in cell.outputs if output.output_type != "stream" or output.text.strip()]
     nbformat.write(book, path)
 
 
 def main(arguments: list[str]) -> int:
     """Run the notebooks that the command line asks for; 1 if one failed."""
-    parser = argparse.ArgumentParser(prog="./run_all.sh", description="Run every notebook and write figures/<profile>/.")
-    parser.add_argument("--profile", default="quick", help="smoke, quick, … (lib/experiments/ladder); default: quick")
-    parser.add_argument("--only", action="append", metavar="NN", help="only these notebooks, e.g. 01 or 01,02")
-    parser.add_argument("--force", action="store_true", help="do all runs again, also those that are stored or published")
-    parser.add_argument("--scheduler", metavar="ADDRESS", help="Dask scheduler that shall do the runs")
-    value = "a parameter of the notebooks, its value as YAML (5, [0, 1], text); may be repeated"
-    parser.add_argument("-p", dest="parameters", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"), help=value)
-    parser.add_argument("--from", dest="called_from", default=".", help=argparse.SUPPRESS)  # what paths are meant from
-    chosen = parser.parse_args(arguments)
+    chosen = command_line.parser(notebooks()).parse_args(arguments)
     profiles.read(chosen.profile)
-    parameters = {"profile": chosen.profile} | read_parameters(chosen.parameters)
-    for name in parameters.keys() & {"data", "labels"}:  # the notebooks run in their own folder
-        path = Path(chosen.called_from, Path(parameters[name]).expanduser())
-        if path.exists():
-            parameters[name] = str(path.resolve())
+    parameters = {"profile": chosen.profile} | command_line.read_parameters(chosen.parameters)
+    for name in parameters.keys() & {"data", "external", "labels"}:  # the notebooks run in their own folder
+        parameters[name] = command_line.place(name, parameters[name], chosen.called_from)
     books = notebooks([start for given in chosen.only or () for start in given.split(",")])
     for path in books:
         check_parameters(path, parameters)
-    mend = f"{Path(sys.executable)} -m jupytext --sync notebooks"
-    differ = [
-        f"notebooks/{path.stem}.py and .ipynb differ, and the .ipynb is what runs. This takes over the one saved last: "
-        f"{mend}/{path.stem}.py"
-        for path in books
-        if not in_step(path)
-    ]
-    print(*differ, sep="\n", end="\n" * bool(differ), file=sys.stderr, flush=True)
-    variables = settings.given() | {"SCBERT_PROGRESS": "log"}
+        check_pair(path)
+    variables = settings.given() | {"SCBERT_PROGRESS": settings.progress() or ("bar" if sys.stderr.isatty() else "log")}
     if chosen.force:
         variables["SCBERT_FORCE"] = settings.force() or uuid.uuid4().hex
         print(f"Should this be interrupted, SCBERT_FORCE={variables['SCBERT_FORCE']} ./run_all.sh goes on where it stopped.")
@@ -171,6 +161,8 @@ def main(arguments: list[str]) -> int:
     settings.put(variables)  # what the notebooks' kernels start with
     if address := settings.scheduler():
         cluster.connected(address).close()  # one that is not there is said now, not by each notebook
+    for ask in (settings.offline, settings.mirror, settings.timeout, settings.workers, settings.force):
+        ask()  # a value that means nothing is refused now
     asked = [parameters.get(name) for name in ("label", "labels", "group")]
     folder = profiles.figures(chosen.profile, parameters.get("data") or parameters.get("dataset"), *asked)
     with files.writable(settings.figures() / folder, "Point SCBERT_FIGURES to a folder that can."):
@@ -178,6 +170,26 @@ def main(arguments: list[str]) -> int:
         (target / ".writable").touch()
         (target / ".writable").unlink()
     published = committed.tables(target.name)  # now: without git, the files about to be written over are what there is
+    with tempfile.TemporaryDirectory() as temporary:
+        journal = Path(temporary) / "journal"
+        settings.put(settings.given() | {"SCBERT_JOURNAL": str(journal)})
+        failed = _execute_all(books, target, parameters)
+        settings.put(variables)
+        print(_used(journal))
+    if committed.content(f"figures/{target.name}/{committed.SUMS}"):
+        begins = tuple(path.name[:3] for path in books if path.stem not in dict(failed))
+        print(committed.report(published, target, begins))
+    done = [path for path in books if path.stem not in dict(failed)]
+    if done:
+        print(report.summary([target / "notebooks" / path.name for path in done]))
+        print(f"Open {report.write(target)}: all answers, figures and tables; the executed notebooks and CSV lie beside it.")
+    for name, error in failed:
+        print(f"\nFAILED {name}, {error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _execute_all(books, target, parameters):
+    """Execute notebooks one after the other; the names and errors of those that failed."""
     started, failed = time.time(), []
     for count, path in enumerate(books, 1):
         print(f"[{count}/{len(books)}] {path.stem}", flush=True)
@@ -187,15 +199,18 @@ def main(arguments: list[str]) -> int:
         print(f"[{count}/{len(books)}] {path.stem}: {said} after {time.time() - begun:.0f} s\n", flush=True)
         if error:
             failed.append((path.stem, error))
-    done = f"{len(books) - len(failed)} of {len(books)} notebooks done in {time.time() - started:.0f} s"
-    print(f"{done}; figures in {target}")
-    if committed.content(f"figures/{target.name}/{committed.SUMS}"):
-        begins = tuple(path.name[:3] for path in books if path.stem not in dict(failed))
-        print(committed.report(published, target, begins))
-    print(*differ, sep="\n", end="\n" * bool(differ), file=sys.stderr)
-    for name, error in failed:
-        print(f"\nFAILED {name}, {error}", file=sys.stderr)
-    return 1 if failed else 0
+    print(f"{len(books) - len(failed)} of {len(books)} notebooks done in {time.time() - started:.0f} s; figures in {target}")
+    return failed
+
+
+def _used(journal):
+    """How many runs were computed here, and how many were there already, in a sentence."""
+    lines = journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []
+    found = {what: set() for what in ("computed", "stored", "published")}
+    for what, names in (item for line in lines for item in json.loads(line).items()):
+        found[what] |= set(names)
+    stored = len(found["stored"] - found["computed"])
+    return f"Runs: {len(found['computed'])} computed, {stored} stored before, {len(found['published'])} published ones used."
 
 
 if __name__ == "__main__":

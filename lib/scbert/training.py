@@ -237,23 +237,21 @@ class _Lines(io.TextIOBase):
 
 
 def progress(name: str, **kwargs) -> tqdm_text:
-    """A tqdm bar: live in a terminal or notebook, one line every ten seconds where output goes to a log.
-
-    ``SCBERT_PROGRESS=log`` asks for lines, as ``run_all.sh`` does.
-    """
-    if settings.progress_in_lines():
+    """A tqdm bar: live in a terminal or notebook, one line every half minute in a log (``SCBERT_PROGRESS``)."""
+    if settings.progress() == "log":
         return tqdm_text(
             desc=name,
             file=_Lines(),
-            mininterval=10,
+            mininterval=30,
             miniters=1,
             maxinterval=float("inf"),
             ncols=90,
-            delay=10,
+            delay=30,
             leave=False,
             **kwargs,
         )
-    return tqdm_auto(desc=name, leave=False, **kwargs)
+    kind = tqdm_text if settings.progress() else tqdm_auto
+    return kind(desc=name, leave=False, disable=settings.progress() == "off", **kwargs)
 
 
 def feed(tokens: sp.csr_matrix, batches: list[np.ndarray], device: torch.device) -> DataLoader:

@@ -209,7 +209,7 @@ def test_runs_side_by_side_are_the_same_runs(profile, tmp_path, monkeypatch, cap
     profiles.load("smoke")  # puts the cells into the other cache
     there = runs.complete(wanted)
     output, errors = capfd.readouterr()
-    assert "7 runs, 2 at a time" in output and "step" not in output + errors
+    assert "7 runs, 2 at a time" in output and "Runs: 7 computed in" in output and "step" not in output + errors
     assert all(run.folder.is_relative_to(tmp_path) and run.environment["threads"] == 1 for run in there)
     for run, expected in zip(there, here):
         assert np.array_equal(run.predictions["probabilities"], expected)

@@ -1,0 +1,184 @@
+"""One bar over all runs of a call, by the work that is expected of each; in a log, a line every half minute.
+
+What a kind of run takes is learnt from those that have finished; until one has, it is what such runs took in the published
+``laptop`` runs, in proportion to what the others take here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+
+from tqdm.auto import tqdm as tqdm_auto
+from tqdm.std import tqdm as tqdm_text
+
+from lib import settings
+
+EVERY = 30  # seconds between two lines of a log
+# Seconds that a run took in the median, by task and by how scBERT knows genes (:func:`kind`); others take no second.
+SHORT = 0.3
+TOOK = {
+    ("pretraining", "own"): 804,
+    ("pretraining", "none"): 20,
+    ("cell_types", "own"): 140,
+    ("cell_types", "none"): 12,
+    ("masked", "own"): 9,
+    ("representations", "own"): 100,
+    ("representations", "none"): 13,
+    ("representations", "other"): 23,
+}
+# What progress writes, piece by piece (a carriage return ends one too); what an executed notebook need not keep.
+PIECES = r"Runs: |.*\d+%\||\d+ of \d+ runs are stored already|\d+ runs, \d+ at a time"
+
+
+def kind(spec: dict) -> tuple[str, str]:
+    """What decides how long a run takes: its task, and whether scBERT computes every gene for itself.
+
+    >>> kind({"task": "cell_types", "model": "scBERT", "gene_embedding": None})
+    ('cell_types', 'none')
+    """
+    model = spec.get("pretraining") or spec.get("trained") or spec
+    if spec.get("model") != "scBERT":
+        return spec["task"], "other"
+    return spec["task"], "none" if model.get("gene_embedding") is None else "own"
+
+
+def expected(wanted: tuple[str, str], took: dict[tuple[str, str], list[float]]) -> float:
+    """Seconds that a run of this kind is expected to take; ``took``: those of finished runs, by kind.
+
+    >>> expected(("cell_types", "none"), {})
+    12
+    >>> expected(("cell_types", "none"), {("cell_types", "own"): [70.0]})  # a machine, or cells, of half the time
+    6.0
+    >>> expected(("cell_types", "none"), {("cell_types", "none"): [8.0, 10.0]})
+    9.0
+    """
+    if took.get(wanted):
+        return sum(took[wanted]) / len(took[wanted])
+    here = sum(map(sum, took.values()))
+    there = sum(len(seconds) * TOOK.get(which, SHORT) for which, seconds in took.items())
+    return TOOK.get(wanted, SHORT) * (here / there if took else 1)
+
+
+def share_and_left(left: Counter, took: dict, elapsed: float, places: int | None) -> tuple[float, float]:
+    """The share of the work that is done, and the seconds that are left, about.
+
+    Parameters
+    ----------
+    left : Counter
+        Runs that have not finished, by kind.
+    took : dict
+        Seconds of those that have, by kind.
+    elapsed : float
+    places : int, optional
+        How many runs go side by side. What these have spent on runs that have not finished counts as done, up to nine tenths.
+        Where it is not known, as on a cluster, it is told from the seconds of the finished ones.
+
+    Examples
+    --------
+    >>> share_and_left(Counter({("cell_types", "own"): 3}), {("cell_types", "own"): [10.0]}, 10.0, 1)
+    (0.25, 30.0)
+    """
+    rest = sum(count * expected(which, took) for which, count in left.items())
+    done = sum(map(sum, took.values()))
+    places = places or max(1.0, done / max(elapsed, 1))
+    under_way = min(max(0.0, elapsed * places - done), 0.9 * rest)
+    rest -= under_way
+    return (done + under_way) / max(done + under_way + rest, 1e-9), rest / places
+
+
+@contextlib.contextmanager
+def shown(specs: Iterable[dict], places: int | None, quiet: bool) -> Iterator[Callable[[str, dict, float], None]]:
+    """Show how far some runs are, from now to the end of the block; gives what is to be called as each finishes.
+
+    Parameters
+    ----------
+    specs : iterable of dict
+    places : int, optional
+        How many of them go side by side, where that is known.
+    quiet : bool
+        Whether the runs' own bars are left out.
+
+    Yields
+    ------
+    callable (name, spec, seconds)
+    """
+    left, took, started = Counter(map(kind, specs)), defaultdict(list), time.time()
+    total, mode, over = left.total(), settings.progress(), threading.Event()
+    if not total:
+        yield lambda *_: None
+        return
+    bar = None
+    if mode in (None, "bar"):
+        how = {"total": 100, "leave": False, "bar_format": "Runs: {percentage:3.0f}%|{bar}| {desc}"}
+        bar = tqdm_text(**how, ncols=78, nrows=20) if mode else tqdm_auto(**how)
+
+    def tell():
+        elapsed = time.time() - started
+        share, seconds = share_and_left(left.copy(), took, elapsed, places)
+        words = f"{total - left.total()} of {total} done" + (f", about {clock(seconds)} left" if took else "")
+        if bar is not None:
+            bar.n = 100 * share
+            bar.set_description_str(words)
+        elif mode == "log":
+            print(f"Runs: {words}, {share:.0%} of the work, {clock(elapsed)} so far", flush=True)
+
+    def tick():
+        while not over.wait(1 if bar is not None else EVERY):
+            tell()
+
+    def finished(name, spec, seconds):
+        left.subtract([kind(spec)])
+        took[kind(spec)].append(seconds)
+        note("computed", [name])
+
+    ticking = threading.Thread(target=tick, name="progress", daemon=True)
+    ticking.start()
+    before = settings.given()
+    if quiet:
+        settings.put(before | {"SCBERT_PROGRESS": "off"})
+    try:
+        yield finished
+    finally:
+        settings.put(before)
+        over.set()
+        ticking.join()
+        if bar is not None:
+            bar.close()
+        done = total - left.total()
+        print(
+            f"Runs: {done if done == total else f'{done} of {total}'} computed in {clock(time.time() - started)}.", flush=True
+        )
+
+
+def note(what: str, names: Iterable[str]) -> None:
+    """Add to the file that ``SCBERT_JOURNAL`` names, if any, that these runs were ``computed``, or served as ``stored`` …"""
+    if path := settings.journal():
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({what: list(names)}) + "\n")
+
+
+def without(text: str) -> str:
+    r"""A text that a notebook printed, without what tells of progress.
+
+    >>> without("Runs:   3%|#   |\rRuns: 12%|##  |\rC = 0.1\nRuns: 4 computed in 0:12.\n")
+    'C = 0.1\n'
+    """
+    pieces = re.findall(r"[^\r\n]*[\r\n]+|[^\r\n]+", text)
+    return "".join(piece for piece in pieces if piece.strip() and not re.match(PIECES, piece.strip()))
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, or hours, minutes and seconds.
+
+    >>> clock(69.4), clock(3723)
+    ('1:09', '1:02:03')
+    """
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
