@@ -37,6 +37,7 @@ HEAVY = {"torch", "scanpy", "umap", "matplotlib"}
 INSIDE = {
     ("lib.scbert.training", "lightning_fabric"): "takes seconds, and a rerun from stored runs needs none",
     ("lib.experiments.cluster", "distributed"): "takes a second, and few have a Dask cluster",
+    ("lib.experiments.runs", "distributed.system"): "likewise, where there are runs to compute",
     ("lib.experiments.runs", "lib.experiments.names"): "in a worker of the cluster, which must import it there",
     ("lib.experiments.runs", "lib.experiments.store"): "likewise",
     ("lib.programs.benchmark_jobs", "performer_pytorch"): "imports torch",

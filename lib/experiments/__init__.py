@@ -11,6 +11,6 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    "archive baselines classifiers cluster exchange inventory names notes profiles progress runs schema specs store tasks".split()
-    + ["yours"],
+    "archive baselines classifiers cluster exchange inventory names notes profiles progress".split()
+    + "runs schema specs store tasks yours".split(),
 )

@@ -170,8 +170,8 @@ KINDS = ("float", "constrained-float", "list[constrained-float]")  # which of tw
 FAULTS = {
     "extra_forbidden": "there is no such entry",
     "missing": "is missing",
-    "float_type": "is no number",
-    "int_type": "is no whole number",
+    "float_type": "is no number. Give one, such as 5",
+    "int_type": "is no whole number. Give one, such as 5",
     "string_type": "is no text",
     "list_type": "is no list, as in [0, 1]",
     "bool_type": "is neither true nor false",

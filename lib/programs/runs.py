@@ -16,7 +16,6 @@ from lib import settings
 from lib.errors import DataError
 from lib.experiments import archive, exchange, inventory, profiles, store
 from lib.experiments.names import LOADED, run_id
-from lib.experiments.runs import describe
 from lib.experiments.tasks import dependencies
 
 COLUMNS = ("run", "profile", "what", "arm", "fraction", "seed", "state", "size", "age")
@@ -27,6 +26,17 @@ REMEDIES = {
     "archives": "",  # its words say what to do
 }
 WRITTEN_AGAIN = "It is written again when a profile is loaded that needs it."
+
+
+def describe(spec: dict) -> str:
+    """A run in a few words.
+
+    >>> describe({"task": "cell_types", "arm": "no_gene2vec", "fraction": 0.5, "seed": 1})
+    'cell types · no gene2vec · fraction 0.5 · seed 1'
+    """
+    words = [spec["task"].replace("_", " "), spec["arm"].replace("_", " ")]
+    words += [f"{name.replace('_', ' ')} {spec[name]}" for name in ("left_out", "fraction", "seed") if name in spec]
+    return " · ".join(words)
 
 
 def bytes_in_words(number: int) -> str:

@@ -296,12 +296,18 @@ def test_totals_that_do_not_fit_stop_nothing(raw, cache, monkeypatch):
     adata.write_h5ad(cache / "part.h5ad")
     load = yours.catalogue.load
 
+    def unknown(*arguments):
+        read = load(*arguments)
+        del read.uns["dataset"]["library_size_from"]
+        return read
+
     def known(*arguments):
         read = load(*arguments)
         read.obs["library_size"] = np.random.RandomState(0).uniform(10, 9000, 150)
         read.uns["dataset"]["library_size_from"] = "obs['n_counts']"
         return read
 
+    monkeypatch.setattr(yours.catalogue, "load", unknown)
     expected = yours.load("smoke", cache / "part.h5ad", minutes=1e6)["adata"]
     monkeypatch.setattr(yours.catalogue, "load", known)
     got = yours.load("smoke", cache / "part.h5ad", minutes=1e6)
