@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import sklearn
 from sklearn.linear_model import LogisticRegression as Binary
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.multiclass import OneVsRestClassifier
@@ -50,6 +51,9 @@ class LogisticRegression(Fitted):
     def __init__(self, C=0.1, folds=5, penalty="l1", class_weight=None):
         if penalty not in ("l1", "l2"):
             raise DataError(f"penalty is {penalty!r}; it is one of l1, l2.")
+        if tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 8):  # there l1_ratio alone changes nothing
+            remedy = "Install what requirements.txt names."
+            raise DataError(f"scikit-learn is {sklearn.__version__}; below 1.8 the L1 penalty would silently be L2.", remedy)
         self.C, self.folds, self.penalty = np.atleast_1d(np.asarray(C, float)), folds, penalty
         self.class_weight = class_weight
 

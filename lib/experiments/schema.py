@@ -141,7 +141,7 @@ class Profile(Strict):
     repeated: Repeated | None = None
     factorial: Factorial | None = None
     pretraining_effect: Effect | None = None
-    unknown: dict[str, Count] | None = None
+    unknown: dict[str, Annotated[int, Field(ge=0)]] | None = None
     external: str | None = None
     for_dataset: dict[str, dict[str, Any]] = {}
 

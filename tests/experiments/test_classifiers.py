@@ -269,3 +269,10 @@ def test_what_breaks_the_protocol_is_refused(classifier, words):
     """With its name, what it gave and what is expected."""
     with pytest.raises(DataError, match=words):
         classifiers.learn(classifier, np.ones((3, 5)), np.array([1, 3, 3]), 0, 4, "theirs")(np.ones((1, 5)))
+
+
+def test_an_old_scikit_learn_is_refused(monkeypatch):
+    """Below 1.8 what is called L1 here would be another model, without a word."""
+    monkeypatch.setattr(classifiers.sklearn, "__version__", "1.7.2")
+    with pytest.raises(DataError, match=r"scikit-learn is 1\.7\.2; below 1\.8 .*requirements\.txt"):
+        classifiers.LogisticRegression()
