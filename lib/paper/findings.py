@@ -52,6 +52,27 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
     ]
 
 
+def questions(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict]:
+    """The paper's questions in a few words, with the row of a table that answers each; empty where tables are missing.
+
+    Each row has ``difference``, ``low``, ``high`` and ``verdict``; ``by_model`` says whether it asks logistic regression
+    against scBERT.
+    """
+    if not {"01_family.csv", "02_family.csv", "03_difference.csv", "04_difference.csv"} <= set(tables):
+        return {}
+    found, family, few = {}, tables["01_family.csv"], tables["02_family.csv"]
+    for rows, labels in ((family[family["experiment"] == "baseline"], "all labels"), (few, None)):
+        for row in rows[rows["metric"].isin(SCORES)].to_dict("records"):
+            of = labels or f"{_share(row['fraction'])} of the labels"
+            found[f"{LR} − {HERE}, {of}, {SCORES[row['metric']]}"] = row | {"by_model": True}
+    for row in tables["03_difference.csv"].to_dict("records"):
+        name = {"no_gene2vec": "without a gene embedding", "no_pretraining": "without pre-training"}[row["arm"]]
+        found[f"{HERE} {name} − {HERE}, all labels, {SCORES[row['metric']]}"] = row | {"by_model": False}
+    [row] = tables["04_difference.csv"].to_dict("records")
+    found[f"{HERE} − a rule that counts bins, hidden genes told right"] = row | {"by_model": False}
+    return found
+
+
 def _baseline(family, controls, card):
     asked = family[family["experiment"] == "baseline"]
     claims = asked[asked["metric"].isin(SCORES)]

@@ -62,12 +62,27 @@ def finding(number: str) -> Callable[[Load], str]:
 
 
 def claims(load: Load) -> str:
-    """README's findings: the claims of the first four notebooks, a line each."""
-    told = []
-    for profile, cells in CELLS.items():
-        of = [found.claim for found in findings.findings(load(profile)) if found.notebook <= "04"]
-        told += [f"In {cells} (`{profile}`):\n", *(_wrapped(f"- {claim}", "  ") for claim in of), ""] if of else []
-    return "\n".join(told)
+    """README's findings: the paper's questions in rows, our data sets in columns, and what they come to in a sentence."""
+    answers = {cells: findings.questions(load(profile)) for profile, cells in CELLS.items()}
+    answers = {cells: rows for cells, rows in answers.items() if rows}
+    asked = list(dict.fromkeys(question for rows in answers.values() for question in rows))
+    verdicts = pd.Series([row["verdict"] for rows in answers.values() for row in rows.values() if row["by_model"]])
+    counted = [f"{sum(verdicts == word)} {word}" for word in words.SAID if (verdicts == word).any()]
+    least = "In none is scBERT shown to be ahead. " if "behind" not in set(verdicts) else ""
+    said = (
+        f"Logistic regression is asked against scBERT {len(verdicts)} times: {', '.join(counted)}. {least}In points, with 95 % "
+        "intervals for other test cells, seeds and pre-trainings:"
+    )
+    lines = [_wrapped(said), "", *_head("the first minus the second", *answers)]
+    for question in asked:
+        cells = [
+            words.points(rows[question], "{:+.1f} ({:.1f} to {:.1f}): ").replace("-", "−") + rows[question]["verdict"]
+            if question in rows
+            else "–"
+            for rows in answers.values()
+        ]
+        lines.append(_row(question, *cells))
+    return "\n".join(lines) + "\n"
 
 
 def evidence(load: Load) -> str:
