@@ -58,6 +58,17 @@ def check_parameters(path: Path, parameters: Iterable[str]) -> None:
             raise DataError(f"{path.stem} has no parameter {name!r}. It has: {', '.join(known)}.")
 
 
+def with_parameters(books: list[Path], parameters: Iterable[str]) -> list[Path]:
+    """Those of all notebooks that have the parameters, the others said to be left out; refused where none has them."""
+    lacking = {path: set(parameters) - papermill.inspect_notebook(_as_it_is(path)).keys() for path in books}
+    if all(lacking.values()):
+        check_parameters(books[0], parameters)
+    for path, names in lacking.items():
+        if names:
+            print(f"{path.stem} is left out: it has no parameter {', '.join(sorted(names))}.", flush=True)
+    return [path for path in books if not lacking[path]]
+
+
 def check_pair(path: Path) -> None:
     """Refuse a notebook whose .ipynb, which is run, and .py hold other cells: an edit of one would be passed over."""
     script = path.with_suffix(".py")
@@ -149,6 +160,8 @@ def main(arguments: list[str]) -> int:
     for name in parameters.keys() & {"data", "external", "labels"}:  # the notebooks run in their own folder
         parameters[name] = command_line.place(name, parameters[name], chosen.called_from)
     books = notebooks([start for given in chosen.only or () for start in given.split(",")])
+    if not chosen.only:
+        books = with_parameters(books, parameters)
     for path in books:
         check_parameters(path, parameters)
         check_pair(path)

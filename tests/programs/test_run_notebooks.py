@@ -39,6 +39,18 @@ def test_names_are_taken_as_they_are_written():
     assert command_line.read_parameters(given) == expected
 
 
+def test_notebooks_without_a_parameter_are_left_out_of_all_and_refused_by_name(place, monkeypatch, capsys):
+    """``-p dataset liver`` is for all notebooks but the one on the reader's own cells; a name that none has is a mistake."""
+    ran = []
+    monkeypatch.setattr(run_notebooks, "execute", lambda path, *_: ran.append(path.stem[:2]) or "not run")
+    assert run_notebooks.main(["--profile", "smoke", "-p", "dataset", "liver"]) == 1
+    assert ran == [path.stem[:2] for path in run_notebooks.notebooks() if not path.stem.startswith("06")]
+    assert "06_your_data is left out: it has no parameter dataset." in capsys.readouterr().out
+    for words in (["--only", "06", "-p", "dataset", "liver"], ["-p", "datasets", "liver"]):
+        with pytest.raises(DataError, match="has no parameter 'datasets?'"):
+            run_notebooks.main(["--profile", "smoke", *words])
+
+
 def test_a_figures_folder_that_cannot_be_written(place, monkeypatch):
     """Said before an hour of runs, with the setting that chooses another."""
     (place / "file").write_text("in the way")
