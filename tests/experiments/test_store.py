@@ -103,7 +103,7 @@ def test_another_runs_unfinished_folder_is_not_gone_on_with(profile, done, same)
 
     shutil.rmtree(theirs.folder)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lib.scbert.training._random_state", lambda: stop() or {"cpu": torch.get_rng_state()})
+        patch.setattr("lib.scbert.ranks.random_state", lambda: stop() or {"cpu": torch.get_rng_state()})
         with pytest.raises(Interrupted):
             store.compute(other)
     for files in (["checkpoint.pt"], [path.name for path in theirs.folder.iterdir()]):
@@ -212,12 +212,12 @@ def test_the_name_of_the_code_is_the_same_in_every_python(version):
     if not python or subprocess.run([python, "-c", ""], capture_output=True).returncode:
         pytest.skip(f"no Python {version} here")
     told = ast.unparse(
-        next(node for node in ast.parse(Path(store.__file__).read_text()).body if node.__dict__.get("name") == "_told")
+        next(node for node in ast.parse(Path(names.__file__).read_text()).body if node.__dict__.get("name") == "_told")
     )
     code = f"import ast, sys\n{told}\nfor path in sys.argv[1:]: print(_told(ast.parse(open(path, encoding='utf-8').read())))"
     paths = sorted(map(str, (ROOT / "lib").rglob("*.py")))
     run = subprocess.run([python, "-c", code, *paths], capture_output=True, text=True, check=True)
-    assert run.stdout.splitlines() == [store._told(ast.parse(Path(path).read_text(encoding="utf-8"))) for path in paths]
+    assert run.stdout.splitlines() == [names._told(ast.parse(Path(path).read_text(encoding="utf-8"))) for path in paths]
 
 
 def test_all_code_that_a_task_reaches_is_in_the_hash():
