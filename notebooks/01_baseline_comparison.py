@@ -5,11 +5,11 @@
 # transformer pre-trained on 1.1 million cells, and on the two cell types that are hardest to tell apart too.
 #
 # <!-- finding: python -m lib.readme -->
-# **What we find** in sorted blood cells ([laptop](../figures/laptop)): With all labels logistic regression is ahead of
-# scBERT in macro-F1 (+6.1 points, 1.8 to 10.3); it is undecided whether logistic regression or scBERT is ahead in
-# accuracy (+4.2 points, 0.5 to 7.8). One training of scBERT has a mean accuracy of 0.809, its 15 trainings averaged into
-# one classifier 0.845 (0.819 to 0.870), logistic regression 0.850. The depth of a cell's sequencing alone gives 0.473,
-# the most common type 0.204.
+# **What we find** in sorted blood cells (`figures/laptop`): With all labels logistic regression is ahead of scBERT in
+# macro-F1 (+6.1 points, 1.8 to 10.3); it is undecided whether logistic regression or scBERT is ahead in accuracy (+4.2
+# points, 0.5 to 7.8). One training of scBERT has a mean accuracy of 0.809, its 15 trainings averaged into one classifier
+# 0.845 (0.819 to 0.870), logistic regression 0.850. The depth of a cell's sequencing alone gives 0.473, the most common
+# type 0.204.
 # <!-- end of finding -->
 #
 # **What is done here.** Both are trained on the same cells, several times with other random seeds, and compared on

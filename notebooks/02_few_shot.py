@@ -5,10 +5,10 @@
 # or 75 % of the labelled cells, logistic regression still names cells as well as scBERT.
 #
 # <!-- finding: python -m lib.readme -->
-# **What we find** in sorted blood cells ([laptop](../figures/laptop)): With few labels logistic regression is ahead of
-# scBERT in accuracy at 10 % (+5.5 points, 1.7 to 9.2), macro-F1 at 10 % (+9.1 points, 5.4 to 12.7), accuracy at 30 %
-# (+3.2 points, 0.7 to 5.8) and macro-F1 at 30 % (+5.8 points, 2.5 to 9.1). Both sides have the settings that were chosen
-# with all labels.
+# **What we find** in sorted blood cells (`figures/laptop`): With few labels logistic regression is ahead of scBERT in
+# accuracy at 10 % (+5.5 points, 1.7 to 9.2), macro-F1 at 10 % (+9.1 points, 5.4 to 12.7), accuracy at 30 % (+3.2 points,
+# 0.7 to 5.8) and macro-F1 at 30 % (+5.8 points, 2.5 to 9.1). Both sides have the settings that were chosen with all
+# labels.
 # <!-- end of finding -->
 #
 # **What is done here.** For each fraction and seed one random subset of the training cells is drawn, and *every*

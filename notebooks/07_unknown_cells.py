@@ -5,11 +5,11 @@
 # then unsure: its highest probability is low. The paper that we reproduce does not test it.
 #
 # <!-- finding: python -m lib.readme -->
-# **What we find** in sorted blood cells ([laptop](../figures/laptop)): Logistic regression names 85 % of the cells right
-# and is sure to 81 %. scBERT names 81 % of the cells right and is sure to 85 %. Confidence alone does not single out a
-# type that was left out of training: area under the curve, the median over the types (and their range), Logistic
-# regression (L1) 0.74 (0.41 to 0.86), Nearest neighbours in PCA 0.79 (0.24 to 0.86), scBERT, no gene embedding 0.76 (0.43
-# to 0.86). 0.5 is chance. Left-out types were among the cells of the pre-training, unlabelled.
+# **What we find** in sorted blood cells (`figures/laptop`): Logistic regression names 85 % of the cells right and is sure
+# to 81 %. scBERT names 81 % of the cells right and is sure to 85 %. Confidence alone does not single out a type that was
+# left out of training: area under the curve, the median over the types (and their range), Logistic regression (L1) 0.74
+# (0.41 to 0.86), Nearest neighbours in PCA 0.79 (0.24 to 0.86), scBERT, no gene embedding 0.76 (0.43 to 0.86). 0.5 is
+# chance. Left-out types were among the cells of the pre-training, unlabelled.
 # <!-- end of finding -->
 #
 # **What is done here.** Three tests of the probabilities of scBERT and of logistic regression: whether an answer given with

@@ -51,7 +51,7 @@ def finding(number: str) -> Callable[[Load], str]:
 
     def make(load):
         told = [
-            f"**What we find** in {cells} ([{profile}](../figures/{profile})): {found.claim} {found.caveat}"
+            f"**What we find** in {cells} (`figures/{profile}`): {found.claim} {found.caveat}"
             for profile, cells in CELLS.items()
             for found in findings.findings(load(profile))
             if found.notebook == number
