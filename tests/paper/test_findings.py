@@ -56,6 +56,13 @@ def test_what_the_adjustment_turns_is_told():
     assert "adjusted" not in few_labels(row("ahead")).evidence
 
 
+def test_what_the_paper_did_not_publish_is_said():
+    """As few labels for liver cells."""
+    tables = {"02_family.csv": pd.DataFrame([row("ahead")]), "05_scorecard_claims.csv": CARD.assign(experiment="baseline")}
+    told = next(found for found in findings.findings(tables) if found.notebook == "02").evidence
+    assert told.endswith("The paper published no such runs on cells of this kind.")
+
+
 def test_a_notebook_without_its_tables_is_left_out():
     """A profile of which one notebook was run has its finding alone."""
     assert [found.notebook for found in findings.findings({"05_scorecard_claims.csv": CARD})] == ["05"]
