@@ -108,7 +108,7 @@ for arm, part in left_out.groupby("arm", sort=False):
         f"interval over types); with {coin.count('ahead')} it is ahead of a coin, with {coin.count('behind')} behind, else "
         "undecided."
     )
-areas = left_out.pivot(index="left_out", columns="arm", values="auc")
+areas = left_out.pivot(index="left_out", columns="arm", values="auc").reindex(columns=["full", "logistic_regression"])
 gap = (areas["full"] - areas["logistic_regression"]).dropna()
 if len(gap) < 3:  # of which no interval can be had
     lines.append(f"- **scBERT against logistic regression**: too few types to tell, {len(gap)}, were tried with both.")
