@@ -297,10 +297,12 @@ def masked_task(ax: mpl.axes.Axes, card: pd.DataFrame) -> None:
     at = card["metric"].map(list(MASKED).index) + card["arm"].map({"full": -0.2, "no_gene2vec": 0.2})
     ax.errorbar(at, card["ours"], card["half_width_ours"], color=INK, ls="", capsize=2, lw=0.9)
     ax.set_title("Hidden genes, 95 % interval over cells and pre-trainings")
-    points(ax, at, card["paper"], INK, "paper", s=20)
+    known = card["paper"].notna()
+    if known.any():
+        points(ax, at[known], card["paper"][known].astype(float), INK, "paper", s=20)
     ax.set_xticks(range(len(MASKED)), MASKED.values())
     ax.set(ylim=(0, 1.02), xlabel="", ylabel="Share")
-    legend(ax, arms, paper="the paper")
+    legend(ax, arms, **({"paper": "the paper"} if known.any() else {}))
 
 
 def shares(ax: mpl.axes.Axes, table: pd.DataFrame, of: str) -> None:
