@@ -9,6 +9,9 @@
 # **What we find** in sorted blood cells (`figures/laptop`): Of the paper's 14 comparisons that these runs can be asked, 9
 # cannot say, 2 paper's size excluded, 2 no interval and 1 same. *Cannot say* is not *no*: the detectable size stands
 # beside it.
+#
+# **What we find** in liver cells (`figures/liver-laptop`): The paper has no comparison on such cells that ours could be
+# set beside.
 # <!-- end of finding -->
 #
 # **The rule.** Data and model of this profile are not the paper's, so values are not judged, differences are. The

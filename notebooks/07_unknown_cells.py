@@ -10,6 +10,12 @@
 # left out of training: area under the curve, the median over the types (and their range), Logistic regression (L1) 0.74
 # (0.41 to 0.86), Nearest neighbours in PCA 0.79 (0.24 to 0.86), scBERT, no gene embedding 0.76 (0.43 to 0.86). 0.5 is
 # chance. Left-out types were among the cells of the pre-training, unlabelled.
+#
+# **What we find** in liver cells (`figures/liver-laptop`): Logistic regression names 93 % of the cells right and is sure
+# to 85 %. scBERT names 93 % of the cells right and is sure to 95 %. Confidence alone does not single out a type that was
+# left out of training: area under the curve, the median over the types (and their range), Logistic regression (L1) 0.72
+# (0.20 to 0.97), Nearest neighbours in PCA 0.71 (0.31 to 0.96), scBERT, no gene embedding 0.78 (0.18 to 0.97). 0.5 is
+# chance. Left-out types were among the cells of the pre-training, unlabelled.
 # <!-- end of finding -->
 #
 # **What is done here.** Three tests of the probabilities of scBERT and of logistic regression: whether an answer given with

@@ -8,6 +8,10 @@
 # **What we find** in sorted blood cells (`figures/laptop`): Logistic regression is ahead of scBERT without a gene
 # embedding in accuracy (+4.2 points, 1.6 to 6.7) and macro-F1 (+6.2 points, 2.8 to 9.7). The arm that the paper is about
 # has a gene embedding.
+#
+# **What we find** in liver cells (`figures/liver-laptop`): It is undecided whether logistic regression or scBERT without
+# a gene embedding is ahead in accuracy (+5.8 points, −15.6 to 27.2) and macro-F1 (+7.2 points, −18.6 to 33.1). The arm
+# that the paper is about has a gene embedding.
 # <!-- end of finding -->
 #
 # **What is done here.** Without a gene embedding, all genes of a cell that show one token are in one state in every layer, so that

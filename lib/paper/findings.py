@@ -147,6 +147,8 @@ def _masked(family, task, parts, pca):
 
 
 def _scorecard(card):
+    if card.empty:
+        return "The paper has no comparison on such cells that ours could be set beside.", "", ""
     counts = card["verdict"].value_counts()
     told = [f"{count} {verdict}" for verdict, count in counts.items()]
     claim = f"of the paper's {len(card)} comparisons that these runs can be asked, {_and(told)}"

@@ -39,12 +39,17 @@ def tables(profile: str, root: Path = ROOT) -> dict[str, pd.DataFrame]:
     known = (content(f"figures/{profile}/{SUMS}", root) or b"").decode()
     names = [line.split("  ")[1] for line in known.splitlines()]
     found = {name: content(f"figures/{profile}/{name}", root) or b"" for name in names}
-    return {name: pd.read_csv(io.BytesIO(text)) for name, text in found.items() if _sum(name, text) in known}
+    return {name: read(io.BytesIO(text)) for name, text in found.items() if _sum(name, text) in known}
 
 
 def here(folder: Path) -> dict[str, pd.DataFrame]:
     """The tables that lie in a folder now, by file name."""
-    return {path.name: pd.read_csv(path) for path in sorted(folder.glob("*.csv"))}
+    return {path.name: read(path) for path in sorted(folder.glob("*.csv"))}
+
+
+def read(file: Path | io.BytesIO) -> pd.DataFrame:
+    """A table. Names of runs are text: tried as a number, one such as 234e7969240439a0 ends pandas' parser, and Python."""
+    return pd.read_csv(file, dtype=dict.fromkeys(("run", "runs"), str))
 
 
 def sums(folder: Path) -> str:

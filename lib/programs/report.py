@@ -15,13 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
-import pandas as pd
 from bs4 import BeautifulSoup
 from nbconvert import HTMLExporter
 from nbconvert.filters import markdown2html
 
 from lib import arms, files, settings
 from lib.errors import DataError
+from lib.programs import committed
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 LARGEST = 400_000  # bytes of a picture in the index; of a larger SVG the PNG is taken
@@ -77,7 +77,7 @@ def question(path: Path, folder: Path) -> dict:
 
 def caption(shown: dict, folder: Path) -> str:
     """The caption of a figure in the index: what it shows, what its intervals are, and how many runs of ours are behind it."""
-    table = pd.read_csv(folder / f"{shown['name']}.csv")
+    table = committed.read(folder / f"{shown['name']}.csv")
     if "source" in table:
         table = table[table["source"] == "ours"]
     if "run" in table:

@@ -92,6 +92,13 @@ def test_without_git_what_has_its_hash_is_published(small, around):
     assert committed.tables("mine", small) == {}
 
 
+def test_the_name_of_a_run_may_look_like_a_huge_number(tmp_path):
+    """pandas ends Python over it where it may take it for a number; so nothing else is asked of it here."""
+    path = tmp_path / "01_a.csv"
+    path.write_text("run,value\n234e7969240439a0,0.5\n")
+    assert committed.here(tmp_path)["01_a.csv"].to_dict("records") == [{"run": "234e7969240439a0", "value": 0.5}]
+
+
 def test_report(small):
     """Only the tables of the notebooks that were run; a sentence where nothing can be compared."""
     folder = small / "figures" / "quick"
