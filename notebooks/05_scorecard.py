@@ -99,7 +99,7 @@ shown[columns].style.hide().format(precision=2).set_caption("Differences in poin
 # the first-named model is worse.
 
 # %% tags=["figure"]
-fig, ax = plt.subplots(figsize=plots.mm(174, 8.05 * len(claims) + 26))
+fig, ax = plt.subplots(figsize=plots.mm(174, 8.05 * max(len(claims), 4) + 26))
 plots.differences(ax, claims)
 sides = [f"{name}_{who}" for who in ("paper", "ours") for name in ("effect", "low", "high")]
 plots.save(
