@@ -87,10 +87,11 @@ def test_several_processes_are_as_one(kind, devices, tmp_path):
         tokens = shards.Shards([tmp_path / "0"], GENES + 1)
     one = train(kind, tokens=tokens)
     after = torch.rand(3)
+    others = set(psutil.Process().children())  # of other tests
     several = train(kind, devices, tokens=tokens)
     assert_close(one, several)
     assert one[1].redraws == several[1].redraws > 1
-    assert torch.equal(torch.rand(3), after) and not psutil.Process().children()
+    assert torch.equal(torch.rand(3), after) and set(psutil.Process().children()) <= others
 
 
 @pytest.mark.slow
