@@ -148,6 +148,8 @@ def rows(ax: mpl.axes.Axes, names: Sequence[str], **look) -> None:
 def compare(axes, ours: pd.DataFrame, published: pd.DataFrame, metrics: Sequence[str], arms: list[str]) -> None:
     """Ours beside the paper's, one panel a metric, one group an arm; tables: ``arm``, ``metric``, ``value``, a row a run."""
     for ax, metric in zip(np.ravel(axes), metrics):
+        if not ((ours["metric"] == metric).any() or (published["metric"] == metric).any()):
+            ax.text(0.5, 0.5, "these types are not among these cells", ha="center", transform=ax.transAxes)
         for source, table, shift in (("ours", ours, -0.27), ("paper", published, 0.15)):
             part = table[(table["metric"] == metric) & table["arm"].isin(arms)]
             runs(ax, part, part["arm"].map(arms.index) + shift, source)
