@@ -335,6 +335,8 @@ def save(fig: mpl.figure.Figure, name: str, table: pd.DataFrame, profile: dict) 
     cells, genes = profile["adata"].shape
     note = f"profile {profile['name']}: {profile['data']['dataset']}, {cells:,} cells × {genes:,} genes"
     fig.supxlabel(note, fontsize="small", color="#666666", x=0.99, ha="right")
+    if "run" in table:  # 234e7969240439a0, taken for a number, ends pandas' parser, and Python
+        table = table.assign(run="run-" + table["run"])
     target = folder(profile)
     fig.savefig(target / f"{name}.png", metadata={"Software": None})
     fig.savefig(target / f"{name}.svg", metadata={"Date": None, "Creator": None})

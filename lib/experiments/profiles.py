@@ -19,7 +19,7 @@ from lib.datasets import catalogue, downloads, stored
 from lib.errors import DataError
 from lib.experiments import schema
 from lib.experiments.tasks import PUBLISHED
-from lib.files import digest, fingerprint, known, writable, write_text
+from lib.files import digest, fingerprint, writable, write_text
 from lib.prepare import cells, corpus
 from lib.prepare.embeddings import choose
 from lib.prepare.splits import holdout
@@ -114,7 +114,7 @@ def figures(
     plain = f"{path.stem}-{profile}"
     if str(data) in catalogue.CARDS or not path.exists():
         return plain
-    asked = [_content(path), label or catalogue.LABEL_COLUMNS[0], table and _content(table), group]
+    asked = [stored.content(path), label or catalogue.LABEL_COLUMNS[0], table and stored.content(table), group]
     whose = fingerprint(repr(asked))
     added = "-".join([path.stem, *(str(word) for word in (label, table and table.stem, group) if word)])
     added = re.sub(r"[^\w.+-]+", "_", added)
@@ -127,14 +127,6 @@ def figures(
             if chosen not in taken:
                 write_text(place, json.dumps(taken | {chosen: whose}, indent=1))
     return chosen
-
-
-def _content(path):
-    """The hash of a file, or of the files of a folder."""
-    if path.is_file():
-        return known(digest, path)
-    files = sorted(file for file in path.rglob("*") if file.is_file())
-    return fingerprint(repr([(str(file.relative_to(path)), known(digest, file)) for file in files]))
 
 
 def _named(given, key):

@@ -48,7 +48,7 @@ def here(folder: Path) -> dict[str, pd.DataFrame]:
 
 
 def read(file: Path | io.BytesIO) -> pd.DataFrame:
-    """A table. Names of runs are text: tried as a number, one such as 234e7969240439a0 ends pandas' parser, and Python."""
+    """A table. Names of runs are text: several in ``runs``, as hexadecimal digits, might be tried as numbers."""
     return pd.read_csv(file, dtype=dict.fromkeys(("run", "runs"), str))
 
 
