@@ -241,7 +241,7 @@ def _adjusted(family):
 def _paper(card, experiment, arm, name=""):
     rows = card[(card["experiment"] == experiment) & (card["arm"] == arm) & (card["metric"] == "accuracy")]
     if rows.empty:
-        return f"The paper published no such runs{name and f' of {name}'} on cells of this kind."
+        return f"The paper published no runs of both{name and f' ({name})'} on cells of this kind."
     row = rows.iloc[0]
     few = f" with {_share(row['fraction'])} of the labels" if row["fraction"] < 1 else ""
     return f"In the paper the difference{name and f' of {name}'} is {points(row, 'paper')}{few}, in accuracy."

@@ -60,7 +60,7 @@ def test_what_the_paper_did_not_publish_is_said():
     """As few labels for liver cells."""
     tables = {"02_family.csv": pd.DataFrame([row("ahead")]), "05_scorecard_claims.csv": CARD.assign(experiment="baseline")}
     told = next(found for found in findings.findings(tables) if found.notebook == "02").evidence
-    assert told.endswith("The paper published no such runs on cells of this kind.")
+    assert told.endswith("The paper published no runs of both on cells of this kind.")
 
 
 def test_a_notebook_without_its_tables_is_left_out():
