@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from lib.errors import DataError
+from lib.scbert.frozen import FrozenBlocks
 from lib.scbert.model import CellTypeClassifier
 from lib.scbert.ranks import on_devices
 from lib.scbert.rules import Epochs, Plateau
@@ -79,34 +80,6 @@ def class_weights(labels: np.ndarray, classes: int) -> np.ndarray:
     """1 / class count in the *training* cells, (classes,); 0 for a class without any."""
     counts = np.bincount(labels, minlength=classes)
     return np.divide(1.0, counts, out=np.zeros(classes), where=counts > 0).astype(np.float32)
-
-
-class FrozenBlocks:
-    """Hidden states in front of the last block, computed once a draw of the random features if they fit.
-
-    All blocks but the last are frozen, so what they make of a cell changes only when the features are redrawn.
-    """
-
-    def __init__(self, model, tokens, cells, batch_size, cache_bytes):
-        self.model, self.tokens, self.batch_size = model, tokens, batch_size
-        self.cells = np.unique(cells)
-        places = model.config.tokens if model.gene_embedding is None else tokens.shape[1]
-        size = len(self.cells) * places * model.config.dim * 4
-        self.fits = size <= cache_bytes
-        self.cache = None
-
-    def __call__(self, cells):
-        if not self.fits:
-            return self._compute(cells)
-        if self.cache is None:  # in a fixed order, so that a resumed run sees the same bits
-            batches = range(0, len(self.cells), self.batch_size)
-            self.cache = torch.cat([self._compute(self.cells[i : i + self.batch_size]) for i in batches])
-        return self.cache[np.searchsorted(self.cells, cells)]
-
-    @torch.no_grad()
-    def _compute(self, cells):
-        tokens = torch.from_numpy(self.tokens[np.asarray(cells)].toarray()).to(next(self.model.parameters()).device)
-        return self.model.blocks(self.model.embed(tokens), self.model.counts(tokens), stop=-1)
 
 
 @torch.no_grad()
@@ -178,7 +151,8 @@ def finetune(
     weighted : bool
         Each cell counts as 1 / cells of its class, as the authors have it; False: all cells count alike.
     cache_bytes : int
-        Memory for the frozen blocks' output; beyond it, they are computed anew in each step.
+        Memory for the frozen blocks' output; beyond it, a file beside the checkpoint keeps it, where the disk has room; else
+        they are computed anew in each step (:class:`lib.scbert.frozen.FrozenBlocks`).
     checkpoint, accelerator
         See :func:`lib.scbert.training.fit` and :func:`lib.scbert.training.make_fabric`.
 
@@ -201,7 +175,7 @@ def finetune(
     tokens, targets = sp.csr_matrix(tokens, dtype=np.uint8), fabric.to_device(torch.as_tensor(labels).long())
     per_class = class_weights(labels[train], classes) if weighted else np.ones(classes, np.float32)
     weights = fabric.to_device(torch.as_tensor(per_class)) if weighted else None
-    frozen = FrozenBlocks(model, tokens, np.concatenate([train, select, test]), batch_size, cache_bytes)
+    frozen = FrozenBlocks(model, tokens, np.concatenate([train, select, test]), batch_size, cache_bytes, checkpoint)
 
     def logits(cells, shown):
         shown = shown.to(fabric.device, non_blocking=True)
@@ -211,7 +185,7 @@ def finetune(
 
     def loss_of(batch, shown, _):
         if model.count_forward():
-            frozen.cache = None
+            frozen.forget()
         return F.cross_entropy(logits(batch, shown), targets[batch.to(fabric.device)], weight=weights)
 
     def logits_of(cells):
@@ -258,4 +232,5 @@ def finetune(
     else:
         with torch.no_grad(), fabric.autocast():
             found, history = probabilities(test), None
+    frozen.remove()
     return FineTuned(found, history, done.log, done.best, done.ended, redrawn)
