@@ -12,7 +12,7 @@ from statsmodels.stats.contingency_tables import mcnemar as test
 from lib.errors import DataError
 from lib.evaluate import measures
 from lib.evaluate.intervals import LEVEL, MARGIN, corrected_t, freedom, holm, over_runs, percentiles, resample
-from lib.evaluate.words import verdict
+from lib.evaluate.words import LEAST, verdict
 
 METRICS = ("accuracy", "macro_f1")
 
@@ -118,15 +118,27 @@ def family(questions: list, runs: list) -> pd.DataFrame:
     -------
     DataFrame
         ``arm``, ``reference``, ``metric``, what is asked of the runs, what :func:`paired_difference` finds, ``n_flagged``, how
-        many of the runs are :func:`lib.evaluate.measures.flagged`, and what :func:`judged` adds.
+        many of the runs are :func:`lib.evaluate.measures.flagged`, and what :func:`judged` adds. Where some are, beside it, for
+        no verdict: ``difference_ended``, ``low_ended`` and ``high_ended``, without the seeds of which a run is flagged.
     """
     rows, reasons = [], measures.flagged(runs)
     for first, second, metric, where in questions:
         pairs = pair(runs, first, second, **where)
         found = paired_difference(*pairs, metric)
-        found["n_flagged"] = len({run.id for run in sum(pairs, [])} & reasons.keys())
+        if flagged := {run.id: run.spec["seed"] for run in sum(pairs, []) if run.id in reasons}:
+            found |= _without(flagged.values(), pairs, metric)
+        found["n_flagged"] = len(flagged)
         rows.append({"arm": first, "reference": second, **where, "metric": metric, **found})
     return judged(rows)
+
+
+def _without(seeds, pairs, metric):
+    """The difference of the same arms without some seeds, where enough are left to tell: what one bad run weighs."""
+    kept = [pair for pair in zip(*pairs, strict=True) if pair[0].spec["seed"] not in seeds]
+    if len({one.spec["seed"] for one, _ in kept}) < LEAST:
+        return {}
+    found = paired_difference(*map(list, zip(*kept, strict=True)), metric)
+    return {f"{name}_ended": found[name] for name in ("difference", "low", "high")}
 
 
 def judged(rows: list[dict]) -> pd.DataFrame:

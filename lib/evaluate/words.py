@@ -119,12 +119,24 @@ def describe(found: dict, first: str, second: str, where: str = "Here") -> str:
     basis = "".join(text for key, text in basis.items() if key in found).format(**found)[2:]
     basis += f"; no verdict from fewer than {LEAST} runs" if few(found) else ""
     basis += "; under it stands a single pre-training" if found.get("n_pretrainings") == 1 else ""
-    basis += f"; {found['n_flagged']} of the runs {FLAGGED}" if found.get("n_flagged") else ""
+    basis += f"; {found['n_flagged']} of the runs {FLAGGED}{without_flagged(found)}" if found.get("n_flagged") else ""
     effect, low, high = points(found, "{:+.1f} {:+.1f} {:+.1f}").split()
     return (
         f"**{where} {said}**: {effect} points of {_score(found.get('metric', 'accuracy'))} for {first} minus {second}, "
         f"95 % interval {low} to {high}{basis and f' ({basis})'}."
     )
+
+
+def without_flagged(found: dict) -> str:
+    """The difference without the seeds of flagged runs, to follow a mention of these; nothing where there is none.
+
+    >>> without_flagged({"difference_ended": 0.001, "low_ended": -0.007, "high_ended": 0.009})
+    ' (without their seeds +0.1 points, -0.7 to 0.9)'
+    """
+    if not np.isfinite(found.get("difference_ended", np.nan)):
+        return ""
+    ended = {name: found[f"{name}_ended"] for name in ("difference", "low", "high")}
+    return points(ended, " (without their seeds {:+.1f} points, {:.1f} to {:.1f})")
 
 
 def caveat(found: dict) -> str:

@@ -15,6 +15,7 @@ from lib.evaluate import words
 
 SCORES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 LR, HERE, PLAIN = "logistic regression", "scBERT", "scBERT without a gene embedding"
+BARE = {"no_gene2vec": PLAIN, "no_gene2vec_no_pretraining": "scBERT with neither that nor pre-training"}
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,7 @@ def _ablations(family, few, card):
     few = few.assign(of="accuracy with " + few["fraction"].map(_share) + " of the labels")
     told.append(verdicts(few, "pre-trained scBERT", names["no_pretraining"]))
     papers = [_paper(card, "ablation", arm, name) for arm, name in names.items()]
-    flagged = [f"{row.n_flagged} of those of {names[row.arm]}" for row in family.itertuples() if row.n_flagged]
-    caveat = f"Of the runs, {_and(flagged)} {words.FLAGGED}. " if flagged else ""
+    caveat = _flagged(family, lambda row: names[row["arm"]])
     caveat += "The pre-training has seen the training cells alone, not a million others."
     return _sentences(told), f"{_basis(family)} {_adjusted(family)}{' '.join(papers)}", caveat
 
@@ -189,13 +189,29 @@ def _unsure(calibration, unknown):
     )
 
 
+def at_full_size(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict]:
+    """Of notebook 08, logistic regression against each arm in accuracy, as :func:`questions` gives them."""
+    rows = tables["08_family.csv"].to_dict("records") if "08_family.csv" in tables else []
+    return {
+        f"paper's size: {LR} − {name}, all labels, accuracy": row
+        for row in rows
+        for arm, name in BARE.items()
+        if (row["arm"], row["reference"], row["metric"]) == ("logistic_regression", arm, "accuracy")
+    }
+
+
 def _without_embedding(family):
-    rows = family[(family["arm"] == "logistic_regression") & (family["reference"] == "no_gene2vec")]
-    claim = verdicts(rows.assign(of=rows["metric"].map(SCORES)), LR, PLAIN)
+    told = []
+    for first, second in (*((LR, name) for name in BARE.values()), BARE.values()):
+        by_arm = {LR: "logistic_regression"} | {name: arm for arm, name in BARE.items()}
+        rows = family[(family["arm"] == by_arm[first]) & (family["reference"] == by_arm[second])]
+        told.append(verdicts(rows.assign(of=rows["metric"].map(SCORES)), first, second))
+    beside = family[(family["metric"] == "accuracy") & (family["arm"] == "logistic_regression")]
+    caveat = _flagged(beside, lambda row: BARE[row["reference"]])
     return (
-        _sentences([claim]),
-        f"{_basis(rows)} {_adjusted(family)}".strip(),
-        "The arm that the paper is about has a gene embedding.",
+        _sentences(told),
+        f"{_basis(family)} {_adjusted(family)}".strip(),
+        f"{caveat}The arm that the paper is about has a gene embedding, and is not among them.",
     )
 
 
@@ -223,6 +239,16 @@ def verdicts(rows: pd.DataFrame, first: str, second: str) -> str:
 def points(row: Mapping, who: str = "") -> str:
     """A difference and its interval, with a minus sign: ``+4.2 points, 0.5 to 7.8``; ``who`` as in :func:`words.points`."""
     return words.points(row, "{:+.1f} points, {:.1f} to {:.1f}", who).replace("-", "−")
+
+
+def _flagged(rows, names):
+    """How many runs did not end as they should, and the difference without them: a sentence and a blank, or nothing."""
+    told = [
+        f"{row['n_flagged']} of those of {names(row)}{words.without_flagged(row).replace('-', '−')}"
+        for row in rows.to_dict("records")
+        if row["n_flagged"]
+    ]
+    return f"Of the runs, {_and(told)} {words.FLAGGED}. " if told else ""
 
 
 def _basis(rows):

@@ -24,6 +24,7 @@ Tables = Mapping[str, pd.DataFrame]
 Load = Callable[[str], Tables]  # from a profile to its published tables
 # The profiles that carry findings, and what a sentence calls their cells.
 CELLS = {"laptop": "sorted blood cells", "liver-laptop": "liver cells"}
+FULL_SIZE = {"standard": "sorted blood cells at the paper's size"}  # notebook 08, and it alone
 ROWS = (
     ("Logistic regression", "baseline", "logistic_regression", 1.0),
     ("scBERT", "baseline", "full", 1.0),
@@ -46,14 +47,21 @@ COSTS = (
 )
 
 
+def _told(load):
+    """(profile, what its cells are called, finding) of all that is published: notebook 08 is about the full size alone."""
+    for profile, cells in (CELLS | FULL_SIZE).items():
+        for found in findings.findings(load(profile)):
+            if (found.notebook == "08") == (profile in FULL_SIZE):
+                yield profile, cells, found
+
+
 def finding(number: str) -> Callable[[Load], str]:
-    """What makes the finding of a notebook's first cell: claim and caveat, for each of ``CELLS`` that is published."""
+    """What makes the finding of a notebook's first cell: claim and caveat, for each set of cells that is published."""
 
     def make(load):
         told = [
             f"**What we find** in {cells} (`figures/{profile}`): {found.claim} {found.caveat}"
-            for profile, cells in CELLS.items()
-            for found in findings.findings(load(profile))
+            for profile, cells, found in _told(load)
             if found.notebook == number
         ]
         return "\n\n".join(_wrapped(text) for text in told) + "\n"
@@ -74,27 +82,27 @@ def claims(load: Load) -> str:
         "intervals for other test cells, seeds and pre-trainings:"
     )
     lines = [_wrapped(said), "", *_head("the first minus the second", *answers)]
-    for question in asked:
-        cells = [
-            words.points(rows[question], "{:+.1f} ({:.1f} to {:.1f}): ").replace("-", "−") + rows[question]["verdict"]
-            if question in rows
-            else "–"
-            for rows in answers.values()
-        ]
-        lines.append(_row(question, *cells))
+    lines += [
+        _row(question, *(_points(rows[question]) if question in rows else "–" for rows in answers.values()))
+        for question in asked
+    ]
+    for question, row in (pair for profile in FULL_SIZE for pair in findings.at_full_size(load(profile)).items()):
+        lines.append(_row(question, _points(row), *["–"] * (len(answers) - 1)))
     return "\n".join(lines) + "\n"
+
+
+def _points(row):
+    """A difference, its interval and the verdict, for a cell of README's table."""
+    return words.points(row, "{:+.1f} ({:.1f} to {:.1f}): ").replace("-", "−") + row["verdict"]
 
 
 def evidence(load: Load) -> str:
     """All findings with their evidence, caveats and files."""
     told = []
-    for profile, cells in CELLS.items():
-        for found in findings.findings(load(profile)):
-            sources = ", ".join(f"[{name}]({profile}/{name})" for name in found.tables)
-            words_of = (
-                f"- **{found.notebook}, {cells}. {found.claim}** {found.evidence} *Caveats.* {found.caveat} From {sources}."
-            )
-            told.append(_wrapped(words_of, "  "))
+    for profile, cells, found in _told(load):
+        sources = ", ".join(f"[{name}]({profile}/{name})" for name in found.tables)
+        words_of = f"- **{found.notebook}, {cells}. {found.claim}** {found.evidence} *Caveats.* {found.caveat} From {sources}."
+        told.append(_wrapped(words_of, "  "))
     return "\n".join(told) + "\n"
 
 

@@ -229,6 +229,11 @@ def test_how_training_ended_is_said_arm_by_arm():
     runs += [trained("no_pretraining", 1, [guess, 0.5])]
     questions = [("full", other, "accuracy", {}) for other in ("no_gene2vec", "no_pretraining")]
     assert differences.family(questions, runs)["n_flagged"].tolist() == [0, 1]  # the first is of seed 0 alone
+    alike = [trained(arm, seed, [guess, 0.5]) for arm in ("full", "no_pretraining") for seed in (0, 2, 3)]
+    family = differences.family(questions[1:], [run for run in runs if run.id != runs[0].id] + alike)
+    assert family.loc[0, ["n_flagged", "n_seeds"]].tolist() == [1, 4]  # and the three that ended, which are all alike
+    assert family.loc[0, "difference_ended"] == 0 and family.loc[0, "low_ended"] > -1
+    assert "difference_ended" not in differences.family(questions, runs)  # too few would be left
     pretrained = trained("full", 0, [9.0, 8.0])
     del pretrained.predictions["labels"], pretrained.predictions["best_epoch"]
     assert measures.endings([pretrained])["learnt nothing"].tolist() == [0]

@@ -63,6 +63,22 @@ def test_what_the_paper_did_not_publish_is_said():
     assert told.endswith("The paper published no runs of both on cells of this kind.")
 
 
+def test_what_flagged_runs_weigh_is_told():
+    """How many there are of which arm, and the difference without their seeds; where none is flagged, no word of it."""
+    arms = {"arm": "logistic_regression", "reference": "no_gene2vec"}
+    ended = {"difference_ended": -0.001, "low_ended": -0.02, "high_ended": 0.018}
+    family = [row("undecided", 0.1, -0.3, 0.5, n_flagged=1, **arms, **ended)]
+    family.append(row("ahead", **arms | {"reference": "no_gene2vec_no_pretraining"}))
+    [told] = findings.findings({"08_family.csv": pd.DataFrame(family)})
+    assert told.claim.startswith("It is undecided whether logistic regression or scBERT without a gene embedding is ahead")
+    said = "1 of those of scBERT without a gene embedding (without their seeds −0.1 points, −2.0 to 1.8) stopped"
+    assert said in told.caveat
+    [calm] = findings.findings({"08_family.csv": pd.DataFrame(family[1:])})
+    assert "stopped" not in calm.caveat
+    asked = findings.at_full_size({"08_family.csv": pd.DataFrame(family)})
+    assert [found["verdict"] for found in asked.values()] == ["undecided", "ahead"] and findings.at_full_size({}) == {}
+
+
 def test_a_notebook_without_its_tables_is_left_out():
     """A profile of which one notebook was run has its finding alone."""
     assert [found.notebook for found in findings.findings({"05_scorecard_claims.csv": CARD})] == ["05"]
