@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
