@@ -93,13 +93,13 @@ def _seal(path):
 
 
 def known(function: Callable, path: Path) -> str:
-    """What a function says of a file, kept for as long as the file looks the same: its size, and its time in nanoseconds."""
+    """What a function says of a file, kept for as long as it is the same file and looks the same: its size, and its times."""
     stat = Path(path).stat()
-    return _remembered(function, str(path), stat.st_size, stat.st_mtime_ns)
+    return _remembered(function, str(path), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino)
 
 
 @functools.lru_cache(maxsize=4096)
-def _remembered(function, path, size, mtime):
+def _remembered(function, path, *looks):
     return function(path)
 
 

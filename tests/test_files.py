@@ -97,6 +97,23 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path):
         subprocess.run(["umount", tmp_path], check=True)
 
 
+def test_what_is_known_of_a_file_is_of_no_other(tmp_path):
+    """Put in its place, or written over, as long and with the same time: as where a clock is coarse or was set back."""
+    path, other = tmp_path / "file", tmp_path / "other"
+    known = []
+    for content in (b"one", b"two", b"six"):
+        other.write_bytes(content)
+        os.utime(other, (1e9, 1e9))
+        other.replace(path)
+        known.append(files.known(files.digest, path))
+    path.write_bytes(b"ten")
+    os.utime(path, (1e9, 1e9))
+    assert len({*known, files.known(files.digest, path)}) == 4
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        files.known(files.digest, path)
+
+
 def test_a_seal_tells_any_changed_byte(tmp_path):
     """Whichever byte is changed; also where file or seal is missing."""
     path = tmp_path / "array.npy"

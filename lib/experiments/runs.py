@@ -11,7 +11,6 @@ import time
 import warnings
 from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
 
 import psutil
 from joblib import cpu_count
@@ -112,7 +111,7 @@ def stoppable():
 
 def _compute_here(missing, code, again):
     """Runs of small models side by side, a process and a thread each; others after them, with all threads."""
-    cheap = sorted((spec for spec in missing.values() if small(spec)), key=lambda spec: _turn(spec, missing, code))
+    cheap = sorted((spec for spec in missing.values() if small(spec)), key=_turn)
     others = [spec for spec in missing.values() if not small(spec)]
     workers, anew = min(_places(), sum(spec.get("model") == "scBERT" for spec in cheap)), edited()
     if not missing or (workers < 2 and not anew):  # others take a second or two, less than a process takes to start
@@ -129,22 +128,28 @@ def _compute_here(missing, code, again):
 
 
 def _side_by_side(specs, workers, code, again):
-    """Yield (spec, seconds) as other processes finish them. Where one of these is ended, fewer go on."""
+    """Yield (spec, seconds) as other processes finish them; a run is handed out when those it needs are done.
+
+    Where a process is ended from outside, fewer go on.
+    """
     remote, left = _remote(code, again, parent=os.getpid()), {run_id(spec, code): spec for spec in specs}
+    needs = {name: {run_id(other, code) for other in dependencies(spec)} for name, spec in left.items()}
     for attempt in range(ATTEMPTS):
         # The bars of several processes would overwrite each other.
         executor = get_reusable_executor(workers, timeout=300, env={"TQDM_DISABLE": "1"})
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="A worker stopped")  # one that had grown is replaced: no harm
-                waiting = iter(list(left.values()))  # handed over one by one: loky stumbles when it is ended with many at hand
-                under_way = {executor.submit(remote, spec) for spec in islice(waiting, workers + 1)}
-                while under_way:
-                    finished, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                    for spec, seconds in [future.result() for future in finished]:
-                        del left[run_id(spec, code)]
-                        under_way |= {executor.submit(remote, spec) for spec in islice(waiting, 1)}
-                        yield spec, seconds
+                under_way = {}
+                while left:
+                    ready = [name for name in left if name not in under_way and not needs[name] & left.keys()]
+                    for name in ready[: workers + 1 - len(under_way)]:  # loky stumbles when it is ended with many at hand
+                        under_way[name] = executor.submit(remote, left[name])
+                    wait(under_way.values(), return_when=FIRST_COMPLETED)
+                    for name in [name for name, future in under_way.items() if future.done()]:
+                        done = under_way.pop(name).result()
+                        del left[name]
+                        yield done
             return
         except BrokenProcessPool as error:
             free = psutil.virtual_memory().available / 1e9
@@ -162,18 +167,10 @@ def _side_by_side(specs, workers, code, again):
             raise
 
 
-def _turn(spec, missing, code):
-    """Sorts runs so that a process seldom waits for another: pre-training, the long ones first; then what waits for no run of
-    those missing; then what needs a pre-training without gene embedding, which takes seconds; then the rest."""
-
-    def depth(spec):
-        return max((1 + depth(other) for other in dependencies(spec) if run_id(other, code) in missing), default=0)
-
-    fast = (spec.get("pretraining") or spec).get("gene_embedding") is None
-    if spec["task"] == "pretraining":
-        return 0, fast
-    waits = depth(spec)
-    return 1, waits, waits and not fast, spec.get("model") != "scBERT", -spec.get("fraction", 1)
+def _turn(spec):
+    """Sorts runs so that no process idles at the end: pre-training, for which others wait, and the long ones first."""
+    fast = (spec.get("pretraining") or spec.get("trained") or spec).get("gene_embedding") is None
+    return spec["task"] != "pretraining", spec.get("model") != "scBERT", fast, -spec.get("fraction", 1)
 
 
 def _remote(code, again, parent=None, **variables):

@@ -5,13 +5,15 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import psutil
 import pytest
+from filelock import FileLock
 
 from lib.errors import DataError
-from lib.experiments import profiles, runs, specs
+from lib.experiments import profiles, runs, specs, store
 from lib.settings import ROOT
 
 
@@ -218,3 +220,26 @@ def test_runs_side_by_side_are_the_same_runs(profile, tmp_path, monkeypatch, cap
     monkeypatch.setenv("SCBERT_WORKERS", "many")
     with pytest.raises(DataError, match="SCBERT_WORKERS is 'many'"):
         runs.complete(wanted, again="once more")
+
+
+@pytest.mark.slow
+def test_what_waits_for_a_pretraining_keeps_no_process_from_other_runs(tmp_path, monkeypatch, capfd):
+    """Of two processes one is at a pre-training for as long as the test wants: the other does all that needs another one."""
+    monkeypatch.setenv("SCBERT_CACHE", str(tmp_path))
+    monkeypatch.setenv("SCBERT_WORKERS", "2")
+    p = profiles.load("smoke")
+    held, free = (specs.cell_types(p | {"pretraining": p["pretraining"] | {"seeds": [k]}}, ["full"]) for k in (0, 1))
+    ready = [*free, *specs.cell_types(p, ["no_pretraining"])]
+    pretraining = store.Run(held[0]["pretraining"]).folder
+    pretraining.parent.mkdir()
+    with ThreadPoolExecutor(1) as thread:
+        with FileLock(pretraining.with_suffix(".lock")):
+            done = thread.submit(runs.complete, held + ready)
+            deadline = time.time() + 300
+            while not (others := all((store.Run(spec).folder / "DONE").exists() for spec in ready)) and time.time() < deadline:
+                assert not done.done(), done.result()
+                time.sleep(0.05)
+            begun = [store.Run(spec).folder.exists() for spec in held]
+        assert len(done.result()) == len(held + ready)
+    assert others and begun == [False, False]
+    assert capfd.readouterr().out.count("waiting for it") <= 1  # the one process that is at the pre-training
