@@ -210,18 +210,6 @@ def test_commands_are_understood():
                 run_notebooks.check_parameters(book, [name])
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "environment.yml"])
-def test_pins_stand_once(name):
-    """Exact versions are in requirements.txt alone; environment.yml includes it."""
-    text = (ROOT / name).read_text()
-    if name == "environment.yml":
-        assert "-r requirements.txt" in text and "==" not in text
-    else:
-        pins = [line for line in text.splitlines() if line and not line.startswith("#")]
-        assert all(re.fullmatch(r'[\w.-]+==[\w.]+(; python_version >= "3.12"  # .*)?', line) for line in pins)
-        assert "torch==2.13.0" in pins and len({line.split("==")[0].lower() for line in pins}) == len(pins)
-
-
 def test_no_path_of_a_machine_is_committed():
     """No tracked text file names a home or working folder of the machine that made it."""
     pattern = r"(^|[^A-Za-z0-9_.])/(work|root|home)/"
