@@ -28,6 +28,7 @@ def pins(text):
 
 
 LOCK = pins((ROOT / "requirements.txt").read_text(encoding="utf-8"))
+COLAB = pins((ROOT / "notebooks" / "requirements-colab.txt").read_text(encoding="utf-8"))
 
 
 def imported(*patterns):
@@ -65,6 +66,22 @@ def test_the_lock_has_an_exact_version_that_serves_for_all_that_is_listed():
     assert str(LOCK["torch"]) == "torch==2.13.0"
 
 
+def test_colab_gets_versions_of_the_lock_and_keeps_its_own_of_what_runs_there():
+    """What a running kernel has imported cannot be exchanged under it; torch there is the CUDA build."""
+    assert COLAB and all(str(LOCK[name].specifier) == str(one.specifier) for name, one in COLAB.items())
+    assert not COLAB.keys() & {
+        "torch",
+        "numpy",
+        "pandas",
+        "scipy",
+        "matplotlib",
+        "ipykernel",
+        "ipython",
+        "ipywidgets",
+        "tornado",
+    }
+
+
 def test_versions_stand_once():
     """environment.yml and the workflow read the lock."""
     for name in ("environment.yml", ".github/workflows/tests.yml"):
@@ -74,7 +91,7 @@ def test_versions_stand_once():
 
 @pytest.mark.parametrize("machine", MACHINES, ids=lambda machine: f"{machine['sys_platform']}-{machine['python_version']}")
 def test_what_is_listed_is_installed_on_every_machine(machine):
-    """No marker leaves out, anywhere, what we import; and torch's CUDA parts, which torch itself asks for, are not in the lock."""
+    """No marker leaves out, anywhere, what we import; torch's CUDA parts, which torch itself asks for, are not in the lock."""
     there = {name for name, one in LOCK.items() if one.marker is None or one.marker.evaluate(machine)}
     assert (LISTED | EXTRA).keys() <= there
     assert ("setuptools" in there) == (machine["python_version"] != "3.11")  # where Python has no distutils
