@@ -17,15 +17,17 @@ serves() {
 # Prints the interpreter's own path if it has every pinned version.
 with_requirements() {
   "$1" -c '
-import re, sys
+import sys
 from importlib import metadata
 if not (3, 11, 5) <= sys.version_info[:3] < (3, 14):
     raise SystemExit(1)
+from packaging.requirements import Requirement  # one of the pinned ones
 for line in open(sys.argv[1], encoding="utf-8"):
-    found = re.match(r"([\w.-]+)==([\w.]+)", line)
-    if found and (sys.version_info >= (3, 12) or "python_version" not in line):
-        if metadata.version(found[1]).split("+")[0] != found[2]:
-            raise SystemExit(1)
+    if line.strip() and not line.startswith("#"):
+        wanted = Requirement(line.strip())
+        if wanted.marker is None or wanted.marker.evaluate():  # else it is for another Python or another system
+            if "==" + metadata.version(wanted.name).split("+")[0] != str(wanted.specifier):
+                raise SystemExit(1)
 print(sys.executable)' "$SETUP_ROOT/requirements.txt" 2>/dev/null
 }
 

@@ -1,6 +1,11 @@
 # %% [markdown]
 # # 1 · Does scBERT name cell types better than logistic regression?
 #
+# <!-- badges: python -m lib.readme -->
+# [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/REPOSITORY/main?urlpath=lab/tree/notebooks/01_baseline_comparison.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPOSITORY/blob/main/notebooks/01_baseline_comparison.ipynb)
+# <!-- end of badges -->
+#
 # **The paper's claim.** No. On 68,450 blood cells, L1 logistic regression reaches the accuracy of scBERT, a
 # transformer pre-trained on 1.1 million cells, and on the two cell types that are hardest to tell apart too.
 #
@@ -33,10 +38,19 @@ seeds = None  # e.g. [0, 1, 2]; None: those of the profile
 protocol = None  # "paper" or "clean"; None: that of the profile
 
 # %%
+import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "arms.py").exists())))
+root = next((p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "arms.py").exists()), Path("scbert"))
+if "google.colab" in sys.modules:  # Colab opens the notebook alone: fetch the rest, and install what is missing there
+    if not root.exists():
+        subprocess.run(["git", "clone", "--depth", "1", "https://github.com/OWNER/REPOSITORY.git", root], check=True)
+    missing = root / "notebooks" / "requirements-colab.txt"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-r", missing], check=True)
+if not root.exists():
+    raise FileNotFoundError("This notebook needs the folder lib of its repository: open it there.")
+sys.path.insert(0, str(root.resolve()))
 
 import matplotlib.pyplot as plt
 import pandas as pd

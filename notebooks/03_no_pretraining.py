@@ -1,6 +1,11 @@
 # %% [markdown]
 # # 3 · What do pre-training and the gene embedding contribute?
 #
+# <!-- badges: python -m lib.readme -->
+# [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/REPOSITORY/main?urlpath=lab/tree/notebooks/03_no_pretraining.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPOSITORY/blob/main/notebooks/03_no_pretraining.ipynb)
+# <!-- end of badges -->
+#
 # **The paper's claim.** Fine-tuned from random weights, without any pre-training, scBERT names cells nearly as well
 # (0.758 against 0.766, the means of `data/published/runs.csv`). Without gene2vec, the embedding that tells it which
 # gene is which, it is worse (0.701).
@@ -37,10 +42,19 @@ seeds = None  # e.g. [0, 1, 2]; None: those of the profile
 protocol = None  # "paper" or "clean"; None: that of the profile
 
 # %%
+import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "arms.py").exists())))
+root = next((p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "arms.py").exists()), Path("scbert"))
+if "google.colab" in sys.modules:  # Colab opens the notebook alone: fetch the rest, and install what is missing there
+    if not root.exists():
+        subprocess.run(["git", "clone", "--depth", "1", "https://github.com/OWNER/REPOSITORY.git", root], check=True)
+    missing = root / "notebooks" / "requirements-colab.txt"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-r", missing], check=True)
+if not root.exists():
+    raise FileNotFoundError("This notebook needs the folder lib of its repository: open it there.")
+sys.path.insert(0, str(root.resolve()))
 
 import matplotlib.pyplot as plt
 import pandas as pd

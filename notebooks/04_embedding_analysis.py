@@ -1,6 +1,11 @@
 # %% [markdown]
 # # 4 · What has the pre-trained model learnt?
 #
+# <!-- badges: python -m lib.readme -->
+# [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/REPOSITORY/main?urlpath=lab/tree/notebooks/04_embedding_analysis.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPOSITORY/blob/main/notebooks/04_embedding_analysis.ipynb)
+# <!-- end of badges -->
+#
 # **The paper's claim.** The pre-training task, to fill in the hidden expression of genes, can be done well without
 # meaningful representations of genes. Without gene2vec the model gives *one* answer for all hidden genes of a cell,
 # the cell's most common bin, and is right as often as that simple rule (its Table 3).
@@ -33,10 +38,19 @@ profile = "quick"  # a rung of the ladder, see README
 dataset = None  # another data set by its name, such as macparland; None: that of the profile
 
 # %%
+import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "arms.py").exists())))
+root = next((p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "arms.py").exists()), Path("scbert"))
+if "google.colab" in sys.modules:  # Colab opens the notebook alone: fetch the rest, and install what is missing there
+    if not root.exists():
+        subprocess.run(["git", "clone", "--depth", "1", "https://github.com/OWNER/REPOSITORY.git", root], check=True)
+    missing = root / "notebooks" / "requirements-colab.txt"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-r", missing], check=True)
+if not root.exists():
+    raise FileNotFoundError("This notebook needs the folder lib of its repository: open it there.")
+sys.path.insert(0, str(root.resolve()))
 
 import matplotlib.pyplot as plt
 import numpy as np

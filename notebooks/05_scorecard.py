@@ -1,6 +1,11 @@
 # %% [markdown]
 # # 5 · Every published number beside ours
 #
+# <!-- badges: python -m lib.readme -->
+# [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/REPOSITORY/main?urlpath=lab/tree/notebooks/05_scorecard.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPOSITORY/blob/main/notebooks/05_scorecard.ipynb)
+# <!-- end of badges -->
+#
 # **What this is.** One row for each number in `data/published/`, the authors' own, with ours where this profile has
 # it, both intervals, the runs behind ours, and a verdict by a fixed rule. Above it, the paper's claims as differences;
 # below it, the authors' printed statistics computed again, what was done differently, and errata.
@@ -41,10 +46,19 @@ seeds = None  # e.g. [0, 1, 2]; None: those of the profile
 protocol = None  # "paper" or "clean"; None: that of the profile
 
 # %%
+import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "arms.py").exists())))
+root = next((p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "arms.py").exists()), Path("scbert"))
+if "google.colab" in sys.modules:  # Colab opens the notebook alone: fetch the rest, and install what is missing there
+    if not root.exists():
+        subprocess.run(["git", "clone", "--depth", "1", "https://github.com/OWNER/REPOSITORY.git", root], check=True)
+    missing = root / "notebooks" / "requirements-colab.txt"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-r", missing], check=True)
+if not root.exists():
+    raise FileNotFoundError("This notebook needs the folder lib of its repository: open it there.")
+sys.path.insert(0, str(root.resolve()))
 
 import matplotlib.pyplot as plt
 from IPython.display import Markdown

@@ -1,6 +1,11 @@
 # %% [markdown]
 # # 6 · The same question on your cells, and for your model
 #
+# <!-- badges: python -m lib.readme -->
+# [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/REPOSITORY/main?urlpath=lab/tree/notebooks/06_your_data.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPOSITORY/blob/main/notebooks/06_your_data.ipynb)
+# <!-- end of badges -->
+#
 # **The question.** Does a pre-trained transformer name the types of *your* cells better than logistic regression does?
 #
 # **What is done here.** Your file is read and checked; scBERT is pre-trained on your training cells and fine-tuned; logistic
@@ -27,10 +32,19 @@ min_genes = None  # cells that show fewer are dropped; None: 200, or no limit wh
 min_cells_per_type = None  # types with fewer cells are set aside; None: 10
 
 # %%
+import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "arms.py").exists())))
+root = next((p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "arms.py").exists()), Path("scbert"))
+if "google.colab" in sys.modules:  # Colab opens the notebook alone: fetch the rest, and install what is missing there
+    if not root.exists():
+        subprocess.run(["git", "clone", "--depth", "1", "https://github.com/OWNER/REPOSITORY.git", root], check=True)
+    missing = root / "notebooks" / "requirements-colab.txt"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-r", missing], check=True)
+if not root.exists():
+    raise FileNotFoundError("This notebook needs the folder lib of its repository: open it there.")
+sys.path.insert(0, str(root.resolve()))
 
 import matplotlib.pyplot as plt
 import numpy as np

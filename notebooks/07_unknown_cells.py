@@ -1,6 +1,11 @@
 # %% [markdown]
 # # 7 · Do the models know what they do not know?
 #
+# <!-- badges: python -m lib.readme -->
+# [![Open in Binder](https://mybinder.org/badge_logo.svg)](https://mybinder.org/v2/gh/OWNER/REPOSITORY/main?urlpath=lab/tree/notebooks/07_unknown_cells.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPOSITORY/blob/main/notebooks/07_unknown_cells.ipynb)
+# <!-- end of badges -->
+#
 # **The claim, scBERT's own.** A cell of a type that was not among the training types can be recognised, since the model is
 # then unsure: its highest probability is low. The paper that we reproduce does not test it.
 #
@@ -31,10 +36,19 @@ dataset = None  # another data set by its name, such as macparland; None: that o
 external = None  # other labelled cells: a data set's name or the path of an .h5ad; None: the profile's, if its file is there
 
 # %%
+import subprocess
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(next(p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "arms.py").exists())))
+root = next((p for p in [Path.cwd(), *Path.cwd().parents] if (p / "lib" / "arms.py").exists()), Path("scbert"))
+if "google.colab" in sys.modules:  # Colab opens the notebook alone: fetch the rest, and install what is missing there
+    if not root.exists():
+        subprocess.run(["git", "clone", "--depth", "1", "https://github.com/OWNER/REPOSITORY.git", root], check=True)
+    missing = root / "notebooks" / "requirements-colab.txt"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-r", missing], check=True)
+if not root.exists():
+    raise FileNotFoundError("This notebook needs the folder lib of its repository: open it there.")
+sys.path.insert(0, str(root.resolve()))
 
 import matplotlib.pyplot as plt
 import numpy as np

@@ -19,7 +19,7 @@ from jupytext.sync_contentsmanager import TextFileContentsManager
 
 from lib import files
 from lib.errors import DataError
-from lib.programs import committed, report, run_notebooks
+from lib.programs import committed, readme, report, run_notebooks
 from lib.settings import ROOT
 
 BOOKS = run_notebooks.notebooks()
@@ -285,6 +285,50 @@ def test_an_executed_notebook_is_whole_or_not_there(tmp_path, monkeypatch):
     assert run_notebooks.execute(book, output, {}) == "RuntimeError: Kernel died"
     assert nbformat.read(output, as_version=4).cells[0].source == "1"
     assert sorted(path.name for path in output.parent.iterdir()) == ["a.html", "a.ipynb"]
+
+
+def opening(book):
+    """The code with which a notebook finds, or fetches, its repository."""
+    [source] = [cell.source for cell in jupytext.read(book).cells if cell.source.startswith("import subprocess")]
+    return source.split("\n\nimport ")[0]
+
+
+def open_alone(folder, before="", **variables):
+    """Execute that code in an empty folder, and say where lib was found then; the finished process."""
+    folder.mkdir()
+    code = f"{before}\n{opening(BOOKS[0])}\nimport lib\nprint('found', lib.__file__)"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | variables
+    return subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, text=True, capture_output=True)
+
+
+def test_all_notebooks_open_alike():
+    """The same lines in each, with the address of pyproject.toml."""
+    assert {opening(book) for book in BOOKS} == {opening(BOOKS[0])}
+    assert f'"{readme.address()}.git"' in opening(BOOKS[0])
+
+
+def test_alone_on_colab_a_notebook_fetches_its_repository_and_installs_what_is_missing(tmp_path):
+    """Executed in an empty folder, with a repository on this disk for that on the network; here nothing is missing."""
+    if not shutil.which("git"):
+        pytest.skip("there is no git")
+    remote, colab = tmp_path / "remote", "import sys, types; sys.modules['google.colab'] = types.ModuleType('google.colab')"
+    for name in ("lib/arms.py", "lib/__init__.py", "notebooks/requirements-colab.txt"):
+        (remote / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(run_notebooks.ROOT / name, remote / name)
+    git = ["git", "-C", remote, "-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
+        subprocess.run([*git, *command], check=True)
+    instead = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.{remote.as_uri()}.insteadOf", "PIP_NO_INDEX": "1"}
+    done = open_alone(tmp_path / "content", colab, **instead, GIT_CONFIG_VALUE_0=f"{readme.address()}.git")
+    assert done.stdout.splitlines()[-1:] == [f"found {tmp_path / 'content' / 'scbert' / 'lib' / '__init__.py'}"], done.stderr
+
+
+def test_alone_elsewhere_a_notebook_says_that_it_needs_its_repository(tmp_path):
+    done = open_alone(tmp_path / "content")
+    assert (
+        done.stderr.splitlines()[-1]
+        == "FileNotFoundError: This notebook needs the folder lib of its repository: open it there."
+    )
 
 
 def kept(cell):

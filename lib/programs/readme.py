@@ -1,15 +1,18 @@
 """What the texts say of the figures: ``python -m lib.readme`` writes it anew, with ``--check`` it only compares.
 
 In README.md, figures/README.md, figures/benchmark/README.md and the first cell of each notebook, what stands between
-``<!-- name: python -m lib.readme -->`` and ``<!-- end of name -->`` is made from the tables of the published figures. It also
-writes ``figures/<profile>/SHA256SUMS``, by which a copy without git tells whether its figures are as published.
+``<!-- name: python -m lib.readme -->`` and ``<!-- end of name -->`` is made from the tables of the published figures, badges
+from the repository's address in pyproject.toml. It also writes ``figures/<profile>/SHA256SUMS``, by which a copy without git
+tells whether its figures are as published.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import textwrap
+import tomllib
 from collections.abc import Callable, Mapping
 
 import pandas as pd
@@ -216,15 +219,35 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
+def address() -> str:
+    """Where this repository is published, as pyproject.toml says: there alone it is changed."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["repository"]
+
+
+def badges(notebook: str) -> Callable[[Load], str]:
+    """What makes the links that open a notebook on Binder and on Colab; neither needs anything installed."""
+    repository = address().removeprefix("https://github.com/")
+    places = (
+        ("Binder", "https://mybinder.org/badge_logo.svg", f"https://mybinder.org/v2/gh/{repository}/main?urlpath=lab/tree/"),
+        (
+            "Colab",
+            "https://colab.research.google.com/assets/colab-badge.svg",
+            f"https://colab.research.google.com/github/{repository}/blob/main/",
+        ),
+    )
+    return lambda load: "".join(f"[![Open in {name}]({picture})]({begin}{notebook})\n" for name, picture, begin in places)
+
+
+BOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
 NOTEBOOKS = {
-    f"notebooks/{path.stem}{suffix}": {"finding": finding(path.name[:2])}
-    for path in sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
-    if f"<!-- {'finding'}: " in path.read_text(encoding="utf-8")
+    f"notebooks/{path.stem}{suffix}": {"badges": badges(f"notebooks/{path.stem}.ipynb")}
+    | ({"finding": finding(path.name[:2])} if "<!-- finding: " in path.read_text(encoding="utf-8") else {})
+    for path in BOOKS
     for suffix in (".py", ".ipynb")
 }
 # What stands between <!-- name --> and <!-- end of name --> in which file.
 PARTS: dict[str, dict[str, Callable[[Load], str]]] = {
-    "README.md": {"findings": claims, "results": three},
+    "README.md": {"badges": badges(f"notebooks/{BOOKS[0].stem}.ipynb"), "findings": claims, "results": three},
     "figures/README.md": {"findings": evidence, "results": results},
     "figures/benchmark/README.md": {"speed": speed},
     **NOTEBOOKS,
@@ -266,7 +289,8 @@ def written(path: str, text: str, load: Load) -> str:
             text = with_part(text, name, textwrap.indent(made, "# ", lambda line: True).replace("# \n", "#\n") + "# ")
         else:
             text = with_part(text, name, made)
-    return text
+    # And whence a notebook fetches the repository on Colab.
+    return re.sub(r"https://github\.com/[\w.-]+/[\w.-]+?\.git(?=\W)", f"{address()}.git", text) if path in NOTEBOOKS else text
 
 
 def main(arguments: list[str]) -> int:

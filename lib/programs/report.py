@@ -49,6 +49,9 @@ def _exporter():
 def notebook(path: Path) -> str:
     """An executed notebook as a page (HTML): its title and answer first, an alternative text for each figure."""
     book = nbformat.read(path, as_version=4)
+    book.cells[0].source = re.sub(
+        r"\[!\[(.*?)\]\(.*?\)\]", r"[\1]", book.cells[0].source
+    )  # badges as links: no picture of others
     for cell, shown in _figures(book):
         cell.metadata["figure"] = shown
     return _exporter().from_notebook_node(book, {"question": {"title": title(book)[1], "answers": answers(book)}})[0]
