@@ -20,6 +20,8 @@ from jupytext.sync_contentsmanager import TextFileContentsManager
 from lib import files
 from lib.errors import DataError
 from lib.programs import committed, readme, report, run_notebooks
+from lib.experiments import inventory, names, profiles, specs, tasks
+from lib.programs import committed, report, run_notebooks
 from lib.settings import ROOT
 
 BOOKS = run_notebooks.notebooks()
@@ -105,6 +107,22 @@ def test_pages_are_whole_by_themselves(smoke, name):
     assert local and all((path.parent / link).is_file() for link in local)
     assert ("html", {"lang": "en"}) in page.tags and "viewport" in [attributes.get("name") for _, attributes in page.tags]
     assert not re.search(r"^Runs: \d|stored already|\d at a time\.$", page.text, re.M)
+
+
+@pytest.mark.slow
+def test_what_a_profile_is_said_to_ask_for_is_what_its_notebooks_ask_for(smoke, monkeypatch):
+    """By it published runs are chosen and unused ones removed: what the notebooks left in an empty store, and no more."""
+    monkeypatch.setenv("SCBERT_CACHE", str(smoke[0] / "cache"))
+    profile = profiles.load("smoke")
+    asked, left = {}, specs.asked(profile)
+    while left:  # and what they begin with
+        spec = left.pop()
+        asked[names.run_id(spec)] = (spec["task"], spec["arm"])
+        left += tasks.dependencies(spec)
+    done = {run.id: (run.spec["task"], run.spec["arm"]) for run in inventory.runs() if run.cells == profile["fingerprint"]}
+    done = {name: what for name, what in done.items() if what[0] != "external"}  # 07's models, on cells from elsewhere
+    assert done.items() - asked.items() == set(), "computed, but not in specs.asked"
+    assert asked.items() - done.items() == set(), "in specs.asked, but no notebook asks for it"
 
 
 @pytest.mark.slow

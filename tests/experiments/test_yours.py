@@ -1,5 +1,7 @@
 """Notebook 06's parts: a file sized to the machine, an answer in a sentence, and anyone's model beside ours."""
 
+import functools
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +12,15 @@ from lib.errors import DataError
 from lib.evaluate import differences, measures, words
 from lib.experiments import classifiers, profiles, runs, yours
 from lib.prepare import cells
+
+
+@pytest.fixture(autouse=True, scope="module")
+def the_machine_is_timed_once():
+    """A step of each size of model: it would take most of each test's time."""
+    measured = functools.cache(lambda size, really=yours._seconds_a_token: really({"size": dict(size)}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yours, "_seconds_a_token", lambda profile: measured(tuple(profile["size"].items())))
+        yield
 
 
 @pytest.fixture
