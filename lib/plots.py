@@ -273,6 +273,11 @@ def confusion(ax: mpl.axes.Axes, labels, predicted, classes, arm: str) -> np.nda
     return share
 
 
+def claim(row: dict) -> str:
+    """A claim in few words: what is asked against what, with which share of the labels, by which score."""
+    return f"{label(row['arm'])} − {label(row['reference'])}, {percent(row['fraction'])}, {METRICS[row['metric']]}"
+
+
 def differences(ax: mpl.axes.Axes, claims: pd.DataFrame) -> None:
     """Differences of arms to their references, in points: the paper's above ours, a row a claim."""
     for source, shift in (("paper", -0.16), ("ours", 0.16)):
@@ -280,9 +285,7 @@ def differences(ax: mpl.axes.Axes, claims: pd.DataFrame) -> None:
         table = claims[columns.split()].mul(100).assign(arm=claims["arm"])
         estimates(ax, table, np.arange(len(claims)) + shift, columns, source)
     ax.axvline(0, color=INK, lw=0.8)
-    claimed = claims.to_dict("records")
-    names = [f"{label(c['arm'])} − {label(c['reference'])}, {percent(c['fraction'])}, {METRICS[c['metric']]}" for c in claimed]
-    rows(ax, names)
+    rows(ax, [claim(row) for row in claims.to_dict("records")])
     ax.set(
         title="Differences, by share of the labels and score",
         xlabel="points, 95 % intervals (the paper: Welch's;\nours: over test cells, seeds and pre-trainings)",
