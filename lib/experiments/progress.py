@@ -121,9 +121,8 @@ def shown(specs: Iterable[dict], places: int | None, quiet: bool) -> Iterator[Ca
     def tell():
         elapsed = time.time() - started
         share, seconds = share_and_left(left.copy(), took, elapsed, places)
-        words = f"{total - left.total()} of {total} done" + (
-            f", about {clock(seconds)} left" if took.keys() & TOOK.keys() else ""
-        )
+        learnt = took and (took.keys() & TOOK.keys() or not (+left).keys() & TOOK.keys())  # not from short runs about long ones
+        words = f"{total - left.total()} of {total} done" + (f", about {clock(seconds)} left" if learnt else "")
         if bar is not None:
             bar.n = 100 * share
             bar.set_description_str(words)
