@@ -46,6 +46,8 @@ MARKS = {
     "flagged": {"marker": "X", "ls": ""},
     "mean": {"marker": "_", "ls": "-", "ms": 7, "mew": 1.5},
     "dotted": {"ls": ":", "lw": 0.8},
+    "ringed": {"marker": "o", "ls": "", "ms": 9, "mfc": "none"},
+    "bar": {"marker": "_", "ls": "", "ms": 8, "mew": 1.5},
 }
 
 
@@ -195,9 +197,12 @@ def dots(axes, table: pd.DataFrame, titles: dict[str, str]) -> None:
         part = table[table["metric"] == metric].set_index("arm", drop=False).loc[order]
         estimates(ax, part, range(len(order)))
         for y, value in enumerate(part["value"]):
-            ax.annotate(
-                f"{value:.3f}", (value, y), (0, 4), textcoords="offset points", fontsize="small", ha="center", color=INK
-            )
+            look = {"textcoords": "offset points", "fontsize": "small", "ha": "center", "color": INK}
+            look |= {
+                "bbox": {"fc": "white", "ec": "none", "pad": 0.2},
+                "zorder": 3,
+            }  # else the axis goes through a small number
+            ax.annotate(f"{value:.3f}".replace("-", "−"), (value, y), (0, 4), **look)
         rows(ax, [label(arm) for arm in order])
         ax.margins(x=0.12)
         ax.locator_params(axis="x", nbins=5)  # numbers such as -0.125 would touch
@@ -221,7 +226,9 @@ def factorial(axes, table: pd.DataFrame, marked: Sequence[str] = ()) -> None:
         ax.set_xticks([0, 1], ["pre-trained", "random weights"])
         ax.set(xlim=(-0.45, 1.45), title=title)
     drawn = {ARMS[arm].embedding for arm in table["arm"]}
-    legend(ax, [shade for embedding, shade in zip(EMBEDDINGS, shown) if embedding in drawn], **crosses(table))
+    marks = {"ringed": "the paper's arms"} if table["arm"].isin(marked).any() else {}
+    there = [shade for embedding, shade in zip(EMBEDDINGS, shown) if embedding in drawn]
+    legend(ax, there, ours="ours, each run", bar="mean", **marks, **crosses(table), ncols=4)
 
 
 def curves(ax: mpl.axes.Axes, table: pd.DataFrame, metric: str, arms: Sequence[str], source: str = "ours") -> None:
@@ -273,6 +280,11 @@ def confusion(ax: mpl.axes.Axes, labels, predicted, classes, arm: str) -> np.nda
     return share
 
 
+def claim(row: dict) -> str:
+    """A claim in few words: what is asked against what, with which share of the labels, by which score."""
+    return f"{label(row['arm'])} − {label(row['reference'])}, {percent(row['fraction'])}, {METRICS[row['metric']]}"
+
+
 def differences(ax: mpl.axes.Axes, claims: pd.DataFrame) -> None:
     """Differences of arms to their references, in points: the paper's above ours, a row a claim."""
     for source, shift in (("paper", -0.16), ("ours", 0.16)):
@@ -280,9 +292,7 @@ def differences(ax: mpl.axes.Axes, claims: pd.DataFrame) -> None:
         table = claims[columns.split()].mul(100).assign(arm=claims["arm"])
         estimates(ax, table, np.arange(len(claims)) + shift, columns, source)
     ax.axvline(0, color=INK, lw=0.8)
-    claimed = claims.to_dict("records")
-    names = [f"{label(c['arm'])} − {label(c['reference'])}, {percent(c['fraction'])}, {METRICS[c['metric']]}" for c in claimed]
-    rows(ax, names)
+    rows(ax, [claim(row) for row in claims.to_dict("records")])
     ax.set(
         title="Differences, by share of the labels and score",
         xlabel="points, 95 % intervals (the paper: Welch's;\nours: over test cells, seeds and pre-trainings)",

@@ -61,6 +61,7 @@ if not root.exists():
 sys.path.insert(0, str(root.resolve()))
 
 import matplotlib.pyplot as plt
+import pandas as pd
 from IPython.display import Markdown
 
 from lib import plots
@@ -89,22 +90,22 @@ masked = runs.complete(specs.masked(chosen))
 # %% [markdown]
 # ## The claims
 #
-# Look at the last column, then at the width of our intervals.
+# Look at the verdicts, then at the width of our intervals.
 
 # %% tags=["table"]
 card = scorecard.scorecard(ours, masked, chosen["reproduces"], scorecard.families(done))
 card.to_csv(plots.folder(chosen) / "05_scorecard.csv", index=False, float_format="%.6g")
 claims = scorecard.claims(card, chosen["reproduces"])
-shown = claims.assign(arm=claims["arm"].map(plots.label), minus=claims["reference"].map(plots.label))
+shown = pd.DataFrame({"claim": [plots.claim(row) for row in claims.to_dict("records")]})
+shown["verdict"] = [scorecard.told(row) for row in claims.to_dict("records")]
 for who in ("paper", "ours"):
     shown[f"difference, {who}"] = [
         f"{words.points(row, who=who)}: {row[f'verdict_{who}']}" for row in claims.to_dict("records")
     ]
-shown["p, Holm"], shown["p, equivalence"] = claims["p_holm"], claims["p_equivalence"]
-shown["verdict"] = [scorecard.told(row) for row in claims.to_dict("records")]
-columns = ["experiment", "arm", "minus", "fraction", "metric", "difference, paper", "difference, ours", "p, Holm"]
-columns += ["p, equivalence", "verdict"]
-shown[columns].style.hide().format(precision=2).set_caption("Differences in points, with 95 % intervals")
+shown["p, Holm"], shown["p, equivalence"] = claims["p_holm"].to_numpy(), claims["p_equivalence"].to_numpy()
+none = "The paper has no comparison on such cells that ours could be set beside: there is no claim to judge, and no figure."
+table = shown.style.hide().format(precision=2).set_caption("Differences in points, with 95 % intervals")
+table if len(claims) else Markdown(none)
 
 # %% [markdown]
 # ## Figure: the claims as differences
@@ -113,17 +114,15 @@ shown[columns].style.hide().format(precision=2).set_caption("Differences in poin
 # the first-named model is worse.
 
 # %% tags=["figure"]
-fig, ax = plt.subplots(figsize=plots.mm(174, 8.05 * max(len(claims), 4) + 26))
-plots.differences(ax, claims)
 sides = [f"{name}_{who}" for who in ("paper", "ours") for name in ("effect", "low", "high")]
-plots.save(
-    fig,
-    "05_scorecard_claims",
-    claims[
-        ["experiment", "arm", "reference", "fraction", "metric", *sides, "n_ours", "verdict_paper", "verdict_ours", "verdict"]
-    ],
-    chosen,
-)
+columns = ["experiment", "arm", "reference", "fraction", "metric", *sides, "n_ours", "verdict_paper", "verdict_ours", "verdict"]
+if len(claims):
+    fig, ax = plt.subplots(figsize=plots.mm(174, 8.05 * max(len(claims), 4) + 26))
+    plots.differences(ax, claims)
+    plots.save(fig, "05_scorecard_claims", claims[columns], chosen)
+else:
+    claims[columns].to_csv(plots.folder(chosen) / "05_scorecard_claims.csv", index=False)
+    print(none)
 
 # %% [markdown]
 # ## Every published number

@@ -132,7 +132,8 @@ for row, arm in zip(axes, arms[1:]):
         ax.set(ylabel=name, title=plots.label(arm) if column == "loss" else "")
 axes[0, 0].set(yscale="log")
 axes[0, 1].set(ylim=(0, 1))
-axes[0, 1].legend(title="protocol", loc="lower right")
+fig.legend(*axes[0, 1].get_legend_handles_labels(), title="protocol", loc="outside upper center", ncols=2)
+axes[0, 1].get_legend().remove()
 plots.save(fig, "08_learning", logs, chosen)
 
 # %% [markdown]

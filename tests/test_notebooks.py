@@ -23,6 +23,7 @@ from lib.programs import committed, readme, report, run_notebooks
 from lib.experiments import inventory, names, profiles, specs, tasks
 from lib.programs import committed, report, run_notebooks
 from lib.settings import ROOT
+from tests import browser
 
 BOOKS = run_notebooks.notebooks()
 
@@ -373,6 +374,68 @@ def test_opened_run_and_saved_in_jupyter_nothing_changes_but_what_it_shows(tmp_p
         assert [kept(cell) for cell in saved.cells] == [kept(cell) for cell in before.cells]
         assert saved.cells[2].execution_count == 1 or saved.cells[1].execution_count == 1
         run_notebooks.check_pair(tmp_path / "notebooks" / book.name)
+
+
+# What a reader does: open a notebook, set the profile, run all, save. Says what its cells then show.
+READER = """(async () => {
+  const {commands} = window.jupyterapp;
+  const panel = await commands.execute('docmanager:open', {path: %s, factory: 'Notebook', kernel: {name: 'python3'}});
+  await panel.context.ready;
+  await panel.sessionContext.ready;
+  const cells = [...panel.content.model.cells].map(cell => cell.sharedModel);
+  const parameters = cells.find(cell => cell.getSource().startsWith('profile = "quick"'));
+  parameters.setSource(parameters.getSource().replace('"quick"', '"smoke"'));
+  await commands.execute('notebook:run-all-cells');
+  await panel.context.save();
+  const outputs = cells.flatMap(cell => cell.toJSON().outputs ?? []);
+  const problems = outputs.filter(output => output.output_type === 'error').map(output => output.evalue);
+  const pictures = outputs.filter(output => 'image/png' in (output.data ?? {})).length;
+  const drawn = panel.node.querySelectorAll('.jp-RenderedImage img').length;
+  await panel.sessionContext.shutdown();
+  panel.dispose();
+  return {problems, pictures, drawn};
+})()"""
+
+
+@pytest.fixture(scope="module")
+def in_browser(smoke, tmp_path_factory):
+    """A copy of the repository under git, open in JupyterLab in a browser, with the runs of the smoke profile."""
+    if not browser.CHROMIUM or not shutil.which("git"):
+        pytest.skip("there is no Chromium, or no git, to look at JupyterLab with")
+    copy, own = tmp_path_factory.mktemp("copy"), tmp_path_factory.mktemp("browser")
+    left_out = shutil.ignore_patterns("__pycache__", "cache", "*.zip", ".ipynb_checkpoints")
+    for name in ("lib", "notebooks", "data"):
+        shutil.copytree(ROOT / name, copy / name, ignore=left_out)
+    shutil.copy(ROOT / ".gitignore", copy)
+    for command in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "all"]):
+        subprocess.run(["git", *command], cwd=copy, check=True)
+    variables = {"SCBERT_CACHE": str(smoke[0] / "cache"), "SCBERT_FIGURES": str(own / "figures"), "PYTHONPATH": ""}
+    with browser.lab(copy, own, variables) as page:
+        yield page, copy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("book", BOOKS, ids=lambda path: path.stem)
+def test_in_a_browser_a_reader_changes_a_parameter_runs_all_and_saves(in_browser, book):
+    """No error, all figures in sight, both files saved; git shows the changed line, and in the .ipynb outputs besides."""
+    if book.stem[:2] not in ("01", "05") and not os.environ.get("ALL_IN_BROWSER"):
+        pytest.skip("two notebooks do; all with ALL_IN_BROWSER=1")
+    page, copy = in_browser
+    shown = page.run(READER % json.dumps(f"notebooks/{book.name}"))
+    figures = re.findall(r'plots\.save\(\s*fig,\s*"(\w+)"', book.with_suffix(".py").read_text())
+    assert shown["problems"] == [] and page.faults == []
+    assert shown["pictures"] == len(figures) and shown["drawn"] > 0
+    before, after = (nbformat.read(folder / "notebooks" / book.name, as_version=4) for folder in (ROOT, copy))
+    assert [kept(cell) for cell in after.cells if "parameters" not in cell.metadata.get("tags", [])] == [
+        kept(cell) for cell in before.cells if "parameters" not in cell.metadata.get("tags", [])
+    ]
+    script = book.with_suffix(".py").name
+    changed = subprocess.run(["git", "diff", "-U0", "--", script], cwd=copy / "notebooks", text=True, capture_output=True)
+    lines = [line for line in changed.stdout.splitlines() if line[0] in "+-" and line[:3] not in ("+++", "---")]
+    assert [line.split("#")[0].strip() for line in lines] == ['-profile = "quick"', '+profile = "smoke"']
+    there = subprocess.run(["git", "status", "--short", "--", "."], cwd=copy, text=True, capture_output=True).stdout.split()
+    assert {name for name in there if book.stem[:2] in name} == {f"notebooks/{book.name}", f"notebooks/{script}"}
+    run_notebooks.check_pair(copy / "notebooks" / book.name)
 
 
 def test_a_cell_changed_in_jupyter_is_in_both(tmp_path):

@@ -60,9 +60,9 @@ def expected(wanted: tuple[str, str], took: dict[tuple[str, str], list[float]]) 
     """
     if took.get(wanted):
         return sum(took[wanted]) / len(took[wanted])
-    here = sum(map(sum, took.values()))
-    there = sum(len(seconds) * TOOK.get(which, SHORT) for which, seconds in took.items())
-    return TOOK.get(wanted, SHORT) * (here / there if took else 1)
+    known = {which: seconds for which, seconds in took.items() if which in TOOK}  # of a second's run nothing is learnt
+    here, there = sum(map(sum, known.values())), sum(len(seconds) * TOOK[which] for which, seconds in known.items())
+    return TOOK.get(wanted, SHORT) * (here / there if known else 1)
 
 
 def share_and_left(left: Counter, took: dict, elapsed: float, places: int | None) -> tuple[float, float]:
@@ -121,7 +121,8 @@ def shown(specs: Iterable[dict], places: int | None, quiet: bool) -> Iterator[Ca
     def tell():
         elapsed = time.time() - started
         share, seconds = share_and_left(left.copy(), took, elapsed, places)
-        words = f"{total - left.total()} of {total} done" + (f", about {clock(seconds)} left" if took else "")
+        learnt = took and (took.keys() & TOOK.keys() or not (+left).keys() & TOOK.keys())  # not from short runs about long ones
+        words = f"{total - left.total()} of {total} done" + (f", about {clock(seconds)} left" if learnt else "")
         if bar is not None:
             bar.n = 100 * share
             bar.set_description_str(words)

@@ -17,6 +17,11 @@ def test_the_share_of_the_work_is_not_the_share_of_the_runs():
     assert share < 0.01 and left == pytest.approx(804)
 
 
+def test_short_runs_say_nothing_of_the_long_ones():
+    """A logistic regression may take ten times what it took where the times are from; the pre-training need not."""
+    assert progress.expected(LONG, {SHORT: [3.0] * 9}) == progress.expected(LONG, {})
+
+
 def test_what_is_under_way_counts():
     """Two run side by side for 60 s, of which 20 s went into the finished one: the others had 100 s of their 2 × 70."""
     share, left = progress.share_and_left(Counter({("masked", "own"): 2}), {("masked", "own"): [70.0] * 1}, 85.0, 2)
