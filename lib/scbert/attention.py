@@ -240,12 +240,16 @@ class Memory:
         cells, _ = at
         exp, _, largest, weighted = state
         self.total[cells] += self._product("total", exp.transpose(2, 3), weighted)
-        times = v.new_ones(1, 1, v.shape[2], 1) if counts is None else counts[cells, None, :, None]
-        self.values[cells, ..., :-1] += (v if counts is None else v * times).sum(2, True, dtype=self.features.dtype)
-        self.values[cells, ..., -1:] += times.sum(2, keepdim=True)
+        times = self._sum_values(v, cells, counts)
         if counts is not None:
             largest = largest.masked_fill(times == 0, -torch.inf)
         self.shift[cells] = torch.maximum(self.shift[cells], largest.amax(2, keepdim=True))
+
+    def _sum_values(self, v, cells, counts):
+        times = v.new_ones(1, 1, v.shape[2], 1) if counts is None else counts[cells, None, :, None]
+        self.values[cells, ..., :-1] += (v if counts is None else v * times).sum(2, True, dtype=self.features.dtype)
+        self.values[cells, ..., -1:] += times.sum(2, keepdim=True)
+        return times
 
     def close(self, stabiliser):
         """All keys are in: apply the stabiliser and the ε."""

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from lib.scbert.attention import Features, Memory, Scratch
+from lib.scbert.fused import FusedMemory, serves
 
+SMALL = 100  # width below which a model is computed as it always was, bit for bit
 KEPT = 2**28  # bytes that a block may keep of a batch for its backward pass
 
 
@@ -175,7 +177,8 @@ class _Block(torch.autograd.Function):
         cells, places, _ = x.shape
         heads, stabiliser, _, dtype, overwrite = options
         features = Features(projection, x, cells, heads, places)
-        memory = Memory(features, torch.bfloat16 if dtype == torch.bfloat16 else None)
+        wide = x.shape[2] >= SMALL and serves(features, dtype)
+        memory = (FusedMemory if wide else Memory)(features, torch.bfloat16 if dtype == torch.bfloat16 else None)
         w = _Weights(options, weights, features.scratch)
         asking = x if queries is None else queries
         keep = any(ctx.needs_input_grad) and _bytes(w, features, asking) < KEPT
