@@ -314,6 +314,8 @@ class Memory:
 class FavorAttention(FastAttention):
     """performer-pytorch's ``FastAttention`` with our arithmetic; same buffer, same redraw."""
 
+    compiled = None  # whether blocks may use compiled functions for it; None: where they are to be had
+
     def __init__(self, dim_heads, nb_features, stabiliser="cell"):
         super().__init__(dim_heads, nb_features)
         if stabiliser not in STABILISERS:

@@ -19,7 +19,8 @@ from torch.autograd.function import once_differentiable
 from lib.scbert.attention import Features, Memory, Scratch
 from lib.scbert.fused import FusedMemory, serves
 
-SMALL = 100  # width below which a model is computed as it always was, bit for bit
+# A linear layer by oneDNN, which in fp32 is twice as fast as PyTorch's choice, MKL, on AMD's processors with AVX-512.
+ONEDNN = torch.ops.mkldnn._linear_pointwise
 KEPT = 2**28  # bytes that a block may keep of a batch for its backward pass
 
 
@@ -71,7 +72,8 @@ def performer_block(
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     fast = fn.fast_attention
     with torch.autocast(device, enabled=False):
-        options = fn.heads, fast.stabiliser, attention.norm.eps, dtype, overwrite and not torch.is_grad_enabled()
+        overwrite = overwrite and not torch.is_grad_enabled()
+        options = fn.heads, fast.stabiliser, attention.norm.eps, dtype, overwrite, serves(fast, x, dtype)
         return _Block.apply(x, queries, fast.projection_matrix, counts, options, *weights)
 
 
@@ -79,7 +81,8 @@ class _Weights:
     """The parameters of a block, in the dtype of its products, and what is done with them and their gradients."""
 
     def __init__(self, options, weights, scratch=None, grads=False):
-        self.heads, _, self.eps, self.dtype, _ = options
+        self.heads, _, self.eps, self.dtype, _, compiled = options
+        self.onednn = compiled and self.dtype == torch.float32
         self.scratch = scratch
         self.norms = {1: weights[0:2], 2: weights[7:9]}
         names = ("q", "k", "v", "o", "w1", "w2")
@@ -90,9 +93,11 @@ class _Weights:
 
     def linear(self, x, name):
         """A linear layer on rows; the result is in scratch memory, valid until the layer is used again."""
-        matrix, bias = self.matrices[name].t(), self.biases.get(name)
+        matrix, bias, x = self.matrices[name], self.biases.get(name), x.to(self.dtype)
+        if self.onednn:
+            return ONEDNN(x, matrix, bias, "none", [], "")
+        matrix = matrix.t()
         out = self.scratch(name, self.dtype, len(x), matrix.shape[1])
-        x = x.to(self.dtype)
         return torch.mm(x, matrix, out=out) if bias is None else torch.addmm(bias, x, matrix, out=out)
 
     def gelu(self, x):
@@ -117,13 +122,17 @@ class _Weights:
         """Gradient of a linear layer's input; that of its parameters is added to ``grads``."""
         grad = grad.to(self.dtype)
         at, bias = {"q": (2, None), "k": (3, None), "v": (4, None), "o": (5, 6), "w1": (9, 10), "w2": (11, 12)}[name]
-        if grad.dtype == self.grads[at].dtype:
+        if self.onednn:
+            self.grads[at] += ONEDNN(grad.t(), x.t(), None, "none", [], "")
+        elif grad.dtype == self.grads[at].dtype:
             self.grads[at].addmm_(grad.t(), x)
         else:
             self.grads[at] += grad.t() @ x.to(self.dtype)
         if bias is not None:
             self.grads[bias] += grad.sum(0)
         matrix = self.matrices[name]
+        if self.onednn:
+            return ONEDNN(grad, matrix.t(), None, "none", [], "")
         return torch.mm(grad, matrix, out=self.scratch(f"grad_{name}", grad.dtype, len(grad), matrix.shape[1]))
 
     def norm_backward(self, grad, x, mean, deviation, which):
@@ -175,10 +184,9 @@ class _Block(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, queries, projection, counts, options, *weights):
         cells, places, _ = x.shape
-        heads, stabiliser, _, dtype, overwrite = options
+        heads, stabiliser, _, dtype, overwrite, compiled = options
         features = Features(projection, x, cells, heads, places)
-        wide = x.shape[2] >= SMALL and serves(features, dtype)
-        memory = (FusedMemory if wide else Memory)(features, torch.bfloat16 if dtype == torch.bfloat16 else None)
+        memory = (FusedMemory if compiled else Memory)(features, torch.bfloat16 if dtype == torch.bfloat16 else None)
         w = _Weights(options, weights, features.scratch)
         asking = x if queries is None else queries
         keep = any(ctx.needs_input_grad) and _bytes(w, features, asking) < KEPT

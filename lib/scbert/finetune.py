@@ -195,7 +195,7 @@ def finetune(
     classes = model.config.classes
     if labels.min() < 0 or labels.max() >= classes:
         raise DataError(f"Labels go from {labels.min()} to {labels.max()}, the model has {classes} classes.")
-    fabric = make_fabric(accelerator)
+    fabric = make_fabric(accelerator, model.arithmetic)
     model = fabric.to_device(model)
     freeze(model, trained)
     tokens, targets = sp.csr_matrix(tokens, dtype=np.uint8), fabric.to_device(torch.as_tensor(labels).long())

@@ -1,8 +1,8 @@
 """The attention's arithmetic as one compiled function a chunk (``fused.cpp``), where there is a compiler and AVX-512.
 
-In PyTorch each step of a chunk (product, maximum, exponential, cast, product) writes what the next one reads. Compiled, a tile of
-64 tokens goes through all of them in the processor's cache. It is compiled when it is first wanted, once a machine, and kept in
-the cache folder; where that cannot be done, :class:`lib.scbert.attention.Memory` does the same.
+In PyTorch each step of a chunk (product, maximum, exponential, cast, product) writes what the next one reads. Compiled, a tile
+of 64 tokens goes through all of them in the processor's cache. It is compiled when it is first wanted, once a machine, and kept
+in the cache folder; where that cannot be done, :class:`lib.scbert.attention.Memory` does the same.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from lib import settings
 from lib.errors import DataError
 from lib.files import fingerprint, replacing
 from lib.scbert.attention import Memory
 
+SMALL = 100  # width below which a model is computed as it always was, bit for bit, and by one process
 SOURCE = Path(__file__).with_suffix(".cpp")
 COMMAND = ("c++", "-O3", "-march=native", "-std=c++17", "-fopenmp", "-fno-math-errno", "-shared", "-fPIC")
 
@@ -53,12 +55,16 @@ class _Shape(ctypes.Structure):
     _fields_ += [("scale", ctypes.c_float), ("bound", ctypes.c_float), ("columns", ctypes.c_void_p), ("rows", ctypes.c_void_p)]
 
 
-def serves(features, dtype: torch.dtype) -> bool:
-    """Whether the compiled functions can do what :class:`lib.scbert.attention.Memory` does with these features."""
-    if features.scratch.device.type != "cpu" or features.dtype != torch.float32 or features.dim % 16:
-        return False
-    there = library()
-    return there is not None and (dtype == torch.float32 or dtype == torch.bfloat16 and bool(there.has_bf16()))
+def can(dtype: torch.dtype) -> bool:
+    """Whether the compiled functions are to be had here, for products in this dtype."""
+    there = library() if dtype in (torch.float32, torch.bfloat16) else None
+    return there is not None and (dtype == torch.float32 or bool(there.has_bf16()))
+
+
+def serves(attention: nn.Module, x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the compiled functions are to do the attention (a FavorAttention) of a block on ``x``, (cells, places, dim)."""
+    fits = x.device.type == "cpu" and x.dtype == torch.float32 and attention.projection_matrix.shape[1] % 16 == 0
+    return fits and x.shape[2] >= SMALL and attention.compiled is not False and can(dtype)
 
 
 class FusedMemory(Memory):
