@@ -24,8 +24,9 @@ from torch.profiler import profile as record
 from lib.datasets import catalogue
 from lib.prepare.preprocess import prepare
 from lib.prepare.tokens import sparse_tokens, tokenize
+from lib.scbert.classifier import CellTypeClassifier
 from lib.scbert.finetune import freeze
-from lib.scbert.model import CellTypeClassifier, ScBert, ScBertConfig
+from lib.scbert.model import ScBert, ScBertConfig
 from lib.scbert.pretrain import IGNORED, mask_tokens, target_logits
 
 JOBS = ("forward", "finetuning step", "pretraining step")

@@ -15,11 +15,12 @@ import torch
 
 from lib import settings
 from lib.files import fingerprint, write_text
-from lib.scbert import SETTLED, fused
+from lib.scbert import fused
 from lib.scbert.fused import SMALL
 from lib.scbert.model import ScBert, ScBertConfig
 
 PAYS = 1.2  # how many times faster a training step in bf16 must be
+SETTLED = []  # of each model that was trained or asked in this process, in turn
 
 
 def on_cuda(accelerator: str = "auto") -> bool:

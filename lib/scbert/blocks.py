@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lib.scbert.attention import Features, Memory, Scratch
+from lib.scbert.attention import Memory
+from lib.scbert.features import Features, Scratch
 from lib.scbert.fused import FusedMemory, serves
 
 # A linear layer by oneDNN, which in fp32 is twice as fast as PyTorch's choice, MKL, on AMD's processors with AVX-512.

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from lib.errors import DataError
-from lib.scbert.model import CellTypeClassifier
+from lib.scbert.classifier import CellTypeClassifier
 from lib.scbert.ranks import on_devices
 from lib.scbert.rules import Epochs, Plateau
 from lib.scbert.training import feed, fit, in_batches, make_fabric, of_batches
