@@ -47,7 +47,7 @@ def _sources(folder):
 
 def _meaning(path):
     """Hash of a file's syntax tree, or text where it is not Python's."""
-    if path.suffix != ".py":
+    if Path(path).suffix != ".py":
         return digest(path)
     return fingerprint(_told(ast.parse(Path(path).read_text(encoding="utf-8"), path)))
 
