@@ -108,7 +108,7 @@ def _stock(kind):
     """The same model with performer-pytorch's own forward, its attention included."""
 
     class Stock(kind):
-        def blocks(self, x, counts=None, start=0, stop=None):
+        def blocks(self, x, counts=None, start=0, stop=None, tokens=None):
             for attention, _ in self.performer.net.layers:
                 fast = attention.fn.fast_attention
                 fast.forward = functools.partial(_forward, fast.projection_matrix)

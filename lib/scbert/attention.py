@@ -151,7 +151,7 @@ class Memory:
         self.total[cells] += self._product("total", exp.transpose(2, 3), weighted)
         times = self._sum_values(v, cells, counts)
         if counts is not None:
-            largest = largest.masked_fill(times == 0, -torch.inf)
+            largest = largest.masked_fill(times <= 0, -torch.inf)
         self.shift[cells] = torch.maximum(self.shift[cells], largest.amax(2, keepdim=True))
 
     def _sum_values(self, v, cells, counts):
@@ -159,6 +159,10 @@ class Memory:
         self.values[cells, ..., :-1] += (v if counts is None else v * times).sum(2, True, dtype=self.features.dtype)
         self.values[cells, ..., -1:] += times.sum(2, keepdim=True)
         return times
+
+    def ones(self, total=None):
+        """Sums of the keys' features alone, (b, h, m), before :meth:`close`."""
+        return (self.total if total is None else total)[..., -1]
 
     def close(self, stabiliser):
         """All keys are in: apply the stabiliser and the ε."""

@@ -106,7 +106,7 @@ class FrozenBlocks:
     @torch.no_grad()
     def _compute(self, cells):
         tokens = torch.from_numpy(self.tokens[np.asarray(cells)].toarray()).to(next(self.model.parameters()).device)
-        return self.model.blocks(self.model.embed(tokens), self.model.counts(tokens), stop=-1)
+        return self.model.blocks(self.model.embed(tokens), self.model.counts(tokens), stop=-1, tokens=tokens)
 
 
 @torch.no_grad()
@@ -121,7 +121,7 @@ def redraw_dead_head(model: CellTypeClassifier, tokens: sp.csr_matrix, train: np
     def alive():
         for _, shown in feed(tokens, in_batches(np.asarray(train), batch_size), device):
             shown = shown.to(device)
-            states = model.blocks(model.embed(shown), model.counts(shown))
+            states = model.blocks(model.embed(shown), model.counts(shown), tokens=shown)
             if (model.to_out.squeeze(model.norm(states)) > 0).any():
                 return True
         return False

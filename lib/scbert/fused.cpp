@@ -163,7 +163,7 @@ template <bool BF> struct Tile {
       __m512 top = padding;
       for (int j = 0; j < s.m; j += 16) top = _mm512_max_ps(top, _mm512_loadu_ps(row + j));
       float log = -0.5f * s.scale * s.scale * LOG2E * dot(&x[t * s.d], &x[t * s.d], s.d);
-      if (!keys || !counts || counts[t] != 0) largest = _mm512_max_ps(largest, top);
+      if (!keys || !counts || counts[t] > 0) largest = _mm512_max_ps(largest, top);
       __m512 shift = _mm512_set1_ps(keys ? log - s.bound * LOG2E : -_mm512_reduce_max_ps(top));
       factor[t] = _mm512_cvtss_f32(exp2(_mm512_set1_ps(log)));
       for (int j = 0; j < s.m; j += 16) _mm512_storeu_ps(row + j, exp2(_mm512_add_ps(_mm512_loadu_ps(row + j), shift)));

@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from lib.errors import DataError
 from lib.scbert import checkpoints
 from lib.scbert.attention import FavorAttention
-from lib.scbert.blocks import performer_block
+from lib.scbert.blocks import arithmetic_of, performer_block, weights_of
+from lib.scbert.fused import SMALL
+from lib.scbert.zeros import first_block
 
 with warnings.catch_warnings():  # performer-pytorch 1.1.4 imports deprecated names
     warnings.simplefilter("ignore")
@@ -95,7 +97,7 @@ class ScBert(nn.Module):
     def states(self, tokens: Tensor) -> Tensor:
         """Hidden states before the final norm, (cells, places, dim)."""
         self.count_forward()
-        return self.blocks(self.embed(tokens), self.counts(tokens))
+        return self.blocks(self.embed(tokens), self.counts(tokens), tokens=tokens)
 
     def states_at(self, tokens: Tensor, cell: Tensor, gene: Tensor) -> Tensor:
         """Hidden states before the final norm of some genes of some cells, (targets, dim): the last block computes no others.
@@ -108,7 +110,7 @@ class ScBert(nn.Module):
         if self.gene_embedding is None:  # there are but 7 states a cell
             return self.states(tokens)[cell, tokens[cell, gene].long()]
         self.count_forward()
-        x = self.blocks(self.embed(tokens), stop=-1)
+        x = self.blocks(self.embed(tokens), stop=-1, tokens=tokens)
         wanted = torch.bincount(cell, minlength=len(tokens))
         slot = torch.arange(len(cell), device=cell.device) - (wanted.cumsum(0) - wanted)[cell]
         place = gene.new_zeros(len(tokens), max(1, int(wanted.max())))  # filled up with gene 0, whose answer is not used
@@ -140,11 +142,28 @@ class ScBert(nn.Module):
             return values
         return values[torch.arange(len(tokens), device=tokens.device)[:, None], tokens.long()]
 
-    def blocks(self, x: Tensor, counts: Tensor | None = None, start: int = 0, stop: int | None = None) -> Tensor:
-        """Run blocks ``start`` to ``stop`` of the Performer on hidden states (cells, places, dim)."""
+    def blocks(
+        self, x: Tensor, counts: Tensor | None = None, start: int = 0, stop: int | None = None, tokens: Tensor | None = None
+    ) -> Tensor:
+        """Run blocks ``start`` to ``stop`` of the Performer on hidden states (cells, places, dim).
+
+        ``tokens``: where the states are their embeddings, so that the zeros among them need not be computed.
+        """
         for i, (attention, feed_forward) in enumerate(self.performer.net.layers[start:stop]):
-            x = performer_block(x, attention, feed_forward, counts, overwrite=i > 0)
+            found = self._first(attention, feed_forward, x, tokens) if i == 0 and tokens is not None else None
+            if found is None:
+                found = performer_block(x, attention, feed_forward, counts, overwrite=i > 0)
+            x = found
         return x
+
+    def _first(self, attention, feed_forward, x, tokens):
+        if self.gene_embedding is None or self.config.dim < SMALL or x.device.type != "cpu" or torch.is_grad_enabled():
+            return None
+        kind = arithmetic_of(attention.fn.fast_attention, x)
+        with torch.autocast(x.device.type, enabled=False):
+            weights = weights_of(attention, feed_forward)[:5]
+            of = [self.gene_embedding, self.token_emb.weight[0], *weights, attention.fn.fast_attention.projection_matrix]
+            return first_block((attention, feed_forward), x, tokens, kind, self, of)
 
     def count_forward(self) -> bool:
         """Count a training forward; every ``redraw_interval`` redraw the random features of all blocks.
