@@ -1,9 +1,10 @@
 """The model and how it learns: tokens (cells, genes + 1) in, logits out. Needs torch and no scanpy.
 
 Read: model (:class:`ScBert`), classifier (:class:`CellTypeClassifier`), attention (its arithmetic: FAVOR+ with a stabiliser
-for each cell), features (of chunks of tokens), blocks (a Performer block in chunks of tokens), zeros (its first, for cells mostly of zeros), fused (the same compiled),
-arithmetic (fp32 or bf16, compiled or not), checkpoints (read safely), rules (when training ends), training (one loop that
-resumes bit for bit), ranks (the same by several processes), pretrain (the masked task), finetune (cell types).
+for each cell), features (of chunks of tokens), blocks (a Performer block in chunks of tokens), zeros (its first, for cells
+mostly of zeros), fused (the same compiled), arithmetic (fp32 or bf16, compiled or not), checkpoints (read safely), rules
+(when training ends), training (one loop that resumes bit for bit), ranks (the same by several processes), pretrain (the
+masked task), finetune (cell types).
 """
 
 import lazy_loader
