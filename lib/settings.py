@@ -12,6 +12,7 @@ SCBERT_TIMEOUT       seconds without a byte before a download is tried again    
 SCBERT_WORKERS       how many small runs go side by side                                            by cores and memory
 SCBERT_DEVICES       GPUs, or processes on a CPU, that train one large model together             all GPUs; one process
 SCBERT_AT_ONCE       cells of a batch that go through a model at once in training; the rest follow  the whole batch
+SCBERT_PRECISION     bf16 or fp32: in which large models are trained on a CPU                       what is faster here
 SCBERT_SCHEDULER     address of a Dask scheduler that does the runs                                 runs are done here
 SCBERT_FORCE         a word: runs whose mark carries another word, or none, are done again          what is done serves
 SCBERT_PROGRESS      log: a line every half minute; bar: a bar of text; off: nothing                live bars
@@ -77,6 +78,11 @@ def devices() -> int | None:
 def at_once() -> int | None:
     """How many cells of a batch go through a model at once in training, or None: all of them."""
     return _number("SCBERT_AT_ONCE", int, "a number of cells, 1 or more")
+
+
+def precision() -> str | None:
+    """In which numbers large models are computed on a CPU, or None: what a measurement of the machine says."""
+    return _text("SCBERT_PRECISION", "bf16|fp32", "bf16 or fp32, or leave it out to have it measured")
 
 
 def scheduler() -> str | None:

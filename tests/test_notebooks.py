@@ -19,9 +19,8 @@ from jupytext.sync_contentsmanager import TextFileContentsManager
 
 from lib import files
 from lib.errors import DataError
-from lib.programs import committed, readme, report, run_notebooks
 from lib.experiments import inventory, names, profiles, specs, tasks
-from lib.programs import committed, report, run_notebooks
+from lib.programs import committed, readme, report, run_notebooks
 from lib.settings import ROOT
 from tests import browser
 

@@ -202,7 +202,7 @@ class ScBertClassifier:
 
         if x.shape[1] != self.model.config.genes:
             raise DataError(f"The cells have {x.shape[1]} genes, the model learnt from {self.model.config.genes}.")
-        fabric, parts = scbert.training.make_fabric(), []
+        fabric, parts = scbert.training.make_fabric(arithmetic=scbert.arithmetic.settle(self.model)), []
         model = fabric.to_device(self.model)
         with torch.no_grad(), fabric.autocast():
             batches = scbert.training.in_batches(np.arange(x.shape[0]), batch_size)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lib import settings
 from lib.errors import DataError
-from lib.files import fingerprint, known
+from lib.files import digest, fingerprint, known
 
 # What computes runs, in lib. How cells are read is not among it: their values are hashed in the specification.
 CODE = ("prepare", "scbert", "experiments/baselines.py", "experiments/classifiers.py", "experiments/tasks.py")
@@ -37,12 +37,18 @@ def code_hash() -> str:
     Python, which a dump by :mod:`ast` itself would depend on.
     """
     places = [settings.ROOT / "lib" / name for name in CODE]
-    files = [path for place in places for path in (sorted(place.rglob("*.py")) if place.is_dir() else [place])]
+    files = [path for place in places for path in (sorted(_sources(place)) if place.is_dir() else [place])]
     return fingerprint(" ".join(known(_meaning, path) for path in files))
 
 
+def _sources(folder):
+    return [*folder.rglob("*.py"), *folder.rglob("*.cpp")]
+
+
 def _meaning(path):
-    """Hash of a file's syntax tree."""
+    """Hash of a file's syntax tree, or text where it is not Python's."""
+    if Path(path).suffix != ".py":
+        return digest(path)
     return fingerprint(_told(ast.parse(Path(path).read_text(encoding="utf-8"), path)))
 
 

@@ -238,8 +238,10 @@ def _compute(run, again):
     write_text(run.folder / "spec.json", json.dumps(identity(spec), indent=1, sort_keys=True))
     write_text(run.folder / "environment.json", json.dumps(environment(), indent=1))  # with it, an unfinished run is known
     checkpoint = run.folder / (f"checkpoint.{again}.pt" if again else "checkpoint.pt")
+    before = _settled()
     log, predictions, state = TASKS[spec["task"]](spec, checkpoint, lambda other: Run(other, LOADED).folder / "model.pt")
-    about = environment() | {"seconds": round(time.time() - started, 2)}
+    settled = [{"arithmetic": words} for words in _settled()[len(before) :]]
+    about = environment() | (settled or [{}])[-1] | {"seconds": round(time.time() - started, 2)}
     write_text(run.folder / "environment.json", json.dumps(about, indent=1))
     write_text(run.folder / "log.csv", pd.DataFrame(log).to_csv(index=False))
     with replacing(run.folder / "predictions.npz") as temporary:
@@ -253,6 +255,11 @@ def _compute(run, again):
     for left in run.folder.glob("checkpoint*"):
         left.unlink()
     return about["seconds"]
+
+
+def _settled():
+    """In which arithmetic models were computed in this process; nothing where none was loaded, and torch need not be."""
+    return list(getattr(sys.modules.get("lib.scbert.arithmetic"), "SETTLED", []))
 
 
 def environment() -> dict:

@@ -24,8 +24,9 @@ from torch.profiler import profile as record
 from lib.datasets import catalogue
 from lib.prepare.preprocess import prepare
 from lib.prepare.tokens import sparse_tokens, tokenize
+from lib.scbert.classifier import CellTypeClassifier
 from lib.scbert.finetune import freeze
-from lib.scbert.model import CellTypeClassifier, ScBert, ScBertConfig
+from lib.scbert.model import ScBert, ScBertConfig
 from lib.scbert.pretrain import IGNORED, mask_tokens, target_logits
 
 JOBS = ("forward", "finetuning step", "pretraining step")
@@ -107,7 +108,7 @@ def _stock(kind):
     """The same model with performer-pytorch's own forward, its attention included."""
 
     class Stock(kind):
-        def blocks(self, x, counts=None, start=0, stop=None):
+        def blocks(self, x, counts=None, start=0, stop=None, tokens=None):
             for attention, _ in self.performer.net.layers:
                 fast = attention.fn.fast_attention
                 fast.forward = functools.partial(_forward, fast.projection_matrix)

@@ -16,8 +16,12 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lib.scbert.attention import Features, Memory, Scratch
+from lib.scbert.attention import Memory
+from lib.scbert.features import Features, Scratch
+from lib.scbert.fused import FusedMemory, serves
 
+# A linear layer by oneDNN, which in fp32 is twice as fast as PyTorch's choice, MKL, on AMD's processors with AVX-512.
+ONEDNN = torch.ops.mkldnn._linear_pointwise
 KEPT = 2**28  # bytes that a block may keep of a batch for its backward pass
 
 
@@ -49,35 +53,54 @@ def performer_block(
         Under ``torch.autocast`` the linear layers and, in bf16, the products with features run in that dtype; the
         residual stream, norms and features stay in fp32.
     """
-    fn, ff = attention.fn, feed_forward.fn.fn
-    weights = (
-        attention.norm.weight,
-        attention.norm.bias,
-        fn.to_q.weight,
-        fn.to_k.weight,
-        fn.to_v.weight,
-        fn.to_out.weight,
-        fn.to_out.bias,
-        feed_forward.norm.weight,
-        feed_forward.norm.bias,
-        ff.w1.weight,
-        ff.w1.bias,
-        ff.w2.weight,
-        ff.w2.bias,
-    )
+    fast = attention.fn.fast_attention
+    kind = arithmetic_of(fast, x)
+    with torch.autocast(x.device.type, enabled=False):
+        options = *options_of(attention), *kind, overwrite and not torch.is_grad_enabled()
+        return _Block.apply(x, queries, fast.projection_matrix, counts, options, *weights_of(attention, feed_forward))
+
+
+def arithmetic_of(fast: nn.Module, x: Tensor) -> tuple[torch.dtype, bool]:
+    """Dtype of a block's products on ``x``, which autocast decides, and whether compiled functions do its attention."""
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-    fast = fn.fast_attention
-    with torch.autocast(device, enabled=False):
-        options = fn.heads, fast.stabiliser, attention.norm.eps, dtype, overwrite and not torch.is_grad_enabled()
-        return _Block.apply(x, queries, fast.projection_matrix, counts, options, *weights)
+    return dtype, serves(fast, x, dtype)
+
+
+def options_of(attention):
+    return attention.fn.heads, attention.fn.fast_attention.stabiliser, attention.norm.eps
+
+
+def weights_of(attention, feed_forward):
+    fn, ff = attention.fn, feed_forward.fn.fn
+    linear = (fn.to_q.weight, fn.to_k.weight, fn.to_v.weight, fn.to_out.weight, fn.to_out.bias)
+    norms = [(norm.weight, norm.bias) for norm in (attention.norm, feed_forward.norm)]
+    return *norms[0], *linear, *norms[1], ff.w1.weight, ff.w1.bias, ff.w2.weight, ff.w2.bias
+
+
+class Parts:
+    """What one pass of a block over ``x`` (cells, places, dim) needs, without gradient: features, memory and weights."""
+
+    def __init__(self, layer, x, kind):
+        attention, feed_forward = layer
+        options = *options_of(attention), *kind, False
+        self.stabiliser = options[1]
+        self.features, self.memory = _begin(attention.fn.fast_attention.projection_matrix, x, options)
+        self.weights = _Weights(options, weights_of(attention, feed_forward), self.features.scratch)
+
+
+def _begin(projection, x, options):
+    heads, _, _, dtype, compiled, _ = options
+    features = Features(projection, x, x.shape[0], heads, x.shape[1])
+    return features, (FusedMemory if compiled else Memory)(features, dtype if dtype == torch.bfloat16 else None)
 
 
 class _Weights:
     """The parameters of a block, in the dtype of its products, and what is done with them and their gradients."""
 
     def __init__(self, options, weights, scratch=None, grads=False):
-        self.heads, _, self.eps, self.dtype, _ = options
+        self.heads, _, self.eps, self.dtype, compiled, _ = options
+        self.onednn = compiled and self.dtype == torch.float32
         self.scratch = scratch
         self.norms = {1: weights[0:2], 2: weights[7:9]}
         names = ("q", "k", "v", "o", "w1", "w2")
@@ -88,9 +111,11 @@ class _Weights:
 
     def linear(self, x, name):
         """A linear layer on rows; the result is in scratch memory, valid until the layer is used again."""
-        matrix, bias = self.matrices[name].t(), self.biases.get(name)
+        matrix, bias, x = self.matrices[name], self.biases.get(name), x.to(self.dtype)
+        if self.onednn:
+            return ONEDNN(x, matrix, bias, "none", [], "")
+        matrix = matrix.t()
         out = self.scratch(name, self.dtype, len(x), matrix.shape[1])
-        x = x.to(self.dtype)
         return torch.mm(x, matrix, out=out) if bias is None else torch.addmm(bias, x, matrix, out=out)
 
     def gelu(self, x):
@@ -115,13 +140,17 @@ class _Weights:
         """Gradient of a linear layer's input; that of its parameters is added to ``grads``."""
         grad = grad.to(self.dtype)
         at, bias = {"q": (2, None), "k": (3, None), "v": (4, None), "o": (5, 6), "w1": (9, 10), "w2": (11, 12)}[name]
-        if grad.dtype == self.grads[at].dtype:
+        if self.onednn:
+            self.grads[at] += ONEDNN(grad.t(), x.t(), None, "none", [], "")
+        elif grad.dtype == self.grads[at].dtype:
             self.grads[at].addmm_(grad.t(), x)
         else:
             self.grads[at] += grad.t() @ x.to(self.dtype)
         if bias is not None:
             self.grads[bias] += grad.sum(0)
         matrix = self.matrices[name]
+        if self.onednn:
+            return ONEDNN(grad, matrix.t(), None, "none", [], "")
         return torch.mm(grad, matrix, out=self.scratch(f"grad_{name}", grad.dtype, len(grad), matrix.shape[1]))
 
     def norm_backward(self, grad, x, mean, deviation, which):
@@ -172,18 +201,15 @@ class _Block(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, queries, projection, counts, options, *weights):
-        cells, places, _ = x.shape
-        heads, stabiliser, _, dtype, overwrite = options
-        features = Features(projection, x, cells, heads, places)
-        memory = Memory(features, torch.bfloat16 if dtype == torch.bfloat16 else None)
+        (features, memory), places = _begin(projection, x, options), x.shape[1]
         w = _Weights(options, weights, features.scratch)
         asking = x if queries is None else queries
         keep = any(ctx.needs_input_grad) and _bytes(w, features, asking) < KEPT
         ctx.keys, ctx.queries = (_Chunks(features.chunks_of(n), x.device, keep) for n in (places, asking.shape[1]))
-        for _ in ctx.keys.each(w, memory, lambda at: _told(w, memory, x[at], at, counts, add=True)):
+        for _ in ctx.keys.each(w, memory, lambda at: told(w, memory, x[at], at, counts, add=True)):
             pass
-        memory.close(stabiliser)
-        out = asking if overwrite else torch.empty_like(asking, memory_format=torch.contiguous_format)
+        memory.close(options[1])
+        out = asking if options[-1] else torch.empty_like(asking, memory_format=torch.contiguous_format)
         for at, (_, _, _, _, _, middle, _, _, _, inner) in ctx.queries.each(
             w, memory, lambda at: _asked(w, memory, asking[at], at)
         ):
@@ -217,7 +243,7 @@ class _Block(torch.autograd.Function):
             grad_normed = w.linear_backward(grad_query, normed, "q")
             grad_asking[at] = (grad_middle + w.norm_backward(grad_normed, rows, *stats, 1)).view_as(part)
         memory.turn_backward()
-        for at, found in ctx.keys.each(w, memory, lambda at: _told(w, memory, x[at], at, counts)):
+        for at, found in ctx.keys.each(w, memory, lambda at: told(w, memory, x[at], at, counts)):
             normed, stats, key, value, state = found
             part = x[at]
             grad_key, grad_value = memory.add_backward(key, value, state, at, counts)
@@ -228,7 +254,7 @@ class _Block(torch.autograd.Function):
         return grad_x, None if queries is None else grad_asking, None, None, None, *w.grads
 
 
-def _told(w, memory, part, at, counts, add=False):
+def told(w, memory, part, at, counts, add=False):
     """Keys and values of a chunk; with ``add``, they are put into the memory."""
     normed, *stats = w.norm(part.reshape(-1, part.shape[2]), 1)
     key, value = (w.split(w.linear(normed, name), len(part)) for name in "kv")
@@ -243,9 +269,14 @@ def _asked(w, memory, part, at):
     rows = part.reshape(-1, part.shape[2])
     normed, *stats = w.norm(rows, 1)
     query = w.split(w.linear(normed, "q"), len(part))
+    return normed, stats, query, *answered(w, memory, rows, query, at)
+
+
+def answered(w, memory, rows, query, at):
+    """The same from the queries on."""
     answer, state = memory.answer(query, at)
     answer = _merge(answer)
     middle = w.add(rows, w.linear(answer, "o"))
     normed_2, *stats_2 = w.norm(middle, 2)
     before = w.linear(normed_2, "w1")
-    return normed, stats, query, answer, state, middle, normed_2, stats_2, before, w.gelu(before)
+    return answer, state, middle, normed_2, stats_2, before, w.gelu(before)

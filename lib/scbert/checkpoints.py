@@ -79,3 +79,19 @@ def check_gene_embedding(stored: torch.Tensor | None, given: ArrayLike, path: st
             f"The gene embedding given differs from the one in {path}, first at gene {int(differs.int().argmax())}: "
             "are the genes in the same order?"
         )
+
+
+def sizes(state: dict, path: str | Path) -> dict[str, int]:
+    """What a model's tensors say of its sizes, by the names of :class:`lib.scbert.model.ScBertConfig`."""
+    depth = len({key.split(".")[3] for key in state if key.startswith("performer.net.layers.")})
+    try:
+        tokens, dim = state["token_emb.weight"].shape
+        if depth == 0:  # the head alone: blocks that are not there have no sizes
+            return {"tokens": tokens, "dim": dim, "depth": 0, "heads": 1}
+        features, dim_head = state["performer.net.layers.0.0.fn.fast_attention.projection_matrix"].shape
+        inner = state["performer.net.layers.0.0.fn.to_q.weight"].shape[0]
+        hidden = state["performer.net.layers.0.1.fn.fn.w1.weight"].shape[0]
+    except (KeyError, ValueError) as error:
+        raise DataError(f"{path} holds no scBERT weights ({error} is missing or has another shape).") from error
+    found = {"tokens": tokens, "dim": dim, "depth": depth, "heads": inner // dim_head, "dim_head": dim_head}
+    return found | {"features": features, "ff_mult": hidden // dim}

@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional as F
 
 from lib.errors import DataError
+from lib.scbert.classifier import CellTypeClassifier
 from lib.scbert.frozen import FrozenBlocks
-from lib.scbert.model import CellTypeClassifier
 from lib.scbert.ranks import on_devices
 from lib.scbert.rules import Epochs, Plateau
 from lib.scbert.training import feed, fit, in_batches, make_fabric, of_batches
@@ -94,7 +94,7 @@ def redraw_dead_head(model: CellTypeClassifier, tokens: sp.csr_matrix, train: np
     def alive():
         for _, shown in feed(tokens, in_batches(np.asarray(train), batch_size), device):
             shown = shown.to(device)
-            states = model.blocks(model.embed(shown), model.counts(shown))
+            states = model.blocks(model.embed(shown), model.counts(shown), tokens=shown)
             if (model.to_out.squeeze(model.norm(states)) > 0).any():
                 return True
         return False
@@ -169,7 +169,7 @@ def finetune(
     classes = model.config.classes
     if labels.min() < 0 or labels.max() >= classes:
         raise DataError(f"Labels go from {labels.min()} to {labels.max()}, the model has {classes} classes.")
-    fabric = make_fabric(accelerator)
+    fabric = make_fabric(accelerator, model.arithmetic)
     model = fabric.to_device(model)
     freeze(model, trained)
     tokens, targets = sp.csr_matrix(tokens, dtype=np.uint8), fabric.to_device(torch.as_tensor(labels).long())

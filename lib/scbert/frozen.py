@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lib.files import write_text
 from lib.scbert import ranks
-from lib.scbert.model import CellTypeClassifier
+from lib.scbert.classifier import CellTypeClassifier
 
 
 class FrozenBlocks:
@@ -127,4 +127,4 @@ class FrozenBlocks:
     @torch.no_grad()
     def _compute(self, cells):
         tokens = torch.from_numpy(self.tokens[np.asarray(cells)].toarray()).to(next(self.model.parameters()).device)
-        return self.model.blocks(self.model.embed(tokens), self.model.counts(tokens), stop=-1)
+        return self.model.blocks(self.model.embed(tokens), self.model.counts(tokens), stop=-1, tokens=tokens)

@@ -1,4 +1,4 @@
-"""scBERT: token embedding plus gene embedding, a Performer, and a head for masked tokens or for cell types.
+"""scBERT: token embedding plus gene embedding, a Performer, and a head for masked tokens.
 
 Written from the paper's description (Yang et al., Nat. Mach. Intell. 4, 852–866, 2022) on performer-pytorch's
 ``Performer``. Parameters carry the names of the original, so that its checkpoints can be read; weights are never
@@ -21,7 +21,9 @@ from torch import Tensor, nn
 from lib.errors import DataError
 from lib.scbert import checkpoints
 from lib.scbert.attention import FavorAttention
-from lib.scbert.blocks import performer_block
+from lib.scbert.blocks import arithmetic_of, performer_block, weights_of
+from lib.scbert.fused import SMALL
+from lib.scbert.zeros import first_block
 
 with warnings.catch_warnings():  # performer-pytorch 1.1.4 imports deprecated names
     warnings.simplefilter("ignore")
@@ -95,7 +97,7 @@ class ScBert(nn.Module):
     def states(self, tokens: Tensor) -> Tensor:
         """Hidden states before the final norm, (cells, places, dim)."""
         self.count_forward()
-        return self.blocks(self.embed(tokens), self.counts(tokens))
+        return self.blocks(self.embed(tokens), self.counts(tokens), tokens=tokens)
 
     def states_at(self, tokens: Tensor, cell: Tensor, gene: Tensor) -> Tensor:
         """Hidden states before the final norm of some genes of some cells, (targets, dim): the last block computes no others.
@@ -108,7 +110,7 @@ class ScBert(nn.Module):
         if self.gene_embedding is None:  # there are but 7 states a cell
             return self.states(tokens)[cell, tokens[cell, gene].long()]
         self.count_forward()
-        x = self.blocks(self.embed(tokens), stop=-1)
+        x = self.blocks(self.embed(tokens), stop=-1, tokens=tokens)
         wanted = torch.bincount(cell, minlength=len(tokens))
         slot = torch.arange(len(cell), device=cell.device) - (wanted.cumsum(0) - wanted)[cell]
         place = gene.new_zeros(len(tokens), max(1, int(wanted.max())))  # filled up with gene 0, whose answer is not used
@@ -140,11 +142,28 @@ class ScBert(nn.Module):
             return values
         return values[torch.arange(len(tokens), device=tokens.device)[:, None], tokens.long()]
 
-    def blocks(self, x: Tensor, counts: Tensor | None = None, start: int = 0, stop: int | None = None) -> Tensor:
-        """Run blocks ``start`` to ``stop`` of the Performer on hidden states (cells, places, dim)."""
+    def blocks(
+        self, x: Tensor, counts: Tensor | None = None, start: int = 0, stop: int | None = None, tokens: Tensor | None = None
+    ) -> Tensor:
+        """Run blocks ``start`` to ``stop`` of the Performer on hidden states (cells, places, dim).
+
+        ``tokens``: where the states are their embeddings, so that the zeros among them need not be computed.
+        """
         for i, (attention, feed_forward) in enumerate(self.performer.net.layers[start:stop]):
-            x = performer_block(x, attention, feed_forward, counts, overwrite=i > 0)
+            found = self._first(attention, feed_forward, x, tokens) if i == 0 and tokens is not None else None
+            if found is None:
+                found = performer_block(x, attention, feed_forward, counts, overwrite=i > 0)
+            x = found
         return x
+
+    def _first(self, attention, feed_forward, x, tokens):
+        if self.gene_embedding is None or self.config.dim < SMALL or x.device.type != "cpu" or torch.is_grad_enabled():
+            return None
+        kind = arithmetic_of(attention.fn.fast_attention, x)
+        with torch.autocast(x.device.type, enabled=False):
+            weights = weights_of(attention, feed_forward)[:5]
+            of = [self.gene_embedding, self.token_emb.weight[0], *weights, attention.fn.fast_attention.projection_matrix]
+            return first_block((attention, feed_forward), x, tokens, kind, self, of)
 
     def count_forward(self) -> bool:
         """Count a training forward; every ``redraw_interval`` redraw the random features of all blocks.
@@ -197,18 +216,15 @@ class ScBert(nn.Module):
             gene_embedding = stored[:-1].numpy()
         if stored is not None and stored[-1].any():
             raise DataError(f"The gene embedding in {path} ends with a row that is not zero: no closing token's.")
-        config = cls._sizes(state, path)
+        config = cls._head_sizes(ScBertConfig(**checkpoints.sizes(state, path)), state, path)
         if gene_embedding is None and genes is not None:
             config = replace(config, genes=len(genes))
         if genes is not None and gene_embedding is not None and len(genes) != len(gene_embedding):
             raise DataError(f"{path} was made for {len(gene_embedding)} genes, the cells have {len(genes)}.")
         model = cls(replace(config, stabiliser=stabiliser), gene_embedding)
         fits = model.config.genes
-        if isinstance(model, CellTypeClassifier) and state["to_out.fc1.weight"].shape[1] != fits + 1:
-            raise DataError(
-                f"The head of {path} was made for {state['to_out.fc1.weight'].shape[1] - 1} genes, "
-                f"the gene embedding has {fits}."
-            )
+        if (own := cls._head_genes(state)) not in (None, fits):
+            raise DataError(f"The head of {path} was made for {own} genes, the gene embedding has {fits}.")
         own = {name: value for name, value in model.state_dict().items() if name != "gene_embedding"}
         wrong = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
         if own.keys() != state.keys() or wrong:
@@ -220,87 +236,15 @@ class ScBert(nn.Module):
         return model.eval()
 
     @classmethod
-    def _sizes(cls, state, path):
-        depth = len({key.split(".")[3] for key in state if key.startswith("performer.net.layers.")})
-        try:
-            tokens, dim = state["token_emb.weight"].shape
-            if depth == 0:  # the head alone: blocks that are not there have no sizes
-                return cls._head_sizes(ScBertConfig(tokens=tokens, dim=dim, depth=0, heads=1), state, path)
-            features, dim_head = state["performer.net.layers.0.0.fn.fast_attention.projection_matrix"].shape
-            inner = state["performer.net.layers.0.0.fn.to_q.weight"].shape[0]
-            hidden = state["performer.net.layers.0.1.fn.fn.w1.weight"].shape[0]
-        except (KeyError, ValueError) as error:
-            raise DataError(f"{path} holds no scBERT weights ({error} is missing or has another shape).") from error
-        depth = len({key.split(".")[3] for key in state if key.startswith("performer.net.layers.")})
-        config = ScBertConfig(
-            tokens=tokens,
-            dim=dim,
-            depth=depth,
-            heads=inner // dim_head,
-            dim_head=dim_head,
-            features=features,
-            ff_mult=hidden // dim,
-        )
-        return cls._head_sizes(config, state, path)
-
-    @classmethod
     def _head_sizes(cls, config, state, path):
         if "to_out.weight" not in state:
             raise DataError(f"{path} has no masked-token head. Read a fine-tuned checkpoint with CellTypeClassifier.")
         return config
 
-
-class CellTypeClassifier(ScBert):
-    """scBERT with the classification head: tokens (cells, genes + 1) to logits (cells, classes)."""
-
-    def _head(self, config):
-        return ClassificationHead(config.dim, config.genes + 1, config.classes)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Tokens (cells, genes + 1) to logits (cells, classes)."""
-        return self.classify(self.states(tokens), tokens)
-
-    def classify(self, states: Tensor, tokens: Tensor) -> Tensor:
-        """Hidden states (cells, places, dim) of these tokens to logits (cells, classes)."""
-        if tokens.shape[1] != self.config.genes + 1:
-            raise DataError(f"Cells have {tokens.shape[1] - 1} genes, the head was made for {self.config.genes}.")
-        return self.to_out(self.spread(self.to_out.squeeze(self.norm(states)), tokens))
-
-    @classmethod
-    def from_pretrained(cls, model: ScBert, classes: int) -> CellTypeClassifier:
-        """Put a new head on a copy of a pre-trained :class:`ScBert`."""
-        embedding = None if model.gene_embedding is None else model.gene_embedding[:-1].cpu().numpy()
-        classifier = cls(replace(model.config, classes=classes), embedding)
-        trunk = {name: value for name, value in model.state_dict().items() if not name.startswith("to_out.")}
-        missing, unexpected = classifier.load_state_dict(trunk, strict=False)
-        assert not unexpected and all(name.startswith("to_out.") for name in missing)
-        return classifier
-
-    @classmethod
-    def _head_sizes(cls, config, state, path):
-        if "to_out.fc3.weight" not in state:
-            raise DataError(f"{path} has no classification head. Read a pre-trained checkpoint with ScBert.")
-        return replace(config, genes=state["to_out.fc1.weight"].shape[1] - 1, classes=state["to_out.fc3.weight"].shape[0])
-
-
-class ClassificationHead(nn.Module):
-    """One number per gene, then three linear layers."""
-
-    def __init__(self, dim, tokens, classes):
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, 1, (1, dim))
-        self.fc1 = nn.Linear(tokens, 512)
-        self.fc2 = nn.Linear(512, 128)
-        self.fc3 = nn.Linear(128, classes)
-
-    def squeeze(self, x: Tensor) -> Tensor:
-        """Hidden states (cells, places, dim) to one number for each, (cells, places)."""
-        # The convolution covers the whole width, so it is a product with its only kernel, and faster as one.
-        return nn.functional.linear(x, self.conv1.weight.flatten(1), self.conv1.bias).squeeze(2).relu()
-
-    def forward(self, x: Tensor) -> Tensor:
-        """One number per gene (cells, genes + 1) to logits (cells, classes)."""
-        return self.fc3(self.fc2(self.fc1(x).relu()).relu())
+    @staticmethod
+    def _head_genes(state):
+        """How many genes a checkpoint's head was made for; None: any."""
+        return None
 
 
 def _performer(config):

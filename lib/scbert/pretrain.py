@@ -115,7 +115,7 @@ def pretrain(
         raise DataError(f"{tokens.shape[0]} cells are too few to pre-train on and validate.")
     if model.gene_embedding is not None and tokens.shape[1] != len(model.gene_embedding):
         raise DataError(f"The cells have {tokens.shape[1] - 1} genes, the model {len(model.gene_embedding) - 1}.")
-    fabric = make_fabric(accelerator)
+    fabric = make_fabric(accelerator, model.arithmetic)
     model = fabric.to_device(model)
     order = np.random.RandomState(seed).permutation(tokens.shape[0])
     held_out = max(1, round(validation * tokens.shape[0]))

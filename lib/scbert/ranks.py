@@ -27,25 +27,22 @@ from torch import distributed
 
 from lib import settings
 from lib.errors import DataError
-
-SMALL = 100  # width below which a model is trained by one process: starting several takes longer than they save
-
-
-def on_cuda(accelerator: str = "auto") -> bool:
-    """Whether a training is on GPUs of CUDA."""
-    return accelerator in ("auto", "cuda", "gpu") and torch.cuda.is_available()
+from lib.scbert.arithmetic import SMALL, on_cuda, settle
 
 
 def on_devices(train: Callable) -> Callable:
-    """Let a function (model, …) that trains by :func:`lib.scbert.training.fit` do so on several devices.
+    """Let a function (model, …) that trains by :func:`lib.scbert.training.fit` do so in this machine's arithmetic
+    (:func:`lib.scbert.arithmetic.settle`), on several devices.
 
     It gains the keyword ``devices``: GPUs, or processes on a CPU. Default: ``SCBERT_DEVICES``, or all visible GPUs, or one
-    process on a CPU; one for models narrower than 100.
+    process on a CPU; one for models narrower than 100, since starting several takes longer than they save.
     """
 
     @functools.wraps(train)
     def run(model, *args, devices: int | None = None, **kwargs):
-        number = _number(model, kwargs.get("accelerator", "auto"), devices)
+        accelerator = kwargs.get("accelerator", "auto")
+        number = _number(model, accelerator, devices)
+        settle(model, kwargs.get("checkpoint"), accelerator)
         return train(model, *args, **kwargs) if number == 1 else _together(number, train, model, args, kwargs)
 
     return run

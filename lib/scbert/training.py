@@ -23,15 +23,15 @@ from lib.scbert import ranks
 from lib.scbert.rules import Epochs, Plateau
 
 
-def make_fabric(accelerator: str = "auto"):
-    """Lightning Fabric on the best device there is: CUDA (bf16 autocast), Apple, or CPU (fp32).
+def make_fabric(accelerator: str = "auto", arithmetic: str = "fp32"):
+    """Lightning Fabric on the best device there is: CUDA, Apple, or CPU; ``arithmetic``: :func:`lib.scbert.arithmetic.settle`.
 
     In a process of :mod:`lib.scbert.ranks`: on its device, one of several.
     """
     from lightning_fabric import Fabric  # imported late: it takes seconds, and a rerun from stored runs needs none
     from lightning_fabric.plugins.environments import LightningEnvironment
 
-    precision = "bf16-mixed" if ranks.on_cuda(accelerator) else "32-true"
+    precision = "bf16-mixed" if arithmetic.startswith("bf16") else "32-true"
     if (number := ranks.place()[1]) == 1:
         return Fabric(accelerator=accelerator, devices=1, precision=precision)
     together = {"devices": number, "strategy": "ddp", "plugins": [LightningEnvironment()]}
@@ -179,6 +179,7 @@ def fit(
                 save(
                     checkpoint,
                     {
+                        "arithmetic": getattr(model, "arithmetic", None),
                         "folder": Path(checkpoint).resolve().parent.name,
                         "model": model.state_dict(),
                         "optimizer": optimizer.state_dict(),

@@ -121,8 +121,9 @@ def test_labels_of_test_cells_reach_no_weight(split):
     """Class weights, and all else in training, come from the training cells: other test labels, the same answers."""
     import torch
 
+    from lib.scbert.classifier import CellTypeClassifier
     from lib.scbert.finetune import finetune
-    from lib.scbert.model import CellTypeClassifier, ScBertConfig
+    from lib.scbert.model import ScBertConfig
 
     _, tokens, labels, train, test = split
     train, test, found = train[:60], test[:20], []
@@ -141,8 +142,9 @@ def test_training_all_blocks_moves_all_but_the_gene_embedding(split):
     """``trained="all"``: every parameter moves; the paper's choice: only the last block, the norm and the head."""
     import torch
 
+    from lib.scbert.classifier import CellTypeClassifier
     from lib.scbert.finetune import finetune
-    from lib.scbert.model import CellTypeClassifier, ScBertConfig
+    from lib.scbert.model import ScBertConfig
 
     _, tokens, labels, train, test = split
     genes = tokens.shape[1] - 1

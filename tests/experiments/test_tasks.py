@@ -12,8 +12,9 @@ import torch
 from lib.errors import DataError
 from lib.experiments import baselines, classifiers, profiles, runs, specs, tasks
 from lib.prepare import cells, splits
+from lib.scbert.classifier import CellTypeClassifier
 from lib.scbert.finetune import freeze
-from lib.scbert.model import CellTypeClassifier, ScBert, ScBertConfig
+from lib.scbert.model import ScBert, ScBertConfig
 
 
 def test_every_model_learns_from_the_same_cells(profile):

@@ -9,7 +9,8 @@ from performer_pytorch import PerformerLM
 from performer_pytorch.performer_pytorch import FastAttention
 
 from lib.scbert.attention import favor_attention
-from lib.scbert.model import CellTypeClassifier, ScBert, ScBertConfig
+from lib.scbert.classifier import CellTypeClassifier
+from lib.scbert.model import ScBert, ScBertConfig
 
 GENES = 24
 TINY = {"genes": GENES, "dim": 20, "depth": 2, "heads": 2, "dim_head": 8, "features": 20}
@@ -263,13 +264,13 @@ def test_collapse_is_exact(classifier, stabiliser):
 
 def test_chunks_change_nothing(monkeypatch):
     """Tokens taken 64 at a time give what one chunk gives, values and gradients."""
-    from lib.scbert import attention
+    from lib.scbert import attention, features
 
     q, k, v = (torch.randn(2, 2, 300, 8, dtype=torch.double, requires_grad=True) for _ in range(3))
     projection = torch.randn(20, 8, dtype=torch.double)
     results = []
     for chunk in (2**30, 1):
-        monkeypatch.setitem(attention.CHUNK, "cpu", chunk)
+        monkeypatch.setitem(features.CHUNK, "cpu", chunk)
         out = attention.favor_attention(q, k, v, projection)
         results.append([out, *torch.autograd.grad(out.square().sum(), (q, k, v))])
     for one, many in zip(*results):

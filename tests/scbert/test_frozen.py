@@ -8,9 +8,10 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+from lib.scbert.classifier import CellTypeClassifier
 from lib.scbert.finetune import finetune
 from lib.scbert.frozen import FrozenBlocks
-from lib.scbert.model import CellTypeClassifier, ScBertConfig
+from lib.scbert.model import ScBertConfig
 
 CELLS, GENES = 40, 60
 

@@ -12,7 +12,8 @@ from performer_pytorch import PerformerLM
 
 from lib.errors import DataError
 from lib.scbert import blocks
-from lib.scbert.model import CellTypeClassifier, ScBert, ScBertConfig
+from lib.scbert.classifier import CellTypeClassifier
+from lib.scbert.model import ScBert, ScBertConfig
 
 GENES, DIM, CLASSES = 24, 20, 3
 CONFIG = ScBertConfig(genes=GENES, dim=DIM, depth=2, heads=2, dim_head=8, features=20, classes=CLASSES)

@@ -14,8 +14,9 @@ import torch
 from lib.errors import DataError
 from lib.prepare import shards
 from lib.scbert import ranks
+from lib.scbert.classifier import CellTypeClassifier
 from lib.scbert.finetune import finetune
-from lib.scbert.model import CellTypeClassifier, ScBert, ScBertConfig
+from lib.scbert.model import ScBert, ScBertConfig
 from lib.scbert.pretrain import pretrain
 from lib.scbert.training import load_checkpoint
 from lib.settings import ROOT

@@ -15,8 +15,9 @@ from torch import nn
 from lib.errors import DataError
 from lib.prepare.tokens import tokenize
 from lib.scbert import rules, training
+from lib.scbert.classifier import CellTypeClassifier
 from lib.scbert.finetune import class_weights, finetune, learning_rate
-from lib.scbert.model import CellTypeClassifier, ScBert, ScBertConfig
+from lib.scbert.model import ScBert, ScBertConfig
 from lib.scbert.pretrain import evaluate_masked, mask_tokens, pretrain
 
 HERE = Path(__file__).resolve()
