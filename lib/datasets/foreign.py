@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import re
 import warnings
 from pathlib import Path
 
+import anndata
 import h5py
 import numpy as np
 import pandas as pd
@@ -16,6 +18,16 @@ from lib.datasets.held import Held, Matrix
 from lib.errors import DataError
 
 RNA = ("rna", "gex", "gene expression", "expression", "transcriptome", "scrna")  # modalities of MuData, in small letters
+LOOM = {  # which attributes of a loom file name its cells and genes
+    "col_attrs": "CellID obs_names cell_id cell_ids cell_names barcode barcodes Barcode index".split(),
+    "row_attrs": "Gene var_names gene_names gene_name gene genes GeneName symbol Symbol index".split(),
+}
+# Columns of numbers that a table of cells × genes may have beside its genes.
+MEASURES = re.compile(
+    r"(nCount|nFeature|n_counts?|n_genes|n_umis?|total_counts|percent|pct|log1p_|doublet|scrublet)[\w.]*$"
+    r"|(umap|tsne|pc)_?[._ ]\d+$|(seurat_)?clusters?$|leiden$|louvain$",
+    re.IGNORECASE,
+)
 LINES = 2000  # of a table of text, read at a time
 
 
@@ -36,7 +48,9 @@ def ten_x(path: Path, hdf5: bool = False) -> Held:
     except DataError:
         raise
     except Exception as error:  # scanpy's own is of no kind
-        if hdf5:
+        if "more than one genome" in str(error):
+            what, remedy = "is a 10x Genomics .h5 of several genomes", "Write one: scanpy.read_10x_h5(path, genome='GRCh38')."
+        elif hdf5:
             with opening.hdf5(path) as file:
                 what, remedy = causes.reason(error, file)
             what = f"is a 10x Genomics .h5 and {what}"
@@ -71,16 +85,25 @@ def _folder(scanpy, path):
             "A 10x folder has the three of them: copy it whole.",
             folder,
         )
-    packed = {name.endswith(".gz") for name in (found[0], there["barcodes"], genes)}
-    if packed == {"features" in there}:  # Cell Ranger packs features.tsv, and did not pack genes.tsv
-        return scanpy.read_10x_mtx(folder, gex_only=False, prefix=prefix or None, make_unique=False)
-    adata = scanpy.read(folder / found[0]).T  # as STARsolo and others write: the same tables, packed otherwise
-    table = pd.read_csv(folder / genes, header=None, sep="\t", dtype=str)
-    adata.var = pd.DataFrame({"gene_ids": table[0].to_numpy()}, index=table[min(1, table.shape[1] - 1)].to_numpy())
-    if table.shape[1] > 2:
-        adata.var["feature_types"] = table[2].to_numpy()
-    adata.obs_names = pd.read_csv(folder / there["barcodes"], header=None, sep="\t", dtype=str)[0].to_numpy()
-    return adata
+    x = scanpy.read(folder / found[0]).X
+    lines = {name: pd.read_csv(folder / name, header=None, sep="\t", dtype=str) for name in (there["barcodes"], genes)}
+    barcodes, features = lines.values()
+    if x.shape == (len(features), len(barcodes)):
+        x = x.T
+    elif x.shape != (len(barcodes), len(features)):
+        raise DataError(
+            f"The parts of {folder} do not belong together: {found[0]} is {x.shape[0]:,} × {x.shape[1]:,}, "
+            + " and ".join(f"{name} has {len(table):,} lines" for name, table in lines.items())
+            + ".",
+            "Copy the three from one place, whole.",
+            folder,
+        )
+    var = pd.DataFrame(index=features[min(1, features.shape[1] - 1)].to_numpy())
+    if features.shape[1] > 1:
+        var["gene_ids"] = features[0].to_numpy()
+    if features.shape[1] > 2:
+        var["feature_types"] = features[2].to_numpy()
+    return anndata.AnnData(sp.csr_matrix(x), obs=pd.DataFrame(index=barcodes[0].to_numpy()), var=var)
 
 
 def mudata(file, path: Path) -> Held:
@@ -113,7 +136,7 @@ def mudata(file, path: Path) -> Held:
 def loom(file, path: Path) -> Held:
     """A loom file: genes × cells, attributes of either as arrays; turned round in blocks of genes."""
     tables = {}
-    for axis, names in (("col_attrs", ("CellID", "obs_names", "cell_id")), ("row_attrs", ("Gene", "var_names", "gene_names"))):
+    for axis, names in LOOM.items():
         columns = {}
         for name in file[axis]:
             try:
@@ -144,33 +167,48 @@ def loom(file, path: Path) -> Held:
     return Held(path, obs, matrices, unreadable)
 
 
-def _opened(path):
-    return (
-        gzip.open(path, "rt", encoding="utf-8-sig", newline="")
-        if path.suffix == ".gz"
-        else path.open(encoding="utf-8-sig", newline="")
-    )
+def _opened(path, encoding="utf-8-sig"):
+    read = gzip.open if path.suffix == ".gz" else open
+    return read(path, "rt", encoding=encoding, newline="")
 
 
-def _separator(line):
-    return max("\t,;", key=line.count) if any(sign in line for sign in "\t,;") else None
+def _manner(path):
+    """How pandas is to read a table of text: its encoding, signs, and lines above the header."""
+    for encoding in ("utf-8-sig", "latin-1"):
+        try:
+            with _opened(path, encoding) as file:
+                above, line = 0, file.readline()
+                while line.startswith("#"):
+                    above, line = above + 1, file.readline()
+                second = file.readline()
+                for _ in file:
+                    pass
+        except UnicodeDecodeError:
+            continue
+        sign = max("\t,;", key=line.count) if any(sign in line for sign in "\t,;") else " " if " " in line.strip() else None
+        return {
+            "sep": r"\s+" if sign == " " else sign,
+            "encoding": encoding,
+            "skiprows": above,
+            "decimal": "," if sign in ("\t", ";") and re.search(r"\d,\d", second) else ".",
+        }
+    return {}
 
 
 def text(path: Path) -> Held:
     """A CSV or TSV of cells × genes or genes × cells, in blocks of lines; columns of words become the table of the cells."""
     try:
-        with _opened(path) as file:
-            separator = _separator(file.readline())
-        if separator is None:
+        how = _manner(path)
+        if how["sep"] is None:
             raise DataError(
-                f"{path} is text, but no table: its first line has neither tab, comma nor semicolon.",
+                f"{path} is text, but no table: its first line has neither tab, comma, semicolon nor blank.",
                 "Give the path of an .h5ad file (adata.write_h5ad(path)), or of a table of cells × genes.",
                 path,
             )
         rows, words, names, header = [], [], [], None
-        for block in pd.read_csv(path, sep=separator, index_col=0, chunksize=LINES, low_memory=False, encoding="utf-8-sig"):
+        for block in pd.read_csv(path, index_col=0, chunksize=LINES, low_memory=False, **how):
             header = block.columns.astype(str)
-            numbers = block.dtypes.map(lambda kind: kind.kind in "biuf").to_numpy()
+            numbers = block.dtypes.map(lambda kind: kind.kind in "biuf").to_numpy() & ~header.str.match(MEASURES)
             words.append(block.loc[:, ~numbers])
             rows.append((sp.csr_matrix(block.loc[:, numbers].to_numpy(np.float32)), block.columns[numbers]))
             names += list(block.index.astype(str))
@@ -183,12 +221,14 @@ def text(path: Path) -> Held:
     if not rows or any(len(found) != len(columns) for _, found in rows):
         raise DataError(f"{path} holds no table of numbers: some columns are words in some lines.", "Write it as .h5ad.", path)
     x = sp.vstack([part for part, _ in rows], format="csr")
+    last = x[-1].toarray().ravel()
+    if np.isnan(last[-1:]).all() and np.isfinite(x[:-1].data).all():
+        raise DataError(f"{path} is truncated: its last line, {names[-1]!r}, is not whole.", "Copy it again, whole.", path)
     beside = pd.concat(words).set_axis(names) if len(words[0].columns) else pd.DataFrame(index=pd.Index(names))
-    genes, cells = pd.Index(columns.astype(str)), pd.Index(names)
-    if len(header) and checks.is_transposed(cells, genes):
-        x, beside, genes = x.T.tocsr(), pd.DataFrame(index=genes), cells
-    var = pd.DataFrame(index=genes)
-    return Held(path, beside, [Matrix("X", x, lambda: var)])
+    obs, var = beside, pd.DataFrame(index=columns.astype(str))
+    if len(header) and checks.is_transposed(pd.Index(names), var.index):
+        x, obs, var = x.T.tocsr(), var, beside
+    return Held(path, obs, [Matrix("X", x, lambda: var)])
 
 
 def join_labels(obs: pd.DataFrame, labels: str | Path, label: str | None, where) -> tuple[pd.DataFrame, str, np.ndarray, str]:
@@ -212,14 +252,19 @@ def join_labels(obs: pd.DataFrame, labels: str | Path, label: str | None, where)
     path = Path(labels).expanduser()
     if not path.is_file():
         raise DataError(f"There is no table of labels at {path}.", "Give a CSV or TSV with a column of cell names.", path)
+    with path.open("rb") as file:
+        if file.read(4) in (b"PK\x03\x04", opening.SIGNATURE[:4]):
+            raise DataError(f"{path} is no table of text, but a spreadsheet or HDF5.", "Save it as CSV or TSV.", path)
     try:
-        with _opened(path) as file:
-            separator = _separator(file.readline()) or ","
-        found = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        how = _manner(path)
+        how["sep"] = how["sep"] if how["sep"] in ("\t", ";") else ","
+        found = pd.read_csv(path, dtype=str, keep_default_na=False, **how)
+        if set(found.columns.astype(str)) & set(obs.index.astype(str)):  # no header: its first line is a cell
+            found = pd.read_csv(path, dtype=str, keep_default_na=False, header=None, **how).rename(columns=str)
     except causes.ERRORS as error:
         what = f"cannot be read as a table ({type(error).__name__}: {str(error).strip()[:200]})"
         raise DataError(f"{path} {what}.", "Write it with to_csv.", path) from error
-    if found.shape[1] == 1 and separator == ",":
+    if found.shape[1] == 1 and how["sep"] == ",":
         raise DataError(
             f"{path} has one column only.", "Give the cells' names in one column and their labels in another.", path
         )

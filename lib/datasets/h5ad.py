@@ -72,9 +72,10 @@ def _refusing(path):
 
 # What else comes as HDF5: the entries that tell it, what it is, and how to make an .h5ad of it.
 FOREIGN = {
-    ("assays", "meta.data"): ("an h5Seurat file", "SeuratDisk::Convert(path, 'h5ad') in R"),
-    ("assay", "cellNames"): ("a SCope or scater file", "anndata"),
-    ("obs_names", "var_names"): ("HDF5 of an unknown program", "anndata"),
+    ("assays", "meta.data"): ("an h5Seurat file", "Make one of it: SeuratDisk::Convert(path, 'h5ad') in R."),
+    ("assay", "cellNames"): ("a SCope or scater file", "Make one of it with anndata."),
+    ("obs_names", "var_names"): ("HDF5 of an unknown program", "Make one of it with anndata."),
+    ("barcode_idx", "umi"): ("Cell Ranger's molecule_info.h5", "Give filtered_feature_bc_matrix.h5 of the same folder."),
 }
 
 
@@ -83,7 +84,7 @@ def _check_content(file, path):
     if "obs" not in file or "var" not in file:
         for entries, (kind, remedy) in FOREIGN.items():
             if all(entry in file for entry in entries):
-                raise DataError(f"{path} is {kind}, not an .h5ad file.", f"Make one of it: {remedy}.", path)
+                raise DataError(f"{path} is {kind}, not an .h5ad file.", remedy, path)
         raise DataError(
             f"{path} is HDF5 but not an .h5ad file: it has {', '.join(list(file)[:8]) or 'nothing'}, where obs, var and X "
             "are expected.",
@@ -136,6 +137,8 @@ def held(file, path: Path) -> Held:
         found = Held(path, obs, matrices, unreadable)
         with contextlib.suppress(*causes.ERRORS):
             found.log_base = _log_base(file)
+        with contextlib.suppress(DataError, *causes.ERRORS):
+            _join_obsm(found, file.get("obsm", {}))
     except DataError:
         raise
     except causes.ERRORS as error:
@@ -178,6 +181,17 @@ def _layers(file, genes, unreadable):
             continue
         found.append(Matrix(part, layer, genes))
     return found
+
+
+def _join_obsm(found, obsm):
+    """Tables of words that stand in obsm, beside the columns of obs: some tools put labels there."""
+    for name in obsm:
+        if is_group(obsm[name]) and obsm[name].attrs.get("encoding-type") == "dataframe":
+            more = table(obsm[name], f"obsm[{name!r}]", found.path, found.unreadable)
+            for column in more.columns.difference(found.obs.columns):
+                if len(more) == len(found.obs) and not pd.api.types.is_float_dtype(more[column]):
+                    found.obs[column] = more[column].to_numpy()
+                    found.beside[str(column)] = f"obsm[{name!r}]"
 
 
 def _raw_genes(file, path, unreadable):
@@ -252,6 +266,8 @@ def _table(group, part, path, unreadable):
             continue
         try:
             read = values(group[column])
+            if np.ndim(read) != 1 or getattr(read.dtype, "kind", "") == "V":
+                raise ValueError(f"it is no column of text or numbers, but {read.dtype}, {np.ndim(read)} axes")
             if len(read) != len(index):
                 raise ValueError(f"it has {len(read):,} entries for {len(index):,} rows")
             columns[column] = read
@@ -267,6 +283,8 @@ def values(item):
         if {"codes", "categories"} <= set(item):
             causes.plausible(item["codes"])
             return _categories(item["codes"][:], values(item["categories"]))
+        if {"levels", "values"} <= set(item):  # a factor as R counts it, from 1
+            return _categories(item["values"][:] - 1, values(item["levels"]))
         return read_elem(item)
     if isinstance(item, h5py.Dataset) and (h5py.check_string_dtype(item.dtype) or item.dtype.kind in "SO"):
         return np.array([_text(one) for one in np.atleast_1d(item[()])], dtype=object)

@@ -37,6 +37,7 @@ class Held:
     unreadable: dict[str, str] = field(default_factory=dict)  # parts that cannot be read, and why
     log_base: float | None = None  # of uns["log1p"], where scanpy noted that logarithms were taken
     notes: list[str] = field(default_factory=list)  # what else was left out
+    beside: dict[str, str] = field(default_factory=dict)  # columns of the cells' table that stand elsewhere, and where
 
 
 def read(held, where, rows: slice | None = None) -> sp.csr_matrix:
@@ -136,6 +137,7 @@ def by_genes(held) -> bool:
 def _compressed(held, shape, where, rows):
     for part in ("data", "indices", "indptr"):
         causes.plausible(held[part])
+        causes.complete(held[part])
     columns = by_genes(held)
     major, minor = shape[::-1] if columns else shape
     indptr = np.asarray(held["indptr"][:]).astype(np.int64)

@@ -53,7 +53,9 @@ def read(path: Path, label: str | None = None, labels: str | Path | None = None)
             what, remedy = causes.reason(error)
             raise DataError(f"{path} {what}.", remedy, path) from error
     x, var, names = genes.symbols(chosen.x, chosen.var, chosen.scale.name)
-    obs, joined = found.obs, None
+    obs = found.obs
+    column = label or next((one for one in checks.LABEL_COLUMNS if one in obs), None)
+    joined = f"{column!r} of {found.beside[column]}" if column in found.beside else None
     if labels is not None:
         obs, label, there, joined = foreign.join_labels(obs, labels, label, path)
     aside = ", ".join(f"{count:,} {name}" for name, count in chosen.aside.items())
@@ -72,7 +74,7 @@ def read(path: Path, label: str | None = None, labels: str | Path | None = None)
         log.info("%s: %s: %s", path.name, title, words)
     adata = anndata.AnnData(x, obs=obs, var=var)
     adata.obs["library_size"] = np.nan if chosen.totals is None else chosen.totals
-    if joined is not None and not there.all():
+    if labels is not None and not there.all():
         adata = adata[there].copy()
     card = {
         "values": chosen.scale.name,
@@ -81,6 +83,7 @@ def read(path: Path, label: str | None = None, labels: str | Path | None = None)
         "library_size_from": chosen.totals_from,
         "set_aside": chosen.aside,
         "unreadable": dict(found.unreadable),
+        "warnings": [] if chosen.scale.worth < 4 else [f"{chosen.matrix.split(' (')[0]}. Give counts, if there are any."],
         "report": report,
     }
     return adata, card | ({"gene_names": names} if names else {}), label

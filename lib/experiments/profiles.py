@@ -15,7 +15,7 @@ from anndata import AnnData
 from filelock import FileLock
 from pandas.io.formats.style import Styler
 
-from lib.datasets import catalogue, downloads, stored
+from lib.datasets import catalogue, checks, downloads, stored
 from lib.errors import DataError
 from lib.experiments import schema
 from lib.experiments.tasks import PUBLISHED
@@ -114,7 +114,7 @@ def figures(
     plain = f"{path.stem}-{profile}"
     if str(data) in catalogue.CARDS or not path.exists():
         return plain
-    asked = [stored.content(path), label or catalogue.LABEL_COLUMNS[0], table and stored.content(table), group]
+    asked = [stored.content(path), label or checks.LABEL_COLUMNS[0], table and stored.content(table), group]
     whose = fingerprint(repr(asked))
     added = "-".join([path.stem, *(str(word) for word in (label, table and table.stem, group) if word)])
     added = re.sub(r"[^\w.+-]+", "_", added)

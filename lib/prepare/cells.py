@@ -16,7 +16,7 @@ import anndata
 import numpy as np
 import scipy.sparse as sp
 
-from lib.datasets import catalogue, formats
+from lib.datasets import catalogue, checks, formats
 from lib.datasets import genes as symbols
 from lib.errors import DataError
 from lib.files import known, replacing, write_text
@@ -109,8 +109,8 @@ def prepared(data: dict, split: dict | None = None, read: anndata.AnnData | None
 def _labelled(adata, source):
     if "cell_type" not in adata.obs:
         raise DataError(
-            f"{source} has no column {' or '.join(catalogue.LABEL_COLUMNS)}. Name the column of the cell "
-            f"types (-p label COLUMN); obs has: {', '.join(map(str, adata.obs.columns)) or 'none'}."
+            f"{source} has no column {' or '.join(checks.LABEL_COLUMNS)}. Name the column of the cell "
+            f"types (-p label COLUMN); obs has: {checks.columns(adata.obs)}."
         )
     return adata
 
