@@ -221,8 +221,7 @@ def text(path: Path) -> Held:
     if not rows or any(len(found) != len(columns) for _, found in rows):
         raise DataError(f"{path} holds no table of numbers: some columns are words in some lines.", "Write it as .h5ad.", path)
     x = sp.vstack([part for part, _ in rows], format="csr")
-    last = x[-1].toarray().ravel()
-    if np.isnan(last[-1:]).all() and np.isfinite(x[:-1].data).all():
+    if x.nnz and np.isnan(x[-1, -1]) and np.isfinite(x[:-1].data).all():
         raise DataError(f"{path} is truncated: its last line, {names[-1]!r}, is not whole.", "Copy it again, whole.", path)
     beside = pd.concat(words).set_axis(names) if len(words[0].columns) else pd.DataFrame(index=pd.Index(names))
     obs, var = beside, pd.DataFrame(index=columns.astype(str))

@@ -62,7 +62,7 @@ def sizes(
         return sums, f"all {genes} of the matrix: every cell's sum is {total:,.0f}", False
     if several := _few(sums[told]):
         words = " or ".join(f"{total:,.0f}" for total in several)
-        return sums, f"all {genes} of the matrix: a cell's sum is {words}, as of files that were joined", False
+        return None, f"all {genes} of the matrix: a cell's sum is {words}, as of files that were joined", False
     least = _least(x, linear)
     told &= np.isfinite(least)
     for name, column in columns.items():
