@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import re
-import warnings
 from pathlib import Path
 
 import anndata
@@ -37,26 +36,35 @@ def is_10x(file) -> bool:
     return "matrix/barcodes" in file or (len(groups) > 0 and all({"barcodes", "gene_names"} <= set(group) for group in groups))
 
 
-def ten_x(path: Path, hdf5: bool = False) -> Held:
-    """A 10x .h5, or a folder with matrix.mtx, barcodes and features (or genes), as scanpy reads them."""
+def ten_x_hdf5(file, path: Path) -> Held:
+    """A 10x .h5 of any version; its matrix stays on the disk."""
+    genomes = ["matrix"] if "matrix/barcodes" in file else list(file)
+    if len(genomes) > 1:
+        raise DataError(
+            f"{path} is a 10x Genomics .h5 of several genomes: {', '.join(genomes)}.",
+            f"Write one: scanpy.read_10x_h5(path, genome={genomes[0]!r}).write_h5ad('cells.h5ad').",
+            path,
+        )
+    group = file[genomes[0]]
+    table = group.get("features", group)
+    ids, names = ("id", "name") if "features" in group else ("genes", "gene_names")
+    var = pd.DataFrame({"gene_symbols": h5ad.values(table[names])}, index=h5ad.values(table[ids]))
+    if "feature_type" in table:
+        var["feature_types"] = h5ad.values(table["feature_type"])
+    return Held(path, pd.DataFrame(index=h5ad.values(group["barcodes"])), [Matrix("X", group, lambda: var)])
+
+
+def ten_x(path: Path) -> Held:
+    """A 10x folder with matrix.mtx, barcodes and features (or genes)."""
     import scanpy
 
     try:
-        with warnings.catch_warnings():  # of names that occur twice, which are summed later
-            warnings.simplefilter("ignore")
-            adata = scanpy.read_10x_h5(path, gex_only=False) if hdf5 else _folder(scanpy, path)
+        adata = _folder(scanpy, path)
     except DataError:
         raise
-    except Exception as error:  # scanpy's own is of no kind
-        if "more than one genome" in str(error):
-            what, remedy = "is a 10x Genomics .h5 of several genomes", "Write one: scanpy.read_10x_h5(path, genome='GRCh38')."
-        elif hdf5:
-            with opening.hdf5(path) as file:
-                what, remedy = causes.reason(error, file)
-            what = f"is a 10x Genomics .h5 and {what}"
-        else:
-            what, remedy = f"cannot be read as a 10x folder ({type(error).__name__}: {error})", "Copy it again, whole."
-        raise DataError(f"{path} {what}.", remedy, path) from error
+    except Exception as error:  # scipy's own is of no kind
+        what = f"cannot be read as a 10x folder ({type(error).__name__}: {error})"
+        raise DataError(f"{path} {what}.", "Copy it again, whole.", path) from error
     var = adata.var
     if "gene_ids" in var:  # identifiers are unique, symbols are not: columns of one symbol are summed
         var = var.assign(gene_symbols=var.index).set_index("gene_ids", drop=False)

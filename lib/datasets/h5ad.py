@@ -4,57 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import anndata
 import h5py
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
 from anndata.io import read_elem
-from tqdm.auto import tqdm
 
 from lib.datasets import causes, opening
 from lib.datasets.held import Held, Matrix, is_group
 from lib.errors import DataError
 
-BLOCK = 4096  # cells that are read at a time
 INDEX = ("_index", "index", "cell_id", "barcodes", "CellID")  # where a table does not say which of its entries names the rows
-
-
-def check_file(path: Path):
-    """Refuse what is no HDF5 file."""
-    if (found := opening.kind(path)) != "hdf5":
-        raise DataError(f"{path} is not an .h5ad file, but a {found}.", "Write one with adata.write_h5ad(path).", path)
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[anndata.AnnData]:
-    """An .h5ad whose matrix stays on the disk, for :func:`blocks`; closed in the end."""
-    check_file(path)
-    with opening.hdf5(path) as file:
-        _check_content(file, path)
-    with _refusing(path):
-        adata = anndata.read_h5ad(path, backed="r")
-    with contextlib.closing(adata.file):
-        yield adata
-
-
-def blocks(backed: anndata.AnnData, name: str, firsts: Sequence[int] | None = None) -> Iterator[tuple[int, sp.csr_matrix]]:
-    """The matrix of an opened .h5ad, stored sparse or dense, as (first cell, CSR float32); never whole, never dense.
-
-    Only the blocks that begin with the cells ``firsts``, where these are given.
-    """
-    x, path = backed.X, backed.filename
-    if getattr(x, "format", "csr") == "csc":
-        raise DataError(f"The matrix of {path} is stored by genes (csc).", "Store it by cells: adata.X.tocsr().", path)
-    silent, firsts = backed.n_obs <= 4 * BLOCK, range(0, backed.n_obs, BLOCK) if firsts is None else firsts
-    for first in tqdm(firsts, desc=name, unit=f"×{BLOCK} cells", mininterval=2, disable=silent):
-        with _refusing(path):
-            block = sp.csr_matrix(x[first : first + BLOCK], dtype=np.float32)
-        block.eliminate_zeros()
-        yield first, block
 
 
 @contextlib.contextmanager

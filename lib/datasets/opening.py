@@ -97,7 +97,9 @@ def kind(path: Path) -> str:
     raise DataError(
         f"{path} is not an .h5ad file: it does not begin as HDF5 does"
         + (", but with zeros: it was copied or downloaded in part." if zeros else "."),
-        "Copy it again." if zeros else "Write one with adata.write_h5ad(path), and check that a compressed file was unpacked.",
+        "Copy it again."
+        if zeros
+        else "Copy it again, check that a compressed file was unpacked, or write one with adata.write_h5ad(path).",
         path,
     )
 

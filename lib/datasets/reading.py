@@ -11,6 +11,7 @@ import numpy as np
 import zarr
 
 from lib.datasets import causes, checks, foreign, genes, h5ad, matrices, opening
+from lib.datasets.held import Held
 from lib.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -38,10 +39,9 @@ def read(path: Path, label: str | None = None, labels: str | Path | None = None)
     DataError
         With the true cause, and the part that cannot be read.
     """
-    kind = opening.kind(path)
     with contextlib.ExitStack() as stack:
         try:
-            found = _held(kind, path, stack)
+            found = opened(path, stack)
             found.obs.index = found.obs.index.astype(str)
             names = None
             with contextlib.suppress(DataError):  # genes that cannot be read are refused with their matrix
@@ -89,8 +89,9 @@ def read(path: Path, label: str | None = None, labels: str | Path | None = None)
     return adata, card | ({"gene_names": names} if names else {}), label
 
 
-def _held(kind, path, stack):
-    """What the file holds, by the reader of its format; it stays open as long as ``stack``."""
+def opened(path: Path, stack: contextlib.ExitStack) -> Held:
+    """What a file holds, by the reader of its format; it stays open as long as ``stack``."""
+    kind = opening.kind(path)
     if kind == "table":
         return foreign.text(path)
     if kind == "10x folder":
@@ -100,7 +101,7 @@ def _held(kind, path, stack):
     file = stack.enter_context(opening.hdf5(path))
     try:
         if foreign.is_10x(file):
-            return foreign.ten_x(path, hdf5=True)
+            return foreign.ten_x_hdf5(file, path)
         if "mod" in file:
             return foreign.mudata(file, path)
         if "row_attrs" in file and "col_attrs" in file and "matrix" in file:
