@@ -9,7 +9,7 @@ import scipy.sparse as sp
 
 from lib.datasets import catalogue, held, stored
 from lib.errors import DataError
-from lib.prepare import cells, preprocess, splits
+from lib.prepare import preprocess, selection, splits
 
 CELLS, GENES = 40, 30
 
@@ -33,7 +33,7 @@ def through(path, label=None, library_size=None, genes=None):
             "min_genes": 1,
             "library_size": None,
         }
-        return splits.holdout(cells.prepared(data).obs["cell_type"])
+        return splits.holdout(selection.prepared(data).obs["cell_type"])
     adata = catalogue.load(path, label=label)
     prepared = preprocess.prepare(adata, genes=genes, min_genes=1, library_size=library_size)
     return splits.holdout(prepared.obs["cell_type"])

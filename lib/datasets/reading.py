@@ -10,7 +10,7 @@ import anndata
 import numpy as np
 import zarr
 
-from lib.datasets import causes, checks, foreign, genes, h5ad, matrices, opening
+from lib.datasets import causes, checks, foreign, genes, h5ad, matrices, opening, texts
 from lib.datasets.held import Held
 from lib.errors import DataError
 
@@ -57,7 +57,7 @@ def read(path: Path, label: str | None = None, labels: str | Path | None = None)
     column = label or next((one for one in checks.LABEL_COLUMNS if one in obs), None)
     joined = f"{column!r} of {found.beside[column]}" if column in found.beside else None
     if labels is not None:
-        obs, label, there, joined = foreign.join_labels(obs, labels, label, path)
+        obs, label, there, joined = texts.join_labels(obs, labels, label, path)
     aside = ", ".join(f"{count:,} {name}" for name, count in chosen.aside.items())
     report = {
         "matrix": chosen.matrix,
@@ -93,7 +93,7 @@ def opened(path: Path, stack: contextlib.ExitStack) -> Held:
     """What a file holds, by the reader of its format; it stays open as long as ``stack``."""
     kind = opening.kind(path)
     if kind == "table":
-        return foreign.text(path)
+        return texts.text(path)
     if kind == "10x folder":
         return foreign.ten_x(path)
     if kind == "zarr":

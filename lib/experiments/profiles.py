@@ -20,7 +20,7 @@ from lib.errors import DataError
 from lib.experiments import schema
 from lib.experiments.tasks import PUBLISHED
 from lib.files import digest, fingerprint, writable, write_text
-from lib.prepare import cells, corpus
+from lib.prepare import cells, corpus, selection
 from lib.prepare.embeddings import choose
 from lib.prepare.splits import holdout
 from lib.settings import cache
@@ -67,7 +67,7 @@ def load(name: str | dict, loaded: AnnData | None = None, **overrides: Any) -> d
         if value is None:
             continue
         target = next((part for part in (profile, profile["data"]) if key in part), None)
-        if key in cells.SELECTIONS:
+        if key in selection.SELECTIONS:
             target = profile["data"]
         if target is None:
             there = ", ".join([*profile, *profile["data"]])
@@ -86,7 +86,7 @@ def load(name: str | dict, loaded: AnnData | None = None, **overrides: Any) -> d
     profile |= choose(profile["gene_embedding"])
     before = profile["pretraining"]
     before |= {key: _named(before[key], key) for key in ("checkpoint", "corpus") if before.get(key)}
-    adata = cells.prepared(profile["data"], profile["split"], loaded)
+    adata = selection.prepared(profile["data"], profile["split"], loaded)
     prepared = {"adata": adata, "fingerprint": cells.store(adata), "depths": cells.store_depths(adata)}
     how = {"profile": name if isinstance(name, str) else None, "dataset": overrides.get("dataset")}
     cells.note(prepared["fingerprint"], profile["name"], how)
@@ -161,7 +161,7 @@ def external(profile: dict, dataset: str | Path | None = None) -> dict | None:
         dataset = profile.get("external")
         if dataset is None or not (downloads.have(dataset) or Path(dataset).exists()):
             return None
-    adata = cells.elsewhere(dataset, profile["adata"].var_names, profile["data"]["min_genes"])
+    adata = selection.elsewhere(dataset, profile["adata"].var_names, profile["data"]["min_genes"])
     return {"dataset": str(dataset), "fingerprint": cells.store(adata), "adata": adata}
 
 
