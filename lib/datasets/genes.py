@@ -19,8 +19,8 @@ EXPRESSION = r"^(gene[ _-]?expression|genes?|gex|rna|mrna|sc-?rna|expression|tra
 KINDS = {
     "antibodies": (
         r"antibod|\badt\b|^proteins?$|^prot$|\bcite",
-        r".*[_.\s-]TotalSeq[_.-]?[A-D]?\b.*|(.*[\W_])?anti[-_ ](human|mouse|rat)([\W_].*)?$|^(Hu|HuMs|HuMsRt|MsRt|Isotype)[._-]\S+"
-        r"|^(ADT|adt|CITE|cite|AB|PROT|prot)[_-]\S+|.*[_.-](ADT|PROT|Prot|prot|Ab|ab|TS[ABC])$",
+        r".*[_.\s-]TotalSeq[_.-]?[A-D]?\b.*|(.*[\W_])?anti[-_ ](human|mouse|rat)([\W_].*)?$"
+        r"|^(Hu|HuMs|HuMsRt|MsRt|Isotype)[._-]\S+|^(ADT|adt|CITE|cite|AB|PROT|prot)[_-]\S+|.*[_.-](ADT|PROT|Prot|prot|Ab|ab|TS[ABC])$",
     ),
     "hashtags": (r"hashtag|multiplex|\bhto\b|\bcmo\b", r"^(HTO|CMO|Hashtag|hashtag)[_. -]?\d.*|.*[_-](HTO|hashtag)[_-]?\d+$"),
     "peaks": (

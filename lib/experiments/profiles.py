@@ -193,9 +193,8 @@ def describe(profile: dict) -> Styler:
         "genes matched / missing": f"{report['matched']:,} / {len(report['missing']):,}"
         if profile["data"]["vocabulary"]
         else "the data's own genes: no vocabulary was asked for",
-        **card.get("report", {}),
+        **(card.get("report", {}) | ({"library size from": card["library_size_from"]} if "library_size_from" in card else {})),
         "values found": report["values"],
-        **({"library size": card["library_size_from"]} if "library_size_from" in card else {}),
         "cells dropped": f"{report['dropped_cells']} with fewer than {report['min_genes']} genes"
         + "".join(f"; {count} {name}" for name, count in report["dropped"].items())
         if report["min_genes"] > 1
