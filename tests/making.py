@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 
-from lib.datasets import catalogue, h5ad
+from lib.datasets import catalogue, held, stored
 from lib.errors import DataError
-from lib.prepare import cells, preprocess, splits
+from lib.prepare import preprocess, selection, splits
 
 CELLS, GENES = 40, 30
 
@@ -33,7 +33,7 @@ def through(path, label=None, library_size=None, genes=None):
             "min_genes": 1,
             "library_size": None,
         }
-        return splits.holdout(cells.prepared(data).obs["cell_type"])
+        return splits.holdout(selection.prepared(data).obs["cell_type"])
     adata = catalogue.load(path, label=label)
     prepared = preprocess.prepare(adata, genes=genes, min_genes=1, library_size=library_size)
     return splits.holdout(prepared.obs["cell_type"])
@@ -158,30 +158,15 @@ def forbid_dense(monkeypatch):
             monkeypatch.setattr(kind, name, lambda *_, **__: pytest.fail("a matrix was made dense"))
 
 
-class Recorded:
-    """The matrix of an opened file that gives slices of cells alone, and notes which."""
-
-    def __init__(self, x, asked):
-        self.x, self.asked, self.format = x, asked, getattr(x, "format", "csr")
-
-    def __getitem__(self, cells):
-        self.asked.append((cells.start, cells.stop))
-        return self.x[cells]
-
-
 def asked_in_blocks(monkeypatch, block):
-    """Let .h5ad be opened in blocks of so many cells and nothing made dense; the list that fills with what is asked for."""
-    asked, really = [], anndata.read_h5ad
+    """Let files be read in blocks of so many cells and nothing made dense; the list that fills with what is asked for."""
+    asked, really = [], held.read
 
-    class Opened:
-        def __init__(self, path, backed):
-            self.adata = really(path, backed=backed)
-            self.X = Recorded(self.adata.X, asked)
-
-        def __getattr__(self, name):
-            return getattr(self.adata, name)
+    def noted(matrix, where, rows=None):
+        asked.append((rows.start, rows.stop))
+        return really(matrix, where, rows)
 
     forbid_dense(monkeypatch)
-    monkeypatch.setattr(anndata, "read_h5ad", Opened)
-    monkeypatch.setattr(h5ad, "BLOCK", block)
+    monkeypatch.setattr(held, "read", noted)
+    monkeypatch.setattr(stored, "BLOCK", block)
     return asked

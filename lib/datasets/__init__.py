@@ -2,15 +2,19 @@
 
 Read: catalogue (:func:`load`, the data sets by name), downloads (fetched once, verified), formats (how each published
 file is laid out), stored (files that stay on the disk and are read in blocks). A file of the reader's own: reading (the way
-through the rest), opening (what a file is), causes (why a part cannot be read), h5ad (AnnData in HDF5 or zarr) and foreign
-(other formats), held (what a file holds, read in parts), matrices (which is taken), scale (counts or logarithms, told
-from the values), library (the cells' totals), genes (which columns are genes, their symbols), checks (what is refused).
+through the rest), opening (what a file is), causes (why a part cannot be read), h5ad (AnnData in HDF5 or zarr), tables (its
+tables), foreign and texts (other formats), held (what a file holds, read in parts), matrices (which is taken), scale (counts or
+logarithms, told from the values), library (the cells' totals), genes (which columns are genes, their symbols), checks (what is
+refused).
 """
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    "catalogue causes checks downloads foreign formats genes h5ad held library matrices opening reading scale stored".split(),
+    (
+        "catalogue causes checks downloads foreign formats genes h5ad held library matrices opening reading scale stored "
+        "tables texts"
+    ).split(),
     {"catalogue": ["load"]},
 )

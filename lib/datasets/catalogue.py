@@ -14,8 +14,6 @@ from lib.datasets import checks, downloads, formats, reading
 from lib.datasets.scale import value_scale
 from lib.errors import DataError
 
-# Label columns that are taken without being named: scverse's usual name and the paper's authors'.
-LABEL_COLUMNS = ("cell_type", "celltype")
 CARDS = {
     "pbmc68k_reduced": {
         "title": "700 peripheral blood cells × 765 genes of Zheng68K, shipped inside scanpy",
@@ -99,7 +97,8 @@ def load(name_or_path: str | Path, label: str | None = None, labels: str | Path 
     checks.gene_names(adata.var, where)
     if "values" not in card:
         card["values"] = card.get("normalised") or value_scale(adata.X, where, adata.obs_names, adata.var_names)
-    label = label or next((column for column in LABEL_COLUMNS if column in adata.obs), None)
+    label = label or next((column for column in checks.LABEL_COLUMNS if column in adata.obs), None)
+    checks.readable(adata.obs, label, card.get("unreadable", {}), where)
     if label is not None:
         adata.obs["cell_type"], said = checks.labels(adata.obs, label, where, adata.var.columns)
         card |= said

@@ -11,6 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import psutil
+import zarr
 from anndata._io.specs.registry import IORegistryError
 
 from lib.errors import DataError
@@ -38,6 +39,19 @@ def plausible(held):
     """
     if isinstance(held, h5py.Dataset) and held.nbytes > 1100 * Path(held.file.filename).stat().st_size:
         raise OSError(f"it claims {held.nbytes:,} bytes, more than its file can hold: damaged, or made to fill the memory")
+
+
+def complete(held):
+    """Refuse an array of zarr of which files are missing: zarr reads zeros there.
+
+    Raises
+    ------
+    OSError
+        As h5py raises for other damage.
+    """
+    if isinstance(held, zarr.Array) and held.nchunks_initialized < held.nchunks:
+        missing = held.nchunks - held.nchunks_initialized
+        raise OSError(f"{missing:,} of the {held.nchunks:,} files of {held.name} are missing")
 
 
 def enough(needed: float, where):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,12 +11,20 @@ import pandas as pd
 
 from lib.errors import DataError
 
+# Label columns that are taken without being named: scverse's usual name and the paper's authors'.
+LABEL_COLUMNS = ("cell_type", "celltype")
 # Columns of var that hold gene symbols, in scverse, 10x, CELLxGENE, Seurat, monocle and Ensembl's words.
 SYMBOL_COLUMNS = (
     "gene_symbols gene_symbol feature_name gene_names gene_name gene_short_name symbol symbols hgnc_symbol external_gene_name "
     "genes gene names name"
 ).split()
 ENSEMBL = re.compile(r"ENS[A-Z]*G\d{6,}")
+IDENTIFIERS = {  # what stands where symbols are expected, besides genes of Ensembl
+    "Ensembl transcripts": re.compile(r"ENS[A-Z]*T\d{6,}"),
+    "RefSeq identifiers": re.compile(r"[NX][MR]_\d+"),
+    "HGNC identifiers": re.compile(r"HGNC:\d+$"),
+    "probes of arrays": re.compile(r"\S+_[as]t$|ILMN_\d+$|A_\d\d_P\d+$"),
+}
 BARCODE = re.compile(r"(^|[^A-Za-z])[ACGT]{10,}([^A-Za-z]|$)")
 MONTH = "(jan(uary)?|feb(ruary)?|mar(ch)?|apr(il)?|may|june?|july?|aug(ust)?|sept?(ember)?|oct(ober)?|nov(ember)?|dec(ember)?)"
 DATE = re.compile(  # as spreadsheets write them: 1-Mar, Mar-01, 2001-03-01 00:00:00, 3/1/2001
@@ -28,12 +37,15 @@ UBIQUITOUS = ("ACTB", "B2M", "CD74", "EEF1A1", "FTL", "GAPDH", "MALAT1", "PTPRC"
 MISSING = ("", "nan", "none", "na", "n/a", "<na>", "null")  # as text, in small letters
 # Labels by which annotators and their tools say that a cell has no type; as :func:`means_none` compares them.
 NO_TYPE = (
-    "unknown|unknowns|unassigned|not assigned|unannotated|not annotated|unlabell?ed|no label|unclassified|not classified|"
-    "unidentified|undefined|not defined|undetermined|not determined|unresolved|uncertain|ambiguous|not available|"
-    "not applicable|n d|low quality|poor quality|bad quality|low qc|failed qc|debris|dying|dead|empty|empty droplets?|"
-    "artifacts?|artefacts?|contaminants?|contamination|contaminated|filtered|filtered out|removed|discarded|excluded"
+    "unknown|unknowns|unkn?|unassigned|not assigned|unannotated|not annotated|no annotation|unlabell?ed|not labell?ed|no label|"
+    "unclassified|not classified|unidentified|undefined|not defined|undetermined|not determined|indeterminate|to be determined|"
+    "cannot be determined|tbd|unresolved|unspecified|unclear|uncertain|ambiguous|not available|not applicable|no match|missing|"
+    "n ?d|negative|low quality|poor quality|bad quality|low qc|failed qc|qc fail(ed)?|(cell )?debris|dying|dead|not a|"
+    "background|empty|empty droplets?|ambient|ambient rna|high mito|mito(chondrial)? high|high mt|mt high|art[ei]facts?|"
+    "contaminants?|(\\w+ )?contamination|contaminated|filtered|filtered out|removed|discarded|excluded?"
 )
-NONE = re.compile(rf"({NO_TYPE})( cells?)?( \d+)?|.*\b(doublets?|multiplets?)\b.*")
+NONE = re.compile(rf"({NO_TYPE})( cells?| cell types?)?( \d+)?|.*\b(doublets?|multiplets?)\b.*")
+DOUBTFUL = re.compile(r"misc(ellaneous)?|stressed|.*\b(unknown|unassigned|unclassified|low quality|others?|mixed|debris)\b.*")
 
 
 def _signs_of_turning(cells, genes):
@@ -76,9 +88,9 @@ def gene_names(var: pd.DataFrame, where):
             "Sum their columns or keep one of each (adata[:, ~adata.var_names.duplicated()]), then save the file again.",
             where,
         )
-    if (kind := not_symbols(names)[1]) and kind != "Ensembl identifiers":  # those serve as they are
+    if not_symbols(names)[1] == "numbers":  # identifiers serve as they are
         raise DataError(
-            f"The gene names of {where} are {kind}, not symbols (first: {names[0]!r}), and var has no column of symbols "
+            f"The gene names of {where} are numbers, not symbols (first: {names[0]!r}), and var has no column of symbols "
             f"(it has: {', '.join(map(str, var.columns)) or 'none'}).",
             f"Put gene symbols such as CD3E in var_names, or in a column {SYMBOL_COLUMNS[0]!r}.",
             where,
@@ -90,7 +102,10 @@ def not_symbols(names) -> tuple[np.ndarray, str | None]:
     ensembl = np.array([bool(ENSEMBL.match(name)) for name in names], bool)
     numbers = np.array([name.strip().replace(".", "", 1).isdigit() or not name.strip() for name in names], bool)
     kind = "Ensembl identifiers" if ensembl.mean() > 0.5 else "numbers" if numbers.mean() > 0.5 else None
-    return ensembl, kind
+    others = (
+        name for name, pattern in IDENTIFIERS.items() if np.mean([bool(pattern.match(str(one))) for one in names[:2000]]) > 0.5
+    )
+    return ensembl, kind or next(others, None) if len(names) else None
 
 
 def like_mouse(names) -> bool:
@@ -133,22 +148,53 @@ def vocabulary(names: pd.Index, genes, cells, where):
 def means_none(label: str) -> bool:
     """Whether a label says that a cell has no type, whatever its capitals, blanks, hyphens and underscores.
 
-    That is one of ``MISSING`` or of ``NO_TYPE``, also with *cell(s)* and a number behind it, one that holds the word *doublet*
-    or *multiplet*, and one without a letter or a digit. *Other* and *mixed* are types as far as anyone can tell.
+    That is one of ``MISSING`` or of ``NO_TYPE``, also with *cell(s)*, a number or a bracket behind it, one that holds
+    the word *doublet* or *multiplet*, and one without a letter or a digit. *Other* and *mixed* are types as far as anyone can
+    tell: :func:`doubtful`.
 
     >>> [means_none(name) for name in ("Unknown_2", "T/B doublet", "-", "low-quality cells", "Unknown T", "other")]
     [True, True, True, True, False, False]
     """
-    plain = " ".join(re.sub(r"[\W_]+", " ", label.lower()).split())
-    return label.strip().lower() in MISSING or not plain or bool(NONE.fullmatch(plain))
+    plain = _plain(label)
+    return (
+        label.strip().lower() in MISSING
+        or not plain
+        or any(NONE.fullmatch(one) for one in (plain, _plain(label.split("(")[0])))
+    )
+
+
+def doubtful(label: str) -> bool:
+    """Whether a label that is taken for a type may be none, such as *other*.
+
+    >>> [doubtful(name) for name in ("other", "Unknown T", "B cell")]
+    [True, True, False]
+    """
+    return bool(DOUBTFUL.fullmatch(_plain(label)))
+
+
+def _plain(label):
+    return " ".join(re.sub(r"[\W_]+", " ", label.lower()).split())
 
 
 def alike(names: Sequence[str]) -> list[list[str]]:
-    """Those of some labels that differ in capitals, blanks, hyphens or underscores only, set side by side."""
+    """Those of some labels that differ in capitals, blanks, hyphens, underscores, a plural's s or a sign's form only."""
     found: dict[str, list[str]] = {}
     for name in names:
-        found.setdefault(re.sub(r"[\s_-]+", "", name.casefold()), []).append(name)
+        words = re.split(r"[\s_-]+", unicodedata.normalize("NFKC", name).casefold())
+        found.setdefault("".join(word.removesuffix("s") if len(word) > 3 else word for word in words), []).append(name)
     return [together for together in found.values() if len(together) > 1]
+
+
+def columns(obs: pd.DataFrame) -> str:
+    """The names of a table's columns, for messages, without the one that the reader adds."""
+    return ", ".join(str(name) for name in obs.columns if name != "library_size") or "none"
+
+
+def readable(obs: pd.DataFrame, label: str | None, unreadable: dict[str, str], where):
+    """Refuse a file whose label column (``label``, or one that is taken without being named) is there but cannot be read."""
+    for name in LABEL_COLUMNS if label is None else (label,):
+        if name not in obs and (why := unreadable.get(f"obs[{name!r}]")):
+            raise DataError(f"The labels obs[{name!r}] of {where} cannot be taken: it {why}.", "Write them anew.", where)
 
 
 def labels(obs: pd.DataFrame, label: str, where, var_columns=()) -> tuple[pd.Series, dict]:
@@ -171,8 +217,7 @@ def labels(obs: pd.DataFrame, label: str, where, var_columns=()) -> tuple[pd.Ser
         remedy = "Name the one that holds the cell types."
         if label in var_columns:
             remedy = "It is a column of var: is the matrix transposed, genes × cells? Then save adata.T."
-        columns = ", ".join(map(str, obs.columns)) or "none"
-        raise DataError(f"{where} has no label column {label!r}. Columns of obs: {columns}. {remedy}")
+        raise DataError(f"{where} has no label column {label!r}. Columns of obs: {columns(obs)}. {remedy}")
     column = obs[label]
     text = column.astype(str).str.strip()
     spelt = column.astype(str).groupby(text.to_numpy()).unique()
@@ -191,7 +236,7 @@ def labels(obs: pd.DataFrame, label: str, where, var_columns=()) -> tuple[pd.Ser
         fractions = bool((values != values.round()).any())
         if not fractions:  # clusters 0.0, 1.0 … are 0, 1 …
             text[~none] = values.astype(np.int64).astype(str).to_numpy()
-    if different > has / 2 or (numeric and different > (50 if fractions else 200)):
+    if different > max(has / 2, 10) or (numeric and different > (50 if fractions else 200)):
         others = [str(name) for name in obs if 1 < obs[name].nunique() <= min(100, len(obs) / 2)]
         raise DataError(
             f"{label!r} of {where} has {different:,} different values for {has:,} cells "

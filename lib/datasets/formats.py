@@ -17,7 +17,7 @@ import rdata
 import scipy.sparse as sp
 from tqdm.auto import tqdm
 
-from lib.datasets import downloads, h5ad
+from lib.datasets import downloads, stored
 from lib.errors import DataError
 from lib.files import replacing
 
@@ -136,10 +136,10 @@ def _unpacked(path):
 
 
 def _read_in_blocks(path):
-    with h5ad.opened(path) as backed:
-        parts = [(x.data, x.indices, np.diff(x.indptr)) for _, x in h5ad.blocks(backed, f"reading {path.name}")]
-        x = _stacked(parts, backed.n_vars)
-        return anndata.AnnData(x, obs=backed.obs.copy(), var=pd.DataFrame(index=backed.var_names))
+    with stored.opened(path) as file:
+        parts = [(x.data, x.indices, np.diff(x.indptr)) for _, x in stored.blocks(file, f"reading {path.name}")]
+        x = _stacked(parts, len(file.var))
+        return anndata.AnnData(x, obs=file.obs, var=pd.DataFrame(index=file.var.index))
 
 
 def _stacked(parts, width):

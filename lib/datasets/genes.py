@@ -14,28 +14,44 @@ from lib.datasets.scale import BASE, LINEAR
 from lib.errors import DataError
 
 # What is measured beside genes, by the words of a column such as 10x Genomics' feature_types, and by the names themselves.
-TYPE_COLUMNS = ("feature_types", "feature_type", "feature_biotype", "modality", "type", "assay")
+TYPE_COLUMNS = "featuretypes featuretype featurebiotype modality type assay featureclass".split()  # small letters alone
+EXPRESSION = r"^(gene[ _-]?expression|genes?|gex|rna|mrna|sc-?rna|expression|transcripts?|transcriptome)$"
 KINDS = {
     "antibodies": (
-        r"antibod|\badt\b|^protein$|^prot$|\bcite",
-        r".*[_.-]TotalSeq[_.-]?[ABC]$|^(ADT|CITE|AB|prot|PROT)[_-]\S+|.*[_-](ADT|PROT|Ab)$",
+        r"antibod|\badt\b|^proteins?$|^prot$|\bcite",
+        r".*[_.\s-]TotalSeq[_.-]?[A-D]?\b.*|(.*[\W_])?anti[-_ ](human|mouse|rat)([\W_].*)?$"
+        r"|^(Hu|HuMs|HuMsRt|MsRt|Isotype)[._-]\S+|^(ADT|adt|CITE|cite|AB|PROT|prot)[_-]\S+|.*[_.-](ADT|PROT|Prot|prot|Ab|ab|TS[ABC])$",
     ),
-    "hashtags": (r"hashtag|multiplex|\bhto\b|\bcmo\b", r"^(HTO|CMO|Hashtag|hashtag)[_. -]?\d.*"),
+    "hashtags": (r"hashtag|multiplex|\bhto\b|\bcmo\b", r"^(HTO|CMO|Hashtag|hashtag)[_. -]?\d.*|.*[_-](HTO|hashtag)[_-]?\d+$"),
     "peaks": (
         r"peak|atac|chromatin|interval|accessib",
-        r"^(GRCh\d+_+|hg\d+_+)?(chr\w+|\d{1,2}|[XY]|GL\d+\S*|KI\d+\S*)[:_-]\d+[:_-]\d+$",
+        r"^((GRC[hm]\d+|hg\d+|mm\d+)_+)?(chr\w+|\d{1,2}|[XY]|(GL|KI)\d+\S*)[:_-][\d,]+[:_-][\d,]+([:_|(\s].*)?$"
+        r"|^chr\w+\.\d+\.\d+$|^chr\w+[:_](bin|peak|tile)?_?\d+$|^(?i:peak|interval|region|window|tile|bin)[_.-]\d+$",
     ),
     "guides": (r"crispr|guide", r"^sg(RNA)?[_-]\S+"),
-    "spike-ins": (r"spike|\bercc\b", r"^ERCC[-.]\d{5}$"),
+    "spike-ins": (r"spike|\bercc\b", r"^(gSpikein_)?ERCC[-._]\d{5}$|^SIRV\d+$"),
     "control probes": (
         r"control|codeword|blank|deprecated",
-        r"^(NegPrb|NegControl|Negative|BLANK|Blank|UnassignedCodeword|DeprecatedCodeword|antisense)[_-]\S*",
+        r"^(NegPrb|NegControl|Negative|BLANK|Blank|UnassignedCodeword|DeprecatedCodeword|antisense|Intergenic_Region)\w*[_-]\S*"
+        r"|^(NegPrb|Negative|SystemControl|FalseCode|Custom)\d+$",
     ),
     "custom features": (r"^custom$", r"(?!)"),
+    "reads of no gene": (  # as HTSeq and STAR count them
+        r"(?!)",
+        r"^__(no_feature|ambiguous|too_low_aQual|not_aligned|alignment_not_unique)$|^N_(unmapped|multimapping|noFeature|ambiguous)$",
+    ),
 }
-GENOME = re.compile(r"^(GRCh3[78]|hg19|hg38|GRCm3[89]|mm10|mm39|mm9|human|mouse)(_+|-)(?=\S)")
-MOUSE = ("GRCm38", "GRCm39", "mm9", "mm10", "mm39", "mouse")
-ID_AND_SYMBOL = re.compile(r"^(?:(ENS[A-Z]*G\d{6,}(?:\.\d+)?)[_|:;,/ -]+(\S+)|(\S+?)[_|:;,/ -]+(ENS[A-Z]*G\d{6,}(?:\.\d+)?))$")
+GENOME = re.compile(
+    r"^(GRCh3[78]|hg19|hg38|GRCm3[89]|mm10|mm39|mm9|[Hh]uman|[Mm]ouse|[Hh](?:omo_|\.)sapiens|[Mm](?:us_|\.)musculus)(_+|-)(?=\S)"
+)
+MOUSE = re.compile(r"GRCm|mm|[Mm]ouse|[Mm](us|\.)")
+IDENTIFIER = r"(ENS[A-Z]*G\d{6,}(?:\.\d+)?)"
+BIOTYPE = (
+    r"(?:[_|:;,](?:protein_coding|lncRNA|lincRNA|antisense|\w*pseudogene|(?:mi|sn|sno|r|misc_)RNA|(?:IG|TR)_\w_gene|TEC))?"
+)
+ID_AND_SYMBOL = re.compile(rf"^(?:{IDENTIFIER}[_|:;,/\s-]+(\S+?){BIOTYPE}|(\S+?)[_|:;,/\s(\[-]+{IDENTIFIER}[)\]]?)$")
+ENTREZ = re.compile(r"^(?:(\d+)[_|](?=\D)(\S+)|(\S*[A-Za-z]\S*?)\|(\d+))$")  # 7157_TP53, TP53|7157
+QUOTED = re.compile(r"""^b?(["'])(.+)\1$""")
 NO_SYMBOL = re.compile(r"(ENS[A-Z]*[GTP]\d{6,}|[NX][MRPC]_\d+|HGNC:\d+|CCDS\d+|uc\d{3}\w+\.\d|chr\S+|\S+_at)(\.\d+)?$")
 SYMBOL = re.compile(r"[A-Za-z][A-Za-z0-9.@/_-]{0,24}(\(\S+\))?$")
 R_DOTS = re.compile(r"^(HLA|MT|NKX\d)\.[A-Z0-9]")
@@ -47,17 +63,20 @@ def of_kinds(var: pd.DataFrame) -> tuple[np.ndarray, dict[str, int]]:
     """Which features are genes (bool array), and how many there are of each other kind (dict)."""
     names = pd.Series(var.index.astype(str))
     kind = np.full(len(names), "", dtype=object)
-    columns = {str(column).lower(): column for column in var.columns}
-    typed = next((columns[name] for name in TYPE_COLUMNS if name in columns), None)
-    if typed is not None:
-        stated = var[typed].astype(str).str.lower()
+    for column in var.columns:
+        if re.sub("[^a-z]", "", str(column).lower()) not in TYPE_COLUMNS:
+            continue
+        stated = var[column].astype(str).str.strip().str.lower().reset_index(drop=True)
+        if stated.str.match(r"proteins?$|prot$").any() and not stated.str.match(EXPRESSION).any():
+            continue  # of proteins beside other kinds of genes, not beside expression
         for name, (words, _) in KINDS.items():
             kind[stated.str.contains(words, regex=True).to_numpy() & (kind == "")] = name
     for name, (_, pattern) in KINDS.items():
         kind[names.str.match(pattern).to_numpy(bool) & (kind == "")] = name
     prefixes = names.str.extract(GENOME)[0]
-    if prefixes.isin(MOUSE).any() and (prefixes.notna() & ~prefixes.isin(MOUSE)).any():  # a mixture of two species
-        kind[prefixes.isin(MOUSE).to_numpy() & (kind == "")] = "mouse genes beside human ones"
+    mouse = prefixes.fillna("").str.match(MOUSE).to_numpy(bool)
+    if mouse.any() and (prefixes.notna() & ~mouse).any():  # a mixture of two species
+        kind[mouse & (kind == "")] = "mouse genes beside human ones"
     counted = pd.Series(kind[kind != ""], dtype=object).value_counts()
     return kind == "", {str(name): int(count) for name, count in counted.items()}
 
@@ -68,7 +87,8 @@ def refuse_none(aside: dict[str, int], names, where):
     what = {"peaks": "genomic intervals (peaks of accessible chromatin)"}.get(most, most)
     raise DataError(
         f"{where} holds no genes: its {sum(aside.values()):,} features are {what} (first: {names[0]!r}).",
-        "Give the matrix of gene expression; gene activities made of peaks are no counts of RNA.",
+        "Give the matrix of gene expression"
+        + ("; gene activities made of peaks are no counts of RNA." if most == "peaks" else "."),
         where,
     )
 
@@ -98,14 +118,14 @@ def symbols(x: sp.csr_matrix, var: pd.DataFrame, scale: str) -> tuple[sp.csr_mat
             values = _cleaned(var[column])
             found = found.where(found != "", values)
         unnamed = (found == "").to_numpy()
-        plain = names.str.replace(r"(?<=\d)\.\d+$", "", regex=True) if kind == "Ensembl identifiers" else names
+        plain = names.str.replace(r"(?<=\d)\.\d+$", "", regex=True) if kind.startswith("Ensembl") else names
         names, changed = pd.Index(np.where(unnamed, plain, found.to_numpy())), True
         where = " and ".join(f"var[{str(column)!r}]" for column in columns[:3])
         notes.append(f"{int((~unnamed).sum()):,} {kind} mapped to symbols by {where}")
         if unnamed.any():
             notes.append(f"{int(unnamed.sum()):,} without a symbol kept")
-    elif kind == "Ensembl identifiers":
-        notes.append("Ensembl identifiers, for which the file has no symbols: used as they are")
+    elif kind and kind != "numbers":
+        notes.append(f"{kind}, for which the file has no symbols: used as they are")
     elif ensembl.any() and kind is None:
         notes.append(f"symbols; {int(ensembl.sum()):,} Ensembl identifiers among them kept")
     if checks.like_mouse(names):
@@ -129,9 +149,15 @@ def _plain(names, notes):
     stripped = names.str.strip()
     changed = not stripped.equals(names)
     names = stripped
+    quoted = np.asarray(names.str.match(QUOTED), bool)
+    if quoted.mean() > 0.5:
+        notes.append(f"quotes were taken off {int(quoted.sum()):,} names such as {names[int(np.argmax(quoted))]!r}")
+        names, changed = names.str.replace(QUOTED, r"\2", regex=True), True
     both = names.str.extract(ID_AND_SYMBOL)
-    if both.notna().any(axis=1).mean() > 0.5:
-        symbol = both[1].fillna(both[2])
+    if both.notna().any(axis=1).mean() <= 0.5 and names.str.match(ENTREZ).mean() > 0.9:
+        both = names.str.extract(ENTREZ)
+    symbol = both[1].where(both[1].notna(), both[2])
+    if symbol.notna().mean() > 0.5 and symbol.nunique() > 0.5 * len(symbol):
         useless = symbol.isna() | symbol.str.lower().isin(checks.MISSING)
         notes.append(f"{int((~useless).sum()):,} symbols taken out of names such as {names[int(np.argmax(~useless))]!r}")
         names, changed = pd.Index(np.where(useless, both[0].fillna(both[3]).fillna(pd.Series(names)), symbol)), True

@@ -1,60 +1,19 @@
-"""AnnData as it lies in a file, .h5ad or .zarr: tables column by column, so that one that cannot be read stops no other."""
+"""AnnData as it lies in a file, .h5ad or .zarr: its cells, and its matrices, of which nothing is read yet."""
 
 from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import anndata
 import h5py
 import numpy as np
 import pandas as pd
-import scipy.sparse as sp
-from anndata.io import read_elem
-from tqdm.auto import tqdm
 
-from lib.datasets import causes, opening
+from lib.datasets import causes, opening, tables
 from lib.datasets.held import Held, Matrix, is_group
 from lib.errors import DataError
-
-BLOCK = 4096  # cells that are read at a time
-INDEX = ("_index", "index", "cell_id", "barcodes", "CellID")  # where a table does not say which of its entries names the rows
-
-
-def check_file(path: Path):
-    """Refuse what is no HDF5 file."""
-    if (found := opening.kind(path)) != "hdf5":
-        raise DataError(f"{path} is not an .h5ad file, but a {found}.", "Write one with adata.write_h5ad(path).", path)
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[anndata.AnnData]:
-    """An .h5ad whose matrix stays on the disk, for :func:`blocks`; closed in the end."""
-    check_file(path)
-    with opening.hdf5(path) as file:
-        _check_content(file, path)
-    with _refusing(path):
-        adata = anndata.read_h5ad(path, backed="r")
-    with contextlib.closing(adata.file):
-        yield adata
-
-
-def blocks(backed: anndata.AnnData, name: str, firsts: Sequence[int] | None = None) -> Iterator[tuple[int, sp.csr_matrix]]:
-    """The matrix of an opened .h5ad, stored sparse or dense, as (first cell, CSR float32); never whole, never dense.
-
-    Only the blocks that begin with the cells ``firsts``, where these are given.
-    """
-    x, path = backed.X, backed.filename
-    if getattr(x, "format", "csr") == "csc":
-        raise DataError(f"The matrix of {path} is stored by genes (csc).", "Store it by cells: adata.X.tocsr().", path)
-    silent, firsts = backed.n_obs <= 4 * BLOCK, range(0, backed.n_obs, BLOCK) if firsts is None else firsts
-    for first in tqdm(firsts, desc=name, unit=f"×{BLOCK} cells", mininterval=2, disable=silent):
-        with _refusing(path):
-            block = sp.csr_matrix(x[first : first + BLOCK], dtype=np.float32)
-        block.eliminate_zeros()
-        yield first, block
 
 
 @contextlib.contextmanager
@@ -72,9 +31,10 @@ def _refusing(path):
 
 # What else comes as HDF5: the entries that tell it, what it is, and how to make an .h5ad of it.
 FOREIGN = {
-    ("assays", "meta.data"): ("an h5Seurat file", "SeuratDisk::Convert(path, 'h5ad') in R"),
-    ("assay", "cellNames"): ("a SCope or scater file", "anndata"),
-    ("obs_names", "var_names"): ("HDF5 of an unknown program", "anndata"),
+    ("assays", "meta.data"): ("an h5Seurat file", "Make one of it: SeuratDisk::Convert(path, 'h5ad') in R."),
+    ("assay", "cellNames"): ("a SCope or scater file", "Make one of it with anndata."),
+    ("obs_names", "var_names"): ("HDF5 of an unknown program", "Make one of it with anndata."),
+    ("barcode_idx", "umi"): ("Cell Ranger's molecule_info.h5", "Give filtered_feature_bc_matrix.h5 of the same folder."),
 }
 
 
@@ -83,7 +43,7 @@ def _check_content(file, path):
     if "obs" not in file or "var" not in file:
         for entries, (kind, remedy) in FOREIGN.items():
             if all(entry in file for entry in entries):
-                raise DataError(f"{path} is {kind}, not an .h5ad file.", f"Make one of it: {remedy}.", path)
+                raise DataError(f"{path} is {kind}, not an .h5ad file.", remedy, path)
         raise DataError(
             f"{path} is HDF5 but not an .h5ad file: it has {', '.join(list(file)[:8]) or 'nothing'}, where obs, var and X "
             "are expected.",
@@ -128,24 +88,21 @@ def held(file, path: Path) -> Held:
     try:
         if "raw.X" in file or not is_group(file["obs"]):
             return _before_07(path)
-        obs = table(file["obs"], "obs", path, unreadable)
-        matrices = [Matrix("X", file.get("X"), lambda: table(file["var"], "var", path, unreadable))]
+        obs = tables.table(file["obs"], "obs", path, unreadable)
+        matrices = [Matrix("X", file.get("X"), lambda: tables.table(file["var"], "var", path, unreadable))]
         matrices += _layers(file, matrices[0].genes, unreadable)
         if "raw" in file and "X" in file["raw"]:
             matrices.append(Matrix("raw.X", file["raw/X"], lambda: _raw_genes(file, path, unreadable)))
         found = Held(path, obs, matrices, unreadable)
         with contextlib.suppress(*causes.ERRORS):
             found.log_base = _log_base(file)
+        with contextlib.suppress(DataError, *causes.ERRORS):
+            _join_obsm(found, file.get("obsm", {}))
     except DataError:
         raise
     except causes.ERRORS as error:
-        raise _refusal(error, file, path) from error
+        raise tables.refusal(error, file, path) from error
     return found
-
-
-def _refusal(error, item, path, part=""):
-    what, remedy = causes.reason(error, item)
-    return DataError(f"{f'{part} of ' if part else ''}{path} {what}.", remedy, f"{path} {part}".strip())
 
 
 def _before_07(path):
@@ -180,13 +137,24 @@ def _layers(file, genes, unreadable):
     return found
 
 
+def _join_obsm(found, obsm):
+    """Tables of words that stand in obsm, beside the columns of obs: some tools put labels there."""
+    for name in obsm:
+        if is_group(obsm[name]) and obsm[name].attrs.get("encoding-type") == "dataframe":
+            more = tables.table(obsm[name], f"obsm[{name!r}]", found.path, found.unreadable)
+            for column in more.columns.difference(found.obs.columns):
+                if len(more) == len(found.obs) and not pd.api.types.is_float_dtype(more[column]):
+                    found.obs[column] = more[column].to_numpy()
+                    found.beside[str(column)] = f"obsm[{name!r}]"
+
+
 def _raw_genes(file, path, unreadable):
     """The genes of raw; symbols may be noted for the genes of X alone."""
     if "var" not in file["raw"]:
-        return table(file["var"], "var", path, unreadable)
-    own = table(file["raw/var"], "raw/var", path, unreadable)
+        return tables.table(file["var"], "var", path, unreadable)
+    own = tables.table(file["raw/var"], "raw/var", path, unreadable)
     try:
-        others = table(file["var"], "var", path, unreadable)
+        others = tables.table(file["var"], "var", path, unreadable)
     except DataError:
         return own
     others = others[[column for column in others if column not in own]]
@@ -200,94 +168,3 @@ def _log_base(file):
     base = noted.get("base")
     value = None if base is None else np.asarray(base[()]).ravel()
     return float(value[0]) if value is not None and value.size and value.dtype.kind in "fiu" else float(np.e)
-
-
-def table(group, part: str, path: Path, unreadable: dict[str, str]) -> pd.DataFrame:
-    """A table (obs or var) column by column.
-
-    Parameters
-    ----------
-    group : h5py or zarr group
-    part : str
-        ``obs``, ``var`` or ``raw/var``.
-    path : Path
-    unreadable : dict
-        Columns that cannot be read are entered here, with the reason.
-
-    Raises
-    ------
-    DataError
-        The names of its rows cannot be read.
-    """
-    try:
-        return _table(group, part, path, unreadable)
-    except DataError:
-        raise
-    except causes.ERRORS as error:
-        raise _refusal(error, group, path, part) from error
-
-
-def _table(group, part, path, unreadable):
-    if not is_group(group):  # a table of records, of AnnData before 0.7
-        records = pd.DataFrame(np.asarray(group[()]))
-        records = records.apply(lambda column: column.str.decode("utf-8", "replace") if column.dtype == object else column)
-        return records.set_index(records.columns[0])
-    said = group.attrs.get("_index")
-    said = said.decode() if isinstance(said, bytes) else said
-    name = next((str(one) for one in (said, *INDEX) if one is not None and str(one) in group), None)
-    if name is None:
-        entries = ", ".join(list(group)[:6]) or "nothing"
-        raise DataError(
-            f"{part} of {path} does not say what its rows are called (it has {entries}).", "Write the file with anndata.", path
-        )
-    try:
-        index = pd.Index(values(group[name])).astype(str)
-    except causes.ERRORS as error:
-        raise _refusal(error, group[name], path, f"The names {part}[{name!r}]") from error
-    order = group.attrs.get("column-order", [])
-    order = [one.decode() if isinstance(one, bytes) else str(one) for one in np.asarray(order).ravel()]
-    columns = {}
-    for column in [*order, *(one for one in group if one not in order)]:
-        if column in (name, "__categories") or column not in group:
-            continue
-        try:
-            read = values(group[column])
-            if len(read) != len(index):
-                raise ValueError(f"it has {len(read):,} entries for {len(index):,} rows")
-            columns[column] = read
-        except causes.ERRORS as error:
-            unreadable[f"{part}[{column!r}]"] = causes.reason(error, group[column])[0]
-    return pd.DataFrame(columns, index=index)
-
-
-def values(item):
-    """A column: text, numbers or categories; as anndata reads it, save text declared ASCII that is UTF-8, as R writes it."""
-    causes.plausible(item)
-    if is_group(item):
-        if {"codes", "categories"} <= set(item):
-            causes.plausible(item["codes"])
-            return _categories(item["codes"][:], values(item["categories"]))
-        return read_elem(item)
-    if isinstance(item, h5py.Dataset) and (h5py.check_string_dtype(item.dtype) or item.dtype.kind in "SO"):
-        return np.array([_text(one) for one in np.atleast_1d(item[()])], dtype=object)
-    if isinstance(item, h5py.Dataset) and "categories" in item.attrs:  # AnnData 0.7, SeuratDisk
-        return _categories(item[:], values(item.file[item.attrs["categories"]]))
-    return read_elem(item) if "encoding-type" in item.attrs else np.asarray(item[()])
-
-
-def _categories(codes, names):
-    codes = np.asarray(codes).astype(np.int64)
-    if len(codes) and (codes.max() >= len(names) or codes.min() < -1):
-        raise ValueError(f"a code {codes.max() if codes.max() >= len(names) else codes.min()} for {len(names)} categories")
-    if len(set(names)) != len(names):
-        return pd.Categorical(np.append(np.asarray(names, object), None)[codes])
-    return pd.Categorical.from_codes(codes, categories=pd.Index(names))
-
-
-def _text(one):
-    if not isinstance(one, bytes):
-        return str(one)
-    try:
-        return one.decode("utf-8")
-    except UnicodeDecodeError:
-        return one.decode("latin-1")

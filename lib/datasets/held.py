@@ -37,6 +37,7 @@ class Held:
     unreadable: dict[str, str] = field(default_factory=dict)  # parts that cannot be read, and why
     log_base: float | None = None  # of uns["log1p"], where scanpy noted that logarithms were taken
     notes: list[str] = field(default_factory=list)  # what else was left out
+    beside: dict[str, str] = field(default_factory=dict)  # columns of the cells' table that stand elsewhere, and where
 
 
 def read(held, where, rows: slice | None = None) -> sp.csr_matrix:
@@ -87,6 +88,11 @@ def is_group(held) -> bool:
     return hasattr(held, "attrs") and not hasattr(held, "dtype")
 
 
+def is_10x(held) -> bool:
+    """Whether a group is a matrix of 10x Genomics, whose shape is an array."""
+    return is_group(held) and {"data", "indices", "indptr", "shape"} <= set(held)
+
+
 def shape_of(held, where: str | None = None) -> tuple[int, ...] | None:
     """Of a matrix, sparse or dense; None where there is none."""
     if held is None:
@@ -94,6 +100,8 @@ def shape_of(held, where: str | None = None) -> tuple[int, ...] | None:
     if not is_group(held):
         return held.shape
     where = where or held.name
+    if is_10x(held):  # genes × cells by columns: cells × genes by rows
+        return tuple(int(n) for n in held["shape"][:][::-1])
     known = _text(held.attrs.get("encoding-type", held.attrs.get("h5sparse_format")))
     if known not in ("csr_matrix", "csc_matrix", "csr", "csc"):
         raise DataError(
@@ -136,6 +144,8 @@ def by_genes(held) -> bool:
 def _compressed(held, shape, where, rows):
     for part in ("data", "indices", "indptr"):
         causes.plausible(held[part])
+        if rows.start == 0:
+            causes.complete(held[part])
     columns = by_genes(held)
     major, minor = shape[::-1] if columns else shape
     indptr = np.asarray(held["indptr"][:]).astype(np.int64)

@@ -54,12 +54,15 @@ def sizes(
         return (
             None,
             f"unknown: the file says only which genes were detected, so each cell is divided by how many ({genes})",
-            True,
+            x.shape[1] < WHOLE,
         )
     told = sums > 0
     if _equal(sums[told]):
         total = np.median(sums[told])
         return sums, f"all {genes} of the matrix: every cell's sum is {total:,.0f}", False
+    if several := _few(sums[told]):
+        words = " or ".join(f"{total:,.0f}" for total in several)
+        return None, f"all {genes} of the matrix: a cell's sum is {words}, as of files that were joined", False
     least = _least(x, linear)
     told &= np.isfinite(least)
     for name, column in columns.items():
@@ -72,12 +75,11 @@ def sizes(
         whose = "values'" if scale.name == "counts" else "logarithms'"
         words = f"the {whose} own total, {target:,.0f} in every cell: by it, a cell's molecules are whole numbers"
         return np.full(len(sums), target), f"{words}; the {genes} are a selection", True
-    if sums.max() <= 1.02e4:
+    if sums.max() <= 1.02e4 and scale.name != "counts" and x.shape[1] < WHOLE:
         return np.full(len(sums), 1e4), f"10,000 in every cell, as is usual: assumed, since the {genes} are a selection", True
-    words = (
-        f"unknown: the {genes} are a selection, no column of obs holds totals that fit, and each cell is divided by its own sum"
-    )
-    return None, words, True
+    what = f"the {genes} are a selection, and" if x.shape[1] < WHOLE else "the cells' sums differ, and"
+    words = f"unknown: {what} no column of obs holds totals that fit: each cell is divided by its own sum"
+    return None, words, x.shape[1] < WHOLE
 
 
 def _of_counts(sums, columns, aside, larger, is_raw, n_genes, genes):
@@ -117,6 +119,15 @@ def _columns(obs, told):
 
 def _equal(sums):
     return len(sums) > 1 and np.mean(np.abs(sums / np.median(sums) - 1) < 0.01) > 0.97
+
+
+def _few(sums):
+    """The few values that nearly all sums have, within a hundredth; none where they differ."""
+    ordered = np.sort(sums)
+    groups = np.split(ordered, np.flatnonzero(np.diff(np.log(ordered)) > 0.005) + 1)
+    large = [group for group in groups if len(group) > max(4, 0.03 * len(sums)) and group[-1] < 1.01 * group[0]]
+    several = 1 < len(large) <= 5 and sum(map(len, large)) > 0.97 * len(sums)
+    return [float(np.median(group)) for group in large] if several else []
 
 
 def _least(x, linear):

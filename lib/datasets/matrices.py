@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -11,8 +11,11 @@ import scipy.sparse as sp
 
 from lib.datasets import causes, genes, held, library
 from lib.datasets.held import Held, Matrix
-from lib.datasets.scale import Scale, tell
+from lib.datasets.scale import LINEAR, Scale, tell
 from lib.errors import DataError
+
+# Layers that hold some of a cell's molecules only, by their names: of velocyto, kallisto and others.
+PARTS = re.compile(r"spliced|ambiguous|\bmature\b|nascent|exon|intron|ambient|background", re.IGNORECASE)
 
 
 @dataclass
@@ -54,9 +57,7 @@ def choose(found: Held) -> Chosen:
             looked.append(_look(matrix, found))
         except DataError as error:
             refused[matrix.name] = error
-    looked.sort(
-        key=lambda one: (one.scale.worth if one.scale.worth < 2 or one.scale.worth == 4 else 2, -int(one.is_gene.sum()))
-    )
+    looked.sort(key=lambda one: (_rank(one), -int(one.is_gene.sum())))
     for one in list(looked):
         try:
             x = _whole(one, found)
@@ -66,6 +67,16 @@ def choose(found: Held) -> Chosen:
             continue
         return _chosen(one, x, [other for other in looked if other is not one], refused, found)
     raise _none(refused, found)
+
+
+def _rank(one):
+    """The less, the better: counts, logarithms or proportions, a part of the counts, what was detected."""
+    rank = one.scale.worth if one.scale.worth in (0, 1, 4) else 2
+    return 3 if rank < 2 and _is_part(one) else rank
+
+
+def _is_part(one):
+    return bool(PARTS.search(one.matrix.name))
 
 
 def _where(matrix, found):
@@ -118,12 +129,13 @@ def _whole(one, found):
 
 
 def _chosen(one, x, others, refused, found):
+    if one.scale.whole:
+        x.data = np.round(LINEAR[one.scale.name](x.data.astype(np.float64))).astype(np.float32)
+        x.eliminate_zeros()
+        one.scale = replace(one.scale, name="counts")
     everything = np.asarray(x.sum(1, dtype=np.float64)).ravel() if one.aside else None
     if one.aside:
         x = sp.csr_matrix(x[:, one.is_gene])
-    if one.scale.whole:
-        x.data = np.round(x.data)
-        x.eliminate_zeros()
     aside = everything - np.asarray(x.sum(1, dtype=np.float64)).ravel() if one.aside else np.zeros(x.shape[0])
     var = one.var[one.is_gene]
     raw = one.matrix.name.endswith("raw.X") and len(var) > max((int(other.is_gene.sum()) for other in others), default=0)
@@ -162,6 +174,8 @@ def _against(other, one):
     if other.scale.worth == one.scale.worth or {other.scale.worth, one.scale.worth} <= {2, 3}:
         fewer = int(other.is_gene.sum()) < int(one.is_gene.sum())
         words += f" of {int(other.is_gene.sum()):,} genes only" if fewer else " of as many genes"
+    elif _is_part(other) and other.scale.worth < 2:
+        words += ", of a part of the molecules by its name"
     return words
 
 

@@ -34,6 +34,14 @@ BEGINNINGS = {
     b"BZh": ("compressed with bzip2", "Unpack it: bunzip2 FILE; an R object packed so: " + FROM_R),
     b"\xfd7zXZ": ("compressed with xz", "Unpack it: unxz FILE; an R object packed so: " + FROM_R),
     b"\x28\xb5\x2f\xfd": ("compressed with zstd", "Unpack it: unzstd FILE."),
+    b"\xff\xfe": ("text in UTF-16", "Save it as text in UTF-8."),
+    b"\x80\x04\x95": ("a Python pickle", "Load it, and write it with adata.write_h5ad(path)."),
+    b"\x80\x05\x95": ("a Python pickle", "Load it, and write it with adata.write_h5ad(path)."),
+    b"\x93NUMPY": ("an array of NumPy, without names of cells and genes", "Make an .h5ad of it with anndata."),
+    b"ARROW1": ("a Feather table", "Make an .h5ad of it with anndata."),
+    b"MATLAB 5": ("a MATLAB file", "Make an .h5ad of it with anndata."),
+    b"Rar!": ("a rar archive", "Unpack it, and give the path of what is inside."),
+    b"7z\xbc\xaf": ("a 7z archive", "Unpack it, and give the path of what is inside."),
     b"PAR1": ("a Parquet table", "Make an .h5ad of it with anndata."),
     b"%PDF": ("a PDF", "Give the path of an .h5ad file."),
     b"%%MatrixMarket": (
@@ -81,13 +89,17 @@ def kind(path: Path) -> str:
             if beginning == b"%%MatrixMarket" and any(path.parent.glob("*barcodes.tsv*")):
                 return "10x folder"
             raise DataError(f"{path} is not an .h5ad file: it is {what}.", remedy, path)
+    if _is_tar(start):
+        raise DataError(f"{path} is not an .h5ad file: it is a tar archive.", f"Unpack it: tar -xf {path}", path)
     if path.suffix.lower() in (".csv", ".tsv", ".txt", ".tab") and b"\0" not in start:
         return "table"
     zeros = not any(start)
     raise DataError(
         f"{path} is not an .h5ad file: it does not begin as HDF5 does"
         + (", but with zeros: it was copied or downloaded in part." if zeros else "."),
-        "Copy it again." if zeros else "Write one with adata.write_h5ad(path), and check that a compressed file was unpacked.",
+        "Copy it again."
+        if zeros
+        else "Copy it again, check that a compressed file was unpacked, or write one with adata.write_h5ad(path).",
         path,
     )
 
@@ -99,9 +111,11 @@ def _folder(path):
     if any(name.endswith(("matrix.mtx", "matrix.mtx.gz")) for name in names):
         return "10x folder"
     inside = [name for name in sorted(names) if name.endswith((".h5ad", ".h5", ".h5mu", ".zarr", ".loom"))]
+    inside += [name for name in sorted(names) if (path / name).is_dir() and any((path / name).glob("*matrix.mtx*"))]
+    there = f"(there {'are' if inside else 'is'}: {', '.join(inside[:5]) or 'none'})"
     raise DataError(
         f"{path} is a folder, neither a .zarr store nor a 10x folder (matrix.mtx, barcodes.tsv, features.tsv).",
-        f"Give the path of an .h5ad file inside it (there {'are' if inside else 'is'}: {', '.join(inside[:5]) or 'none'}).",
+        f"Give the path of an .h5ad file or a 10x folder inside it {there}.",
         path,
     )
 
@@ -112,7 +126,7 @@ def _gzipped(path, packed):
     if name.endswith((".csv.gz", ".tsv.gz", ".txt.gz", ".tab.gz")):
         return "table"
     try:
-        start = b"" if name.endswith((".h5ad.gz", ".h5.gz", ".loom.gz")) else zlib.decompressobj(31).decompress(packed, 64)
+        start = b"" if name.endswith((".h5ad.gz", ".h5.gz", ".loom.gz")) else zlib.decompressobj(31).decompress(packed, 512)
     except zlib.error as error:
         raise DataError(f"{path} is gzip, not an .h5ad file, and damaged ({error}).", "Copy it again.", path) from error
     if start.startswith((b"RDX", b"RDA", b"X\n", b"A\n", b"B\n")):
@@ -124,9 +138,15 @@ def _gzipped(path, packed):
         raise DataError(
             f"{path} is a Matrix Market file alone.", "Put barcodes.tsv and features.tsv of 10x Genomics beside it.", path
         )
+    if _is_tar(start):
+        raise DataError(f"{path} is not an .h5ad file: it is a tar archive, packed.", f"Unpack it: tar -xzf {path}", path)
     raise DataError(
         f"{path} is not an .h5ad file: it is compressed with gzip, and was not unpacked.", "Unpack it: gunzip FILE.", path
     )
+
+
+def _is_tar(start):
+    return start[257:262] == b"ustar"
 
 
 def signature_at(path: Path) -> int | None:

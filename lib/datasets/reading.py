@@ -10,7 +10,8 @@ import anndata
 import numpy as np
 import zarr
 
-from lib.datasets import causes, checks, foreign, genes, h5ad, matrices, opening
+from lib.datasets import causes, checks, foreign, genes, h5ad, matrices, opening, texts
+from lib.datasets.held import Held
 from lib.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -38,10 +39,9 @@ def read(path: Path, label: str | None = None, labels: str | Path | None = None)
     DataError
         With the true cause, and the part that cannot be read.
     """
-    kind = opening.kind(path)
     with contextlib.ExitStack() as stack:
         try:
-            found = _held(kind, path, stack)
+            found = opened(path, stack)
             found.obs.index = found.obs.index.astype(str)
             names = None
             with contextlib.suppress(DataError):  # genes that cannot be read are refused with their matrix
@@ -53,9 +53,11 @@ def read(path: Path, label: str | None = None, labels: str | Path | None = None)
             what, remedy = causes.reason(error)
             raise DataError(f"{path} {what}.", remedy, path) from error
     x, var, names = genes.symbols(chosen.x, chosen.var, chosen.scale.name)
-    obs, joined = found.obs, None
+    obs = found.obs
+    column = label or next((one for one in checks.LABEL_COLUMNS if one in obs), None)
+    joined = f"{column!r} of {found.beside[column]}" if column in found.beside else None
     if labels is not None:
-        obs, label, there, joined = foreign.join_labels(obs, labels, label, path)
+        obs, label, there, joined = texts.join_labels(obs, labels, label, path)
     aside = ", ".join(f"{count:,} {name}" for name, count in chosen.aside.items())
     report = {
         "matrix": chosen.matrix,
@@ -72,7 +74,7 @@ def read(path: Path, label: str | None = None, labels: str | Path | None = None)
         log.info("%s: %s: %s", path.name, title, words)
     adata = anndata.AnnData(x, obs=obs, var=var)
     adata.obs["library_size"] = np.nan if chosen.totals is None else chosen.totals
-    if joined is not None and not there.all():
+    if labels is not None and not there.all():
         adata = adata[there].copy()
     card = {
         "values": chosen.scale.name,
@@ -81,15 +83,17 @@ def read(path: Path, label: str | None = None, labels: str | Path | None = None)
         "library_size_from": chosen.totals_from,
         "set_aside": chosen.aside,
         "unreadable": dict(found.unreadable),
+        "warnings": [] if chosen.scale.worth < 4 else [f"{chosen.matrix.split(' (')[0]}. Give counts, if there are any."],
         "report": report,
     }
     return adata, card | ({"gene_names": names} if names else {}), label
 
 
-def _held(kind, path, stack):
-    """What the file holds, by the reader of its format; it stays open as long as ``stack``."""
+def opened(path: Path, stack: contextlib.ExitStack) -> Held:
+    """What a file holds, by the reader of its format; it stays open as long as ``stack``."""
+    kind = opening.kind(path)
     if kind == "table":
-        return foreign.text(path)
+        return texts.text(path)
     if kind == "10x folder":
         return foreign.ten_x(path)
     if kind == "zarr":
@@ -97,7 +101,7 @@ def _held(kind, path, stack):
     file = stack.enter_context(opening.hdf5(path))
     try:
         if foreign.is_10x(file):
-            return foreign.ten_x(path, hdf5=True)
+            return foreign.ten_x_hdf5(file, path)
         if "mod" in file:
             return foreign.mudata(file, path)
         if "row_attrs" in file and "col_attrs" in file and "matrix" in file:

@@ -25,7 +25,7 @@ class Scale:
     name: str
     words: str
     worth: int
-    whole: bool = False  # counts that floats blurred: rounding gives them back
+    whole: bool = False  # made linear and rounded, the values are counts
 
 
 def value_scale(x: sp.csr_matrix, where="X", cells=None, genes=None) -> str:
@@ -71,10 +71,18 @@ def tell(x: sp.csr_matrix, where="X", cells=None, genes=None, log_base: float | 
     if whole.all():
         if data.max() == 1:
             return Scale("counts", "only 0 and 1: whether a gene was detected, not how many counts of it", 4)
+        if np.count_nonzero(data) == np.prod(x.shape) and x.shape[1] > 50:
+            raise DataError(
+                f"No value of {where} is zero, as of any measurement of cells many are: something was added to the counts.",
+                "Give the counts themselves, without a pseudocount.",
+                where,
+            )
         return Scale("counts", "raw counts", 0)
+    if plain := _of_whole_numbers(data, where):
+        return plain
     _refuse_some(x, whole, where, cells)
     small = (nearest > 0) & (nearest <= 5) | (data < 0.5)
-    if small.any() and np.mean(np.abs(data - nearest)[small] <= NEARLY * nearest[small]) > 0.995 and _varied(nearest[small]):
+    if small.any() and np.all(np.abs(data - nearest)[small] <= NEARLY * nearest[small] + 1e-6) and _varied(nearest[small]):
         off = np.max(np.abs(data - nearest)[small] / np.maximum(nearest[small], 1))
         return Scale("counts", f"counts stored as floats, off by up to {off:.1%}: rounded to whole numbers", 0, True)
     in_cell = np.bincount(_row_of(x), whole, x.shape[0]) >= 0.25 * np.diff(x.indptr)
@@ -134,6 +142,21 @@ def _refuse_bad(x, where, cells, genes):
         + (" Whole numbers below zero come from integers that overflowed, or from a subtraction." if overflow else ""),
         where,
     )
+
+
+def _of_whole_numbers(data, where):
+    """The scale of logarithms of counts that were divided by nothing, or None; their square roots are refused."""
+    ways = {scale: LINEAR[scale] for scale in SCALES if scale != "counts"} | {"roots": np.square}
+    for scale, linear in ways.items() if data.max() < LARGEST_LOG else ():
+        found = linear(data.astype(np.float64))
+        small = found[found < 50]
+        if len(small) and np.all(np.abs(small - np.round(small)) < 1e-3) and len(np.unique(np.round(small))) > 2:
+            if scale != "roots":
+                return Scale(
+                    scale, f"{_words(scale)}, of raw counts that were divided by no total: turned back into counts", 0, True
+                )
+            raise DataError(f"The values of {where} are square roots of counts.", "Give the counts: adata.X.power(2).", where)
+    return None
 
 
 def _row_of(x):

@@ -1,23 +1,23 @@
-"""Cells that stay on the disk and are read in blocks, to pre-train on: .h5ad, AnnData as .zarr, 10x Genomics .h5."""
+"""Cells that stay on the disk and are read in blocks, to pre-train on: of any format that :mod:`lib.datasets.reading` opens."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
-import h5py
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-import zarr
-from anndata.io import read_elem, sparse_dataset
+from tqdm.auto import tqdm
 
-from lib.datasets import h5ad
+from lib.datasets import causes, genes, held, reading
+from lib.datasets.held import Matrix
 from lib.errors import DataError
 from lib.files import digest, fingerprint, known
 
+BLOCK = 4096  # cells that are read at a time
 ENDINGS = (".h5ad", ".zarr", ".h5")
 
 
@@ -42,55 +42,69 @@ def content(path: Path) -> str:
     return fingerprint(" ".join(f"{file.relative_to(path).as_posix()} {known(digest, file)}" for file in inside))
 
 
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator:
-    """A file of cells as :func:`lib.datasets.h5ad.blocks` takes it: ``X``, ``n_obs``, ``obs_names``, ``var``, ``filename``."""
-    if path.suffix == ".zarr":
-        with _refusing(path, "AnnData in zarr"):
-            held = zarr.open_group(path, mode="r")
-            x, obs, var = held["X"], read_elem(held["obs"]), read_elem(held["var"])
-            x = sparse_dataset(x) if isinstance(x, zarr.Group) else x
-        yield _described(path, x, obs.index.astype(str), var)
-    elif path.suffix == ".h5":
-        with contextlib.ExitStack() as stack:
-            with _refusing(path, "a 10x Genomics .h5 file (cellranger 3 or later)"):
-                held = stack.enter_context(h5py.File(path, "r"))["matrix"]
-                x = _TenX(held)
-                features = held["features"]
-                var = pd.DataFrame({"gene_symbols": features["name"].asstr()[:]}, index=features["id"].asstr()[:])
-                names = pd.Index(held["barcodes"].asstr()[:])
-            yield _described(path, x, names, var[x.genes])
-    else:
-        with h5ad.opened(path) as backed:
-            yield backed
+@dataclass
+class Stored:
+    """An opened file: its matrix stays on the disk."""
 
-
-def _described(path, x, names, var):
-    if x.shape != (len(names), len(var)):
-        raise DataError(f"The matrix of {path} has shape {x.shape}, for {len(names)} cells × {len(var)} genes.")
-    return SimpleNamespace(filename=path, X=x, n_obs=len(names), obs_names=names, var=var)
+    path: Path
+    matrix: Matrix
+    obs: pd.DataFrame
+    var: pd.DataFrame  # of genes alone
+    is_gene: np.ndarray  # (columns of the matrix,)
 
 
 @contextlib.contextmanager
-def _refusing(path, kind):
-    """Whatever zarr and h5py raise for a damaged or foreign file is one refusal."""
+def opened(path: Path) -> Iterator[Stored]:
+    """A file of cells, for :func:`blocks`; closed in the end.
+
+    Raises
+    ------
+    DataError
+        What :mod:`lib.datasets.reading` refuses; a matrix stored by genes, or of another shape than the names.
+    """
+    with contextlib.ExitStack() as stack:
+        found = reading.opened(path, stack)
+        matrix = found.matrices[0]
+        with _refusing(path, matrix):
+            var, shape = matrix.genes(), held.shape_of(matrix.held, f"{matrix.name} of {path}")
+            is_gene, aside = genes.of_kinds(var)
+        if shape != (len(found.obs), len(var)):
+            raise DataError(
+                f"The matrix of {path} has shape {shape}, for {len(found.obs)} cells × {len(var)} genes.",
+                "Copy it again.",
+                path,
+            )
+        if not is_gene.any():
+            genes.refuse_none(aside, var.index.astype(str), path)
+        yield Stored(path, matrix, found.obs, var[is_gene], is_gene)
+
+
+def blocks(file: Stored, name: str, firsts: Sequence[int] | None = None) -> Iterator[tuple[int, sp.csr_matrix]]:
+    """The matrix of an opened file, stored sparse or dense, as (first cell, CSR float32); never whole, never dense.
+
+    Only the blocks that begin with the cells ``firsts``, where these are given.
+    """
+    n_obs, matrix = len(file.obs), file.matrix.held
+    if held.by_genes(matrix):
+        raise DataError(
+            f"The matrix of {file.path} is stored by genes (csc).", "Store it by cells: adata.X.tocsr().", file.path
+        )
+    silent, firsts = n_obs <= 4 * BLOCK, range(0, n_obs, BLOCK) if firsts is None else firsts
+    for first in tqdm(firsts, desc=name, unit=f"×{BLOCK} cells", mininterval=2, disable=silent):
+        with _refusing(file.path, file.matrix):
+            block = held.read(matrix, f"{file.matrix.name} of {file.path}", slice(first, first + BLOCK))
+        block = block if file.is_gene.all() else block[:, file.is_gene]
+        block.eliminate_zeros()
+        yield first, block
+
+
+@contextlib.contextmanager
+def _refusing(path, matrix):
+    """Whatever h5py and zarr raise for a damaged part is one refusal with its cause."""
     try:
         yield
-    except Exception as error:
-        raise DataError(f"{path} cannot be read as {kind} ({type(error).__name__}: {error}). Copy it again.") from error
-
-
-class _TenX:
-    """The counts of a 10x file, cell by cell: its columns are cells, so that as CSR it is cells × genes."""
-
-    def __init__(self, held):
-        self.held, self.indptr = held, held["indptr"][:]
-        kinds = held["features"]["feature_type"].asstr()[:] if "feature_type" in held["features"] else None
-        self.genes = np.full(held["shape"][0], True) if kinds is None else kinds == "Gene Expression"  # not antibodies
-        self.shape = (int(held["shape"][1]), int(self.genes.sum()))
-
-    def __getitem__(self, cells):
-        indptr = self.indptr[cells.start : cells.stop + 1]
-        inside = slice(indptr[0], indptr[-1])
-        arrays = (self.held["data"][inside], self.held["indices"][inside], indptr - indptr[0])
-        return sp.csr_matrix(arrays, shape=(len(indptr) - 1, len(self.genes)))[:, self.genes]
+    except DataError:
+        raise
+    except causes.ERRORS as error:
+        what, remedy = causes.reason(error, matrix.held)
+        raise DataError(f"{matrix.name} of {path} {what}.", remedy, path) from error

@@ -9,7 +9,7 @@ from anndata import AnnData
 
 from lib.datasets import checks
 from lib.experiments import classifiers
-from lib.prepare import splits
+from lib.prepare import screen, splits
 
 
 def about_cells(chosen: dict, read: AnnData, whole: AnnData) -> list[str]:
@@ -22,7 +22,7 @@ def about_cells(chosen: dict, read: AnnData, whole: AnnData) -> list[str]:
     read, whole : AnnData
         The file's cells, and those that can be used.
     """
-    report, base, said = chosen["adata"].uns["alignment"], chosen["data"], []
+    report, base, said = chosen["adata"].uns["alignment"], chosen["data"], list(read.uns["dataset"].get("warnings", []))
     if none := report.get("no_label"):
         words = ", ".join(f"{name} ({count:,})" for name, count in none.items())
         said.append(f"{sum(none.values()):,} of {read.n_obs:,} cells have no cell type and are set aside: {words}.")
@@ -32,8 +32,12 @@ def about_cells(chosen: dict, read: AnnData, whole: AnnData) -> list[str]:
     for names in checks.alike(list(read.obs["cell_type"].cat.categories)):
         words = " and ".join(f"{name!r} ({counts[name]:,} cells)" for name in names)
         said.append(
-            f"{words} differ in capitals or blanks only, and are taken as different types. If they are one, name them so."
+            f"{words} differ in capitals, blanks or a plural only, and are taken as different types. If they are one, name "
+            "them so."
         )
+    if vague := [name for name in chosen["adata"].obs["cell_type"].cat.categories if checks.doubtful(str(name))]:
+        words = ", ".join(f"{name} ({counts[name]:,})" for name in vague)
+        said.append(f"Taken for types, though they may be none: {words}. If so, give these cells no label.")
     if repeats := report.get("repeats"):
         said.append(
             f"{repeats:,} of {read.n_obs:,} cells repeat another cell, value for value, under another name; each is used once. "
@@ -64,6 +68,12 @@ def about_groups(whole: AnnData, seen: Sequence[str], groups: Sequence[str]) -> 
             "alike for more reasons than their type, and here they are on both sides of the split. To be judged on cells of "
             f"others, as you will want: -p group {groups[0]}."
             + (f" It looks so too of {', '.join(map(repr, groups[1:]))}." if groups[1:] else "")
+        )
+    for column in screen.group_columns(whole.obs, missing=True):
+        none = int(whole.obs[column].isna().sum())
+        said.append(
+            f"{column!r} looks as if it says whose a cell is, but {none:,} of {whole.n_obs:,} cells have none: fill it in to "
+            f"keep its values apart (-p group {column})."
         )
     return said + [
         f"{column!r} looks as if it says of which preparation a cell is, and nearly every type has one of its values only: "

@@ -15,12 +15,12 @@ from anndata import AnnData
 from filelock import FileLock
 from pandas.io.formats.style import Styler
 
-from lib.datasets import catalogue, downloads, stored
+from lib.datasets import catalogue, checks, downloads, stored
 from lib.errors import DataError
 from lib.experiments import schema
 from lib.experiments.tasks import PUBLISHED
 from lib.files import digest, fingerprint, writable, write_text
-from lib.prepare import cells, corpus
+from lib.prepare import cells, corpus, selection
 from lib.prepare.embeddings import choose
 from lib.prepare.splits import holdout
 from lib.settings import cache
@@ -67,7 +67,7 @@ def load(name: str | dict, loaded: AnnData | None = None, **overrides: Any) -> d
         if value is None:
             continue
         target = next((part for part in (profile, profile["data"]) if key in part), None)
-        if key in cells.SELECTIONS:
+        if key in selection.SELECTIONS:
             target = profile["data"]
         if target is None:
             there = ", ".join([*profile, *profile["data"]])
@@ -86,7 +86,7 @@ def load(name: str | dict, loaded: AnnData | None = None, **overrides: Any) -> d
     profile |= choose(profile["gene_embedding"])
     before = profile["pretraining"]
     before |= {key: _named(before[key], key) for key in ("checkpoint", "corpus") if before.get(key)}
-    adata = cells.prepared(profile["data"], profile["split"], loaded)
+    adata = selection.prepared(profile["data"], profile["split"], loaded)
     prepared = {"adata": adata, "fingerprint": cells.store(adata), "depths": cells.store_depths(adata)}
     how = {"profile": name if isinstance(name, str) else None, "dataset": overrides.get("dataset")}
     cells.note(prepared["fingerprint"], profile["name"], how)
@@ -114,7 +114,7 @@ def figures(
     plain = f"{path.stem}-{profile}"
     if str(data) in catalogue.CARDS or not path.exists():
         return plain
-    asked = [stored.content(path), label or catalogue.LABEL_COLUMNS[0], table and stored.content(table), group]
+    asked = [stored.content(path), label or checks.LABEL_COLUMNS[0], table and stored.content(table), group]
     whose = fingerprint(repr(asked))
     added = "-".join([path.stem, *(str(word) for word in (label, table and table.stem, group) if word)])
     added = re.sub(r"[^\w.+-]+", "_", added)
@@ -161,7 +161,7 @@ def external(profile: dict, dataset: str | Path | None = None) -> dict | None:
         dataset = profile.get("external")
         if dataset is None or not (downloads.have(dataset) or Path(dataset).exists()):
             return None
-    adata = cells.elsewhere(dataset, profile["adata"].var_names, profile["data"]["min_genes"])
+    adata = selection.elsewhere(dataset, profile["adata"].var_names, profile["data"]["min_genes"])
     return {"dataset": str(dataset), "fingerprint": cells.store(adata), "adata": adata}
 
 
@@ -193,9 +193,8 @@ def describe(profile: dict) -> Styler:
         "genes matched / missing": f"{report['matched']:,} / {len(report['missing']):,}"
         if profile["data"]["vocabulary"]
         else "the data's own genes: no vocabulary was asked for",
-        **card.get("report", {}),
+        **(card.get("report", {}) | ({"library size from": card["library_size_from"]} if "library_size_from" in card else {})),
         "values found": report["values"],
-        **({"library size": card["library_size_from"]} if "library_size_from" in card else {}),
         "cells dropped": f"{report['dropped_cells']} with fewer than {report['min_genes']} genes"
         + "".join(f"; {count} {name}" for name, count in report["dropped"].items())
         if report["min_genes"] > 1

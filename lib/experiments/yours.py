@@ -15,7 +15,7 @@ from lib import files, scbert, settings
 from lib.datasets import catalogue
 from lib.errors import DataError
 from lib.experiments import classifiers, notes, profiles
-from lib.prepare import cells, screen, splits
+from lib.prepare import cells, screen, selection, splits
 
 MIN_CELLS = 10  # of a type: with fewer, a fifth held out is one cell or none
 MIN_GENES = 200  # the paper's; of a whole measurement
@@ -82,7 +82,7 @@ def load(
     if data is None:
         return profiles.load(profile, label=label) | {"notes": [], "groups": [], "time_apart": False}
     base, read = _base(profile, data, label, labels, group, min_genes, min_cells_per_type)
-    whole = cells.prepared(base["data"], base["split"], read)
+    whole = selection.prepared(base["data"], base["split"], read)
     seen = screen.group_columns(whole.obs) if group is None else []
     groups = [column for column in seen if screen.divides(whole, base["split"], column)]
     key = files.fingerprint(repr((cells.store(whole), base, SIZES, float(minutes), bool(groups))))
@@ -93,7 +93,7 @@ def load(
     plan = json.loads(path.read_text(encoding="utf-8"))
     chosen = _sized(base, read, whole, plan)
     asked = (profile, data, label, labels, min_genes, min_cells_per_type)
-    said = notes.about_cells(chosen, read, whole) + notes.about_groups(whole, seen, groups)
+    said = notes.about_cells(chosen, read, whole) + (notes.about_groups(whole, seen, groups) if group is None else [])
     said += notes.about_sides(chosen) + notes.about_time(plan)
     return chosen | {"groups": groups, "time_apart": plan["apart"], "asked": asked, "plan": plan, "notes": said}
 
@@ -102,7 +102,7 @@ def apart(chosen: dict) -> dict:
     """The same cells and sizes as :func:`load` gave, with the first of ``groups`` kept on one side of the split."""
     profile, data, label, labels, *limits = chosen["asked"]
     base, read = _base(profile, data, label, labels, chosen["groups"][0], *limits)
-    other = _sized(base, read, cells.prepared(base["data"], base["split"], read), chosen["plan"])
+    other = _sized(base, read, selection.prepared(base["data"], base["split"], read), chosen["plan"])
     return other | {"notes": notes.about_sides(other)}
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from lib.datasets import genes as symbols
-from lib.datasets import h5ad, stored
+from lib.datasets import stored
 from lib.datasets.scale import value_scale
 from lib.errors import DataError
 from lib.files import digest, fingerprint, known, replacing, seal, sealed, writable
@@ -91,7 +91,7 @@ def _shards(name, path, genes, min_genes):
             print(f"The corpus {folder} is damaged: it is written again ({names}).", file=sys.stderr)
         if missing or not whole:
             with stored.opened(path) as held:
-                firsts = range(0, held.n_obs, SHARD * h5ad.BLOCK)
+                firsts = range(0, len(held.obs), SHARD * stored.BLOCK)
                 missing = [first for first in firsts if not shards.intact(_stem(folder, first))]
                 _build(folder, held, missing, genes, min_genes)
                 stems = [_stem(folder, first) for first in firsts]
@@ -128,8 +128,8 @@ def _build(folder, held, missing, genes, min_genes):
         done = []
         for first, tokens in _blocks(held, missing, genes, min_genes):
             done.append(tokens)
-            if len(done) == SHARD or first + h5ad.BLOCK >= held.n_obs:
-                begin = first - first % (SHARD * h5ad.BLOCK)
+            if len(done) == SHARD or first + stored.BLOCK >= len(held.obs):
+                begin = first - first % (SHARD * stored.BLOCK)
                 shards.write(_stem(folder, begin), [tokens for tokens in done if tokens is not None], len(genes))
                 done = []
     except DataError as error:
@@ -140,11 +140,11 @@ def _build(folder, held, missing, genes, min_genes):
 
 def _blocks(held, missing, genes, min_genes):
     """(first cell, tokens or None where no cell is kept) of all blocks of these shards, on the scale of the file's first."""
-    path, scale = Path(held.filename), None
-    firsts = [first for begin in missing for first in range(begin, begin + SHARD * h5ad.BLOCK, h5ad.BLOCK)]
-    firsts = [first for first in firsts if first < held.n_obs]
-    for first, x in h5ad.blocks(held, f"tokens of {path.name}", sorted({0, *firsts})):
-        obs = pd.DataFrame(index=held.obs_names[first : first + x.shape[0]])
+    path, scale = held.path, None
+    firsts = [first for begin in missing for first in range(begin, begin + SHARD * stored.BLOCK, stored.BLOCK)]
+    firsts = [first for first in firsts if first < len(held.obs)]
+    for first, x in stored.blocks(held, f"tokens of {path.name}", sorted({0, *firsts})):
+        obs = pd.DataFrame(index=held.obs.index[first : first + x.shape[0]])
         found = value_scale(x, f"cells from {first:,} of {path}", obs.index, held.var.index)
         scale = scale or found
         if found != scale:

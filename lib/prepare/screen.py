@@ -9,15 +9,17 @@ import anndata
 import numpy as np
 import pandas as pd
 
+from lib.datasets import checks
 from lib.errors import DataError
 from lib.prepare import splits
 
 DETECTED = 10  # genes: two cells that show fewer may be alike by chance
 # Columns of obs that say whose or of which preparation a cell is, without capitals and signs; what divides most surely first.
 GROUPS = (
-    "donor patient subject individual participant person mouse animal specimen biosample sample batch library "
-    "origident replicate channel lane run plate gemgroup experiment"
+    "donor patient subject individual participant person projid mouse animal specimen biosample sample suspension hash batch "
+    "library origident replicate pool capture channel lane run plate gemgroup experiment study dataset"
 ).split()
+NAMES = "uuid identifier id ids name names number no label code".split()  # may stand behind such a word
 
 
 def labelled(adata: anndata.AnnData) -> tuple[anndata.AnnData, dict]:
@@ -74,7 +76,7 @@ def once(adata: anndata.AnnData, where) -> tuple[anndata.AnnData, dict]:
 def grouped(adata: anndata.AnnData, column: str, where) -> anndata.AnnData:
     """The same with ``obs[column]`` as text; refused where it cannot keep cells apart."""
     if column not in adata.obs:
-        there = ", ".join(map(str, adata.obs.columns)) or "none"
+        there = checks.columns(adata.obs)
         raise DataError(f"{where} has no column {column!r} to keep groups of cells apart by. Columns of obs: {there}.")
     values = adata.obs[column]
     missing = (values.isna() | (values.astype(str).str.strip() == "")).to_numpy()
@@ -130,18 +132,21 @@ def on_both_sides(adata: anndata.AnnData, split: dict) -> tuple[anndata.AnnData,
             return adata, aside
 
 
-def group_columns(obs: pd.DataFrame) -> list[str]:
+def group_columns(obs: pd.DataFrame, missing: bool = False) -> list[str]:
     """Columns that look as if they say whose or of which preparation a cell is, by name and values; the surest first.
 
-    A column counts if it has from two values up to one for each five cells, none missing.
+    A column counts if it has from two values up to one for each five cells, none missing; with ``missing``, some missing.
     """
     found = []
     for column in obs:
-        plain = re.sub(r"[^a-z]", "", str(column).lower())
-        plain = re.sub(r"(?<=.)(uuid|identifier|id|ids|name|names|number|no|label|code)$", "", plain)
+        words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", str(column))] or [""]
+        while len(words) > 1 and words[-1] in NAMES:
+            words.pop()
+        whole = re.sub(rf"(?<=.)({'|'.join(NAMES)})$", "", "".join(words))
+        whose = whole if whole in GROUPS or words[0] in ("n", "num", "number", "count") else words[-1]
         values = obs[column]
-        if plain in GROUPS and not values.isna().any() and 2 <= values.nunique() <= len(obs) / 5:
-            found.append((GROUPS.index(plain), values.nunique(), str(column)))
+        if whose in GROUPS and values.isna().any() == missing and 2 <= values.nunique() <= len(obs) / 5:
+            found.append((GROUPS.index(whose), values.nunique(), str(column)))
     return [name for *_, name in sorted(found)]
 
 

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 from lib.datasets import catalogue, checks, genes
 from lib.errors import DataError
-from lib.prepare import cells
+from lib.prepare import selection
 from tests.making import CELLS, FILE, GENES, MARKERS, good
 
 IDS = [f"ENSG{i:011d}" for i in range(GENES)]
@@ -30,7 +30,7 @@ def test_identifiers_alone_serve_as_they_are(tmp_path):
 def asked(path, vocabulary):
     (path.parent / "genes.txt").write_text("\n".join(vocabulary))
     data = {"dataset": str(path), "label": None, "vocabulary": path.parent / "genes.txt", "min_genes": 1, "library_size": None}
-    return cells.prepared(data)
+    return selection.prepared(data)
 
 
 def test_identifiers_are_mapped_where_a_vocabulary_is_asked_for(place, tmp_path):

@@ -446,7 +446,7 @@ def test_a_refusal_tells_the_cause(case, which, real, tmp_path, request):
 def test_totals_are_taken_from_where_they_are(real, tmp_path, cases):
     """A panel, variable genes and markers keep all their cells; the totals are those over all genes."""
     wanted = {
-        "12_panel": (250, 1177, "obs['total_counts']", True),
+        "12_panel": (250, 960, "total_counts", True),
         "30_hvg1000": (64, 3373, "all 3,373 genes", False),
         "35_log_markers": (300, 57, "the logarithms' own total, 10,000", True),
         "38_real": (280, 2000, "obs['total_UMIs']", True),

@@ -297,7 +297,7 @@ def test_the_reader_knows_the_totals(raw, cache, monkeypatch, scale):
     got = yours.load("smoke", cache / "part.h5ad", minutes=1e6)
     expected = whole[got["adata"].obs_names, got["adata"].var_names].X / np.log(2)
     np.testing.assert_allclose(got["adata"].X.toarray(), expected, atol=1e-3)
-    assert profiles.describe(got).data[""]["library size"] == "obs['n_counts']"
+    assert profiles.describe(got).data[""]["library size from"] == "obs['n_counts']"
 
 
 def test_totals_that_do_not_fit_stop_nothing(raw, cache, monkeypatch):
@@ -323,7 +323,7 @@ def test_totals_that_do_not_fit_stop_nothing(raw, cache, monkeypatch):
     monkeypatch.setattr(yours.catalogue, "load", known)
     got = yours.load("smoke", cache / "part.h5ad", minutes=1e6)
     assert (got["adata"].X != expected.X).nnz == 0
-    assert "do not fit" in profiles.describe(got).data[""]["library size"]
+    assert "do not fit" in profiles.describe(got).data[""]["library size from"]
 
 
 def test_cells_that_occur_twice(case, raw, cache):

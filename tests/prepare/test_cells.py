@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from lib.datasets import catalogue, downloads
 from lib.errors import DataError
-from lib.prepare import cells, preprocess, splits
+from lib.prepare import cells, preprocess, selection, splits
 
 PREPARED = {"dataset": "pbmc68k_reduced", "label": None, "vocabulary": None, "min_genes": 0, "library_size": None}
 
@@ -21,18 +21,18 @@ def test_variable_genes_are_chosen_on_training_cells_alone(raw):
     split = {"test_size": 0.2, "seed": 2022}
     prepared = preprocess.prepare(raw, min_genes=0, library_size="n_counts")
     train, test = splits.holdout(prepared.obs["cell_type"].cat.codes.to_numpy(np.int64), **split)
-    chosen = cells._most_variable(prepared, 100, split)
+    chosen = selection._most_variable(prepared, 100, split)
     changed = prepared.copy()
     dense = changed.X.toarray()
     dense[test] = dense[test][:, ::-1]
     changed.X = sp.csr_matrix(dense)
-    assert chosen.n_vars == 100 and list(cells._most_variable(changed, 100, split).var_names) == list(chosen.var_names)
+    assert chosen.n_vars == 100 and list(selection._most_variable(changed, 100, split).var_names) == list(chosen.var_names)
     natural = anndata.AnnData(prepared.X[train] * np.log(2), var=prepared.var.copy())
     scanpy.pp.highly_variable_genes(natural, n_top_genes=100)
     assert list(natural.var_names[natural.var["highly_variable"]]) == list(chosen.var_names)
     assert (prepared[:, chosen.var_names].X != chosen.X).nnz == 0
     with pytest.raises(DataError, match="variable_genes is 1000"):
-        cells._most_variable(prepared, 1000, split)
+        selection._most_variable(prepared, 1000, split)
 
 
 def store_cells():
@@ -55,7 +55,7 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch, call):
 def test_the_fingerprint_is_of_what_models_are_fed(tmp_path, monkeypatch, changes, expected):
     """Published runs are found by it: it is that of values, labels and names, as it was before depth was kept beside them."""
     monkeypatch.setenv("SCBERT_CACHE", str(tmp_path))
-    adata = cells.prepared(PREPARED | changes)
+    adata = selection.prepared(PREPARED | changes)
     assert cells.store(adata) == expected
     digest, x = hashlib.sha256(), adata.X
     for name, array in (("data", x.data), ("indices", x.indices), ("indptr", x.indptr)):
@@ -71,7 +71,7 @@ def test_the_fingerprint_is_of_what_models_are_fed(tmp_path, monkeypatch, change
 def test_depths_are_kept_beside_the_cells(tmp_path, monkeypatch):
     """Cells that were stored before stay as they are; other totals of the same values are other depths, not other cells."""
     monkeypatch.setenv("SCBERT_CACHE", str(tmp_path))
-    adata = cells.prepared(PREPARED)
+    adata = selection.prepared(PREPARED)
     name = cells.store(adata)
     [before] = tmp_path.rglob("*.npz")
     written = before.stat().st_mtime_ns
@@ -96,8 +96,8 @@ def test_depths_are_kept_beside_the_cells(tmp_path, monkeypatch):
 def test_selecting_cells_and_genes_keeps_their_depth(raw):
     """Total, detected genes and equal depth are those of all measured genes, taken before the selection."""
     split = {"test_size": 0.2, "seed": 2022}
-    whole = cells.prepared(PREPARED)
-    some = cells.prepared(PREPARED | {"max_cells": 400, "variable_genes": 100, "min_cells_per_type": 20}, split)
+    whole = selection.prepared(PREPARED)
+    some = selection.prepared(PREPARED | {"max_cells": 400, "variable_genes": 100, "min_cells_per_type": 20}, split)
     assert some.shape == (some.n_obs, 100) and some.n_obs <= 400
     for name in ("total_counts", "detected_genes"):
         np.testing.assert_array_equal(some.obs[name], whole.obs.loc[some.obs_names, name])

@@ -15,7 +15,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from lib.datasets import h5ad
+from lib.datasets import stored
 from lib.errors import DataError
 from lib.prepare import corpus, preprocess, shards, tokenize
 from lib.scbert.training import feed, in_batches
@@ -78,7 +78,7 @@ def test_a_corpus_on_scberts_scale_stays_as_it_is(place):
 @pytest.fixture
 def small_shards(monkeypatch):
     """Shards of two blocks of 16 cells."""
-    monkeypatch.setattr(h5ad, "BLOCK", 16)
+    monkeypatch.setattr(stored, "BLOCK", 16)
     monkeypatch.setattr(corpus, "SHARD", 2)
 
 
@@ -142,8 +142,8 @@ def test_a_killed_build_goes_on(place):
     path = place[0] / "mine.h5ad"
     made(4000).write_h5ad(path)
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from lib.datasets import h5ad; from lib.prepare import corpus; "
-        f"h5ad.BLOCK, corpus.SHARD = 16, 2; corpus.tokens({str(path)!r}, {GENES!r}, 1)"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from lib.datasets import stored; from lib.prepare import corpus; "
+        f"stored.BLOCK, corpus.SHARD = 16, 2; corpus.tokens({str(path)!r}, {GENES!r}, 1)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -292,7 +292,7 @@ def test_a_corpus_that_cannot_be_used_is_refused_and_leaves_nothing(place):
 
 def test_a_block_without_a_cell_to_keep_is_passed_over(place, monkeypatch):
     """Cells rich in genes of which the vocabulary has few, alone in their block, are left out like others."""
-    monkeypatch.setattr(h5ad, "BLOCK", 50)
+    monkeypatch.setattr(stored, "BLOCK", 50)
     x = counts(150, 300, seed=4).tolil()
     x[50:100, :200] = 0  # what is left of them lies outside the vocabulary
     path = place[0] / "mine.h5ad"

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 from lib.datasets import catalogue
 from lib.errors import DataError
-from lib.prepare import cells, preprocess, screen, splits
+from lib.prepare import cells, preprocess, screen, selection, splits
 
 SPLIT = {"test_size": 0.2, "seed": 2022}
 
@@ -94,7 +94,7 @@ def test_repeats_of_a_file_are_left_out_on_the_way_to_models(raw, tmp_path, monk
     del both.uns["dataset"]
     both.write_h5ad(tmp_path / "mine.h5ad")
     data = {"dataset": str(tmp_path / "mine.h5ad"), "label": None, "vocabulary": None, "min_genes": 1, "library_size": None}
-    prepared = cells.prepared(data)
+    prepared = selection.prepared(data)
     report = prepared.uns["alignment"]
     assert prepared.n_obs == 120 and report["repeats"] == 113 and report["no_label"] == {"unknown": 7}
 
@@ -179,7 +179,7 @@ def test_groups_are_kept_with_the_cells_and_change_what_they_are_known_by(raw, t
     adata = some(raw, donor=list("abcd") * 30)
     adata.obs["cell_type"] = pd.Categorical(["B", "T", "B", "T", "T", "B", "T", "B"] * 15)
     catalogued = {"dataset": "mine", "label": None, "vocabulary": None, "min_genes": 1, "library_size": None}
-    plain, grouped = (cells.prepared(catalogued, split, adata) for split in (SPLIT, SPLIT | {"group": "donor"}))
+    plain, grouped = (selection.prepared(catalogued, split, adata) for split in (SPLIT, SPLIT | {"group": "donor"}))
     names = [cells.store(each) for each in (plain, grouped)]
     assert names[0] != names[1] and cells.read(names[0]).groups is None
     assert list(cells.read(names[1]).groups) == list("abcd") * 30
