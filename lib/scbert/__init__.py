@@ -9,7 +9,8 @@ masked task), frozen (blocks that do not learn, computed once), finetune (cell t
 
 import lazy_loader
 
-MODULES = "arithmetic attention blocks checkpoints classifier features finetune frozen fused model pretrain ranks rules training zeros"
+MODULES = "arithmetic attention blocks checkpoints classifier features finetune frozen fused model pretrain"
+MODULES += " ranks rules training zeros"
 NAMES = {"model": ["ScBert", "ScBertConfig"], "classifier": ["CellTypeClassifier"]}
 NAMES |= {"pretrain": ["mask_tokens"], "finetune": ["learning_rate"]}
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, MODULES.split(), NAMES)
