@@ -1,7 +1,7 @@
 """A data set's name, or a file of cells, in; cells × genes with labels and a card out (AnnData).
 
 Read: catalogue (:func:`load`, the data sets by name), downloads (fetched once, verified), formats (how each published
-file is laid out), stored (files that stay on the disk and are read in blocks). A file of the reader's own: reading (the way
+file is laid out), stored and streamed (files that stay on the disk and are read in blocks). A file of the reader's own: reading (the way
 through the rest), opening (what a file is), causes (why a part cannot be read), h5ad (AnnData in HDF5 or zarr) and foreign
 (other formats), held (what a file holds, read in parts), matrices (which is taken), scale (counts or logarithms, told
 from the values), library (the cells' totals), genes (which columns are genes, their symbols), checks (what is refused).
@@ -11,6 +11,6 @@ import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-    "catalogue causes checks downloads foreign formats genes h5ad held library matrices opening reading scale stored".split(),
+    "catalogue causes checks downloads foreign formats genes h5ad held library matrices opening reading scale stored streamed".split(),
     {"catalogue": ["load"]},
 )

@@ -137,7 +137,9 @@ def _judged(found):
 def _read(matrix, where, rows):
     if matrix.held is not None and held.by_genes(matrix.held):
         raise DataError(
-            f"{where} is stored by genes (csc): its cells cannot be read in blocks.", "Store it by cells: adata.X.tocsr().", where
+            f"{where} is stored by genes (csc): its cells cannot be read in blocks.",
+            "Store it by cells: adata.X.tocsr().",
+            where,
         )
     try:
         return held.read(matrix.held, where, rows)

@@ -25,7 +25,6 @@ from lib.experiments.names import LOADED
 from lib.experiments.store import Run, large
 from lib.files import digest, fingerprint, replacing, writable
 from lib.prepare import preprocess
-from lib.prepare.cells import read
 
 TYPE, PROBABILITY, PROBABILITIES, CLASSES = "scbert_cell_type", "scbert_probability", "scbert_probabilities", "scbert_classes"
 LEAST_SHARE = 0.1  # of the model's genes: with fewer in the file, what the model says means nothing
@@ -61,7 +60,9 @@ def of_run(beginning: str) -> Namer:
     _refuse_published(beginning)
     found = inventory.find(beginning)
     if (state := found.state)[0] != "done":
-        raise DataError(f"Run {found.id} is {' ('.join(filter(None, state))}{')' * bool(state[1])}: only a finished one serves.")
+        raise DataError(
+            f"Run {found.id} is {' ('.join(filter(None, state))}{')' * bool(state[1])}: only a finished one serves."
+        )
     spec, code = found.spec, found.environment["code"]
     if spec["task"] != "cell_types":
         raise DataError(
@@ -224,16 +225,18 @@ def _identity(path, namer, block):
 
 @contextlib.contextmanager
 def _alone(folder, path) -> Iterator[None]:
+    """The one process that names these cells by this model."""
     with writable(folder.parent):
         folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_suffix(".lock"))
+        lock = FileLock(folder.with_suffix(".lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
         raise DataError(f"Another process is naming the cells of {path} with this model. Wait for it, or end it.") from error
-    with lock:
-        lock.release()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def _all(stream, namer, folder, block, say):
