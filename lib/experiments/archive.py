@@ -86,6 +86,12 @@ def published(spec: dict) -> PublishedRun | None:
     return None
 
 
+def names(path: Path) -> list[str]:
+    """The identifiers of an archive's runs: hashes of their specifications."""
+    stat = path.stat()
+    return list(_index(path, stat.st_size, stat.st_mtime_ns))
+
+
 @functools.lru_cache(maxsize=8)
 def _index(path, size, mtime):
     """The index of an archive, once its hash is seen to be the published one."""
