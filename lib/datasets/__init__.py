@@ -1,31 +1,20 @@
 """A data set's name, or a file of cells, in; cells × genes with labels and a card out (AnnData).
 
 Read: catalogue (:func:`load`, the data sets by name), downloads (fetched once, verified), formats (how each published
-<<<<<<< HEAD
-file is laid out), stored (files that stay on the disk and are read in blocks). A file of the reader's own: reading (the way
-through the rest), opening (what a file is), causes (why a part cannot be read), h5ad (AnnData in HDF5 or zarr), tables (its
+file is laid out), stored and streamed (files that stay on the disk and are read in blocks). A file of the reader's own:
+reading (the way through the rest), opening (what a file is), causes (why a part cannot be read), h5ad (AnnData in HDF5 or zarr), tables (its
 tables), foreign and texts (other formats), held (what a file holds, read in parts), matrices (which is taken), scale (counts or
 logarithms, told from the values), library (the cells' totals), genes (which columns are genes, their symbols), checks (what is
 refused).
-=======
-file is laid out), stored and streamed (files that stay on the disk and are read in blocks). A file of the reader's own: reading (the way
-through the rest), opening (what a file is), causes (why a part cannot be read), h5ad (AnnData in HDF5 or zarr) and foreign
-(other formats), held (what a file holds, read in parts), matrices (which is taken), scale (counts or logarithms, told
-from the values), library (the cells' totals), genes (which columns are genes, their symbols), checks (what is refused).
->>>>>>> h4
 """
 
 import lazy_loader
 
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
-<<<<<<< HEAD
     (
         "catalogue causes checks downloads foreign formats genes h5ad held library matrices opening reading scale stored "
-        "tables texts"
+        "streamed tables texts"
     ).split(),
-=======
-    "catalogue causes checks downloads foreign formats genes h5ad held library matrices opening reading scale stored streamed".split(),
->>>>>>> h4
     {"catalogue": ["load"]},
 )

@@ -161,9 +161,9 @@ def _rule(chosen, obs, path):
     if np.ptp(chosen.totals) == 0:
         return float(chosen.totals[0])
     for name in obs:
-        if library.TOTALS.match(str(name)) and np.issubdtype(obs[name].dtype, np.number):
-            if np.array_equal(np.maximum(obs[name].to_numpy(np.float64), sums), chosen.totals):
-                return str(name)
+        numbers = library.TOTALS.match(str(name)) and np.issubdtype(obs[name].dtype, np.number)
+        if numbers and np.array_equal(np.maximum(obs[name].to_numpy(np.float64), sums), chosen.totals):
+            return str(name)
     raise DataError(
         f"The totals of the cells of {path} are known from another matrix alone ({chosen.totals_from}).",
         "Write them into a column 'total_counts' of obs.",

@@ -94,7 +94,7 @@ def _refuse_published(beginning):
             how = f"--profile {asked[-1]}" + (f" -p dataset {asked[0]}" if len(asked) > 1 else "")
             raise DataError(
                 f"Run {beginning} is a published one of {path.name}: archives hold predictions, no weights to name cells with.",
-                f"Compute it here: ./run_all.sh {how} --only 01 --force; then take its identifier from python -m lib.runs list.",
+                f"Compute it here: ./run_all.sh {how} --only 01 --force; then take its name from python -m lib.runs list.",
             )
 
 
