@@ -1,11 +1,11 @@
 """A data set's name, or a file of cells, in; cells × genes with labels and a card out (AnnData).
 
-Read: catalogue (:func:`load`, the data sets by name), downloads (fetched once, verified), formats (how each published
-file is laid out), stored and streamed (files that stay on the disk and are read in blocks). A file of the reader's own:
-reading (the way through the rest), opening (what a file is), causes (why a part cannot be read), h5ad (AnnData in HDF5 or zarr), tables (its
-tables), foreign and texts (other formats), held (what a file holds, read in parts), matrices (which is taken), scale (counts or
-logarithms, told from the values), library (the cells' totals), genes (which columns are genes, their symbols), checks (what is
-refused).
+Read: catalogue (:func:`load`, the data sets by name), downloads (fetched once, verified), formats (how each published file
+is laid out), stored and streamed (files that stay on the disk and are read in blocks). A file of the reader's own: reading
+(the way through the rest), opening (what a file is), causes (why a part cannot be read), h5ad (AnnData in HDF5 or zarr),
+tables (its tables), foreign and texts (other formats), held (what a file holds, read in parts), matrices (which is taken),
+scale (counts or logarithms, told from the values), library (the cells' totals), genes (which columns are genes, their
+symbols), checks (what is refused).
 """
 
 import lazy_loader
