@@ -15,7 +15,8 @@
 # within 2 points either way in accuracy with all labels (+0.0 points, −2.1 to 2.1). It is undecided whether scBERT
 # without pre-training or scBERT is ahead in accuracy with all labels (−3.1 points, −14.4 to 8.3). It is undecided whether
 # pre-trained scBERT or scBERT without pre-training is ahead in accuracy with 10 % of the labels (−0.9 points, −5.2 to
-# 3.4). Of the runs, 1 of those of scBERT without pre-training stopped at their maximum, learnt nothing or fell back to a
+# 3.4) and accuracy with 30 % of the labels (−0.4 points, −3.1 to 2.3). Of the runs, 1 of those of scBERT without
+# pre-training (without their seeds +1.0 points, −3.7 to 5.8) stopped at their maximum, learnt nothing or fell back to a
 # guess. The pre-training has seen the training cells alone, not a million others.
 #
 # **What we find** in liver cells (`figures/liver-laptop`): It is undecided whether scBERT without a gene embedding or

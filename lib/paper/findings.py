@@ -192,11 +192,12 @@ def _unsure(calibration, unknown):
 def at_full_size(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict]:
     """Of notebook 08, logistic regression against each arm in accuracy, as :func:`questions` gives them."""
     rows = tables["08_family.csv"].to_dict("records") if "08_family.csv" in tables else []
+    names = {"no_gene2vec": f"{LR} − {HERE}, paper's size, no gene embedding, accuracy"}
+    names["no_gene2vec_no_pretraining"] = "the same, not pre-trained"
     return {
-        f"paper's size: {LR} − {name}, all labels, accuracy": row
+        names[row["reference"]]: row
         for row in rows
-        for arm, name in BARE.items()
-        if (row["arm"], row["reference"], row["metric"]) == ("logistic_regression", arm, "accuracy")
+        if (row["arm"], row["metric"]) == ("logistic_regression", "accuracy") and row["reference"] in names
     }
 
 
