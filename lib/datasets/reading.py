@@ -110,6 +110,9 @@ def opened(path: Path, stack: contextlib.ExitStack) -> Held:
     except DataError:
         raise
     except causes.ERRORS as error:
+        if isinstance(error, KeyError) and foreign.is_10x(file):
+            what = f"{path} is a 10x Genomics .h5 that cannot be read: a part is missing ({error.args[0]})."
+            raise DataError(what, "Copy it again, whole.", path) from error
         what, remedy = causes.reason(error, file)
         raise DataError(f"{path} {what}.", remedy, path) from error
 

@@ -82,7 +82,8 @@ def opened(path: Path) -> Iterator[Stream]:
     DataError
         What reading refuses; and a matrix stored by genes, or totals that only another matrix gives, which no block can have.
     """
-    h5ad.check_file(path)
+    if (kind := opening.kind(path)) != "hdf5":
+        raise DataError(f"{path} is not an .h5ad file, but a {kind}.", "Write one with adata.write_h5ad(path).", path)
     with opening.hdf5(path) as file:
         try:
             found = h5ad.held(file, path)

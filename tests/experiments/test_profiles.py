@@ -6,7 +6,7 @@ from lib.datasets import catalogue, matrices, reading
 from lib.datasets.scale import tell
 from lib.errors import DataError
 from lib.experiments import profiles, yours
-from lib.prepare import cells, embeddings, preprocess
+from lib.prepare import cells, embeddings, preprocess, selection
 
 
 def test_unknown_names_are_refused(profile):
@@ -18,7 +18,7 @@ def test_unknown_names_are_refused(profile):
 
 
 def test_macparland_in_the_paper_profile_has_its_own_search(place, monkeypatch):
-    monkeypatch.setattr(cells, "prepared", lambda *_: None)
+    monkeypatch.setattr(selection, "prepared", lambda *_: None)
     for name in ("store", "store_depths"):
         monkeypatch.setattr(cells, name, lambda _: "0")
     monkeypatch.setattr(embeddings, "gene2vec_path", lambda: place[0] / "g2v")
