@@ -20,5 +20,5 @@ def test_whatever_happens_nothing_is_lost_or_wrong(tmp_path, what, times):
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert lines and all(
         not line.get(name) for line in lines for name in ("lost", "wrong", "half taken for whole", "left behind")
-    )
+    ), done.stdout
     assert what == "flips" or lines[0]["checkpoint under way"] >= times
