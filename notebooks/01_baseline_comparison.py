@@ -58,7 +58,7 @@ from IPython.display import Markdown, display
 
 from lib import plots
 from lib.arms import CONTROLS
-from lib.evaluate import controls, differences, measures, words
+from lib.evaluate import controls, differences, ensembles, measures, words
 from lib.experiments import profiles, runs, specs
 from lib.paper import published, scorecard
 
@@ -245,7 +245,7 @@ families = pd.concat([claim, bracketed.assign(experiment="controls")])
 families.to_csv(plots.folder(chosen) / "01_family.csv", index=False, float_format="%.6g")
 display(words.show_family(claim, plots.label), words.show_family(bracketed, plots.label))
 theirs = published.difference("baseline", chosen["reproduces"], "logistic_regression", "full")
-test = differences.mcnemar(*differences.pair(done, "logistic_regression", "full"))
+test = ensembles.mcnemar(*differences.pair(done, "logistic_regression", "full"))
 names = "logistic regression", "scBERT"
 p, mixed = done[0].predictions, ""
 if set(p["classes"]) & set(measures.ZHENG68K):  # were types mixed as in the paper's cells

@@ -23,8 +23,8 @@
 #
 # **What is done here.** Without a gene embedding, all genes of a cell that show one token are in one state in every layer, so that
 # scBERT at its full size costs minutes on a CPU, exactly (notebook 04). Those arms are trained from random weights and pre-trained,
-# in both protocols, and stand beside logistic regression and the controls on the same cells. Each seed fine-tunes one of the
-# pre-trainings, in turn.
+# in both protocols, and stand beside logistic regression and the controls on the same cells. In
+# `standard` each seed fine-tunes one of the pre-trainings, in turn.
 #
 # **Caveat.** Only `./run_all.sh --profile standard --only 08` answers this, from published runs in a minute or two: in `quick` and
 # `laptop` the model is the small one, and the figures below say what these arms do there. The arm that the paper is about, with gene2vec and pre-trained on Panglao, is not among them: it needs a GPU. What is
@@ -79,7 +79,7 @@ profiles.describe(chosen)
 
 # %%
 arms = ["logistic_regression", "no_gene2vec", "no_gene2vec_no_pretraining"]
-wanted = [specs.cell_types(chosen, arms, crossed=False), specs.controls(chosen), specs.other_protocol(chosen, arms[1:])]
+wanted = [specs.cell_types(chosen, arms), specs.controls(chosen), specs.other_protocol(chosen, arms[1:])]
 runs.complete(sum(wanted, []))  # all at once, so that no core waits for the others
 done, bracketing, other = map(runs.complete, wanted)
 ours = measures.table(done)

@@ -20,7 +20,7 @@ from jupytext.sync_contentsmanager import TextFileContentsManager
 from lib import files
 from lib.errors import DataError
 from lib.experiments import inventory, names, profiles, specs, tasks
-from lib.programs import committed, readme, report, run_notebooks
+from lib.programs import committed, report, run_notebooks, texts
 from lib.settings import ROOT
 from tests import browser
 
@@ -322,7 +322,7 @@ def open_alone(folder, before="", **variables):
 def test_all_notebooks_open_alike():
     """The same lines in each, with the address of pyproject.toml."""
     assert {opening(book) for book in BOOKS} == {opening(BOOKS[0])}
-    assert f'"{readme.address()}.git"' in opening(BOOKS[0])
+    assert f'"{texts.address()}.git"' in opening(BOOKS[0])
 
 
 def test_alone_on_colab_a_notebook_fetches_its_repository_and_installs_what_is_missing(tmp_path):
@@ -337,7 +337,7 @@ def test_alone_on_colab_a_notebook_fetches_its_repository_and_installs_what_is_m
     for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "all"]):
         subprocess.run([*git, *command], check=True)
     instead = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": f"url.{remote.as_uri()}.insteadOf", "PIP_NO_INDEX": "1"}
-    done = open_alone(tmp_path / "content", colab, **instead, GIT_CONFIG_VALUE_0=f"{readme.address()}.git")
+    done = open_alone(tmp_path / "content", colab, **instead, GIT_CONFIG_VALUE_0=f"{texts.address()}.git")
     assert done.stdout.splitlines()[-1:] == [f"found {tmp_path / 'content' / 'scbert' / 'lib' / '__init__.py'}"], done.stderr
 
 

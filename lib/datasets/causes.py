@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import zlib
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -101,6 +102,28 @@ def reason(error: Exception, held=None) -> tuple[str, str]:
             return words, "Copy it again, or write it anew."
     text = str(error).split("\n")[0][:300]
     return f"cannot be read, it is damaged or of another form than AnnData's ({type(error).__name__}: {text})", "Write it anew."
+
+
+@contextlib.contextmanager
+def refusing(where: str, held=None, source=None) -> Iterator[None]:
+    """Whatever anndata, h5py and zarr raise is one refusal with its cause.
+
+    Parameters
+    ----------
+    where : str
+        The part, as the sentence begins.
+    held : h5py or zarr group or array, optional
+        As :func:`reason` takes it.
+    source : path or str, optional
+        For the refusal's ``where``. Default: ``where``.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except ERRORS as error:
+        what, remedy = reason(error, held)
+        raise DataError(f"{where} {what}.", remedy, source or where) from error
 
 
 def _arrays(held):

@@ -65,7 +65,7 @@ def opened(path: Path) -> Iterator[Stored]:
     with contextlib.ExitStack() as stack:
         found = reading.opened(path, stack)
         matrix = found.matrices[0]
-        with _refusing(path, matrix):
+        with causes.refusing(f"{matrix.name} of {path}", matrix.held, path):
             var, shape = matrix.genes(), held.shape_of(matrix.held, f"{matrix.name} of {path}")
             is_gene, aside = genes.of_kinds(var)
         if shape != (len(found.obs), len(var)):
@@ -91,20 +91,8 @@ def blocks(file: Stored, name: str, firsts: Sequence[int] | None = None) -> Iter
         )
     silent, firsts = n_obs <= 4 * BLOCK, range(0, n_obs, BLOCK) if firsts is None else firsts
     for first in tqdm(firsts, desc=name, unit=f"×{BLOCK} cells", mininterval=2, disable=silent):
-        with _refusing(file.path, file.matrix):
+        with causes.refusing(f"{file.matrix.name} of {file.path}", matrix, file.path):
             block = held.read(matrix, f"{file.matrix.name} of {file.path}", slice(first, first + BLOCK))
         block = block if file.is_gene.all() else block[:, file.is_gene]
         block.eliminate_zeros()
         yield first, block
-
-
-@contextlib.contextmanager
-def _refusing(path, matrix):
-    """Whatever h5py and zarr raise for a damaged part is one refusal with its cause."""
-    try:
-        yield
-    except DataError:
-        raise
-    except causes.ERRORS as error:
-        what, remedy = causes.reason(error, matrix.held)
-        raise DataError(f"{matrix.name} of {path} {what}.", remedy, path) from error

@@ -85,16 +85,11 @@ def opened(path: Path) -> Iterator[Stream]:
     if (kind := opening.kind(path)) != "hdf5":
         raise DataError(f"{path} is not an .h5ad file, but a {kind}.", "Write one with adata.write_h5ad(path).", path)
     with opening.hdf5(path) as file:
-        try:
+        with causes.refusing(str(path), file, path):
             found = h5ad.held(file, path)
             found.obs.index = found.obs.index.astype(str)
             checks.orientation(found.obs.index, found.matrices[0].genes().index.astype(str), path)
             chosen, looked = _judged(found)
-        except causes.ERRORS as error:
-            if isinstance(error, DataError):
-                raise
-            what, remedy = causes.reason(error, file)
-            raise DataError(f"{path} {what}.", remedy, path) from error
         matrix = next(one for one in found.matrices if chosen.matrix.startswith(f"{one.name}: "))
         table = matrix.genes()
         matrix.genes = lambda: table  # read once
@@ -142,13 +137,8 @@ def _read(matrix, where, rows):
             "Store it by cells: adata.X.tocsr().",
             where,
         )
-    try:
+    with causes.refusing(where, matrix.held):
         return held.read(matrix.held, where, rows)
-    except causes.ERRORS as error:
-        if isinstance(error, DataError):
-            raise
-        what, remedy = causes.reason(error, matrix.held)
-        raise DataError(f"{where} {what}.", remedy, where) from error
 
 
 def _rule(chosen, obs, path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from lib.evaluate import differences, measures
+from lib.evaluate import differences, ensembles, measures
 
 # What must hold whatever the data, before any difference between models is looked at: (lower, upper, metric, why).
 EXPECTED = [
@@ -38,14 +38,14 @@ def bracket(runs: list, metrics=differences.METRICS) -> pd.DataFrame:
     """Each arm's mean score with the interval over its test cells: arm, metric, mean, low, high, n_runs, n_flagged.
 
     Beside it ``ensemble``, with ``ensemble_low`` and ``ensemble_high``: the runs as one classifier
-    (:func:`lib.evaluate.differences.ensemble`), what one gets who trains them all.
+    (:func:`lib.evaluate.ensembles.ensemble`), what one gets who trains them all.
     """
     rows = []
     for arm, own in measures.by_arm(runs).items():
         counts = {"n_runs": len(own), "n_flagged": len(measures.flagged(own))}
         for metric in metrics:
             found = dict(zip(("mean", "low", "high"), differences.mean_and_interval(own, metric)))
-            together = differences.mean_and_interval([differences.ensemble(own)], metric)
+            together = differences.mean_and_interval([ensembles.ensemble(own)], metric)
             found |= dict(zip(("ensemble", "ensemble_low", "ensemble_high"), together))
             rows.append({"arm": arm, "metric": metric} | found | counts)
     return pd.DataFrame(rows)

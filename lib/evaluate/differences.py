@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pandas as pd
 from scipy.stats import t
-from statsmodels.stats.contingency_tables import mcnemar as test
 
 from lib.errors import DataError
 from lib.evaluate import measures
@@ -44,51 +41,6 @@ def pair(runs: list, first: str, second: str, **where) -> tuple[list, list]:
 def _drawn(run):
     """What was left to chance in a run: its pre-training, if it has one, and its seed."""
     return measures.pretraining_of(run), run.spec["seed"]
-
-
-def mcnemar(first: list, second: list) -> dict:
-    """McNemar's test on the cells that only one of two arms names right: of all runs together, and of each pair of runs.
-
-    An arm's runs together are an *ensemble*: one answer a cell, from the mean of their probabilities. That is another, mostly
-    better classifier than any of its runs, and the more so the more they differ; so single runs stand beside it.
-
-    Parameters
-    ----------
-    first, second : list of Run
-        Of two arms on the same test cells, as :func:`pair` gives them.
-
-    Returns
-    -------
-    dict
-        Of the ensembles: ``only_first``, ``only_second`` (cells), ``odds`` (their ratio), ``p`` (exact below 25 such cells),
-        and ``averaged``, how many different runs each is of. Of single runs: ``pairs``, and over them the medians
-        ``pair_only_first``, ``pair_only_second``, ``pair_p``, and ``pairs_below``, how many have p below 5 %. Pairs share
-        test cells and runs: that many is no count of independent findings. In words: :func:`lib.evaluate.words.cell_by_cell`.
-    """
-    found = _discordant(*(ensemble(arm) for arm in (first, second)))
-    found["averaged"] = tuple(len({id(run) for run in arm}) for arm in (first, second))
-    singly = pd.DataFrame([_discordant(a, b) for a, b in zip(first, second, strict=True)])
-    medians = singly[["only_first", "only_second", "p"]].median().add_prefix("pair_")
-    return found | medians.to_dict() | {"pairs": len(singly), "pairs_below": int((singly["p"] < 0.05).sum())}
-
-
-def ensemble(runs: list) -> SimpleNamespace:
-    """An arm's runs as one classifier, like a run: each different run's probabilities count alike."""
-    once = list({id(run): run.predictions for run in runs}.values())
-    if any(not np.array_equal(p["test"], once[0]["test"]) for p in once):
-        raise DataError("Runs of other test cells cannot be averaged. Take those of one split.")
-    together = once[0] | {"probabilities": np.mean([p["probabilities"] for p in once], axis=0)}
-    return SimpleNamespace(id=f"{len(once)} runs", spec=runs[0].spec, predictions=together)
-
-
-def _discordant(*two):
-    """McNemar's test of two runs."""
-    right = [run.predictions["probabilities"].argmax(1) == run.predictions["labels"] for run in two]
-    only = [int(np.sum(right[0] & ~right[1])), int(np.sum(right[1] & ~right[0]))]
-    exact = sum(only) < 25
-    p = test([[0, only[0]], [only[1], 0]], exact=exact).pvalue if sum(only) else 1.0
-    odds = only[0] / only[1] if only[1] else (float("inf") if only[0] else float("nan"))
-    return {"only_first": only[0], "only_second": only[1], "odds": odds, "p": float(min(1, p))}
 
 
 def over_splits(runs: list, first: str, second: str, metric: str = "accuracy") -> dict:
@@ -187,8 +139,8 @@ def paired_difference(first: list, second: list, metric="accuracy", resamples=20
     dict
         ``difference`` (first − second), ``low`` and ``high`` of the interval, ``p`` (two-sided), ``p_equivalence``, the larger
         p of the two one-sided tests against ± margin, ``detectable``, the true difference that would have been shown in
-        four of five such experiments at 5 % (before Holm), ``n_cells`` (on the hard pair: of its two types), ``n_seeds``, and
-        ``n_pretrainings`` (0 where neither arm has one).
+        four of five such experiments at 5 % (before Holm), ``n_cells`` (on the hard pair: of its two types), ``n_seeds``,
+        ``n_pretrainings`` (0 where neither arm has one), and whether seeds and pre-trainings are ``crossed``, each with each.
 
     The variance over test cells is a bootstrap's, that over training :func:`lib.evaluate.intervals.over_runs`'s; interval and
     tests are Student's with Satterthwaite's degrees of freedom. Cells are drawn within types, as the split was; for plain
@@ -241,7 +193,8 @@ def by_luck(each, drawn, n_cells: int, margin: float = MARGIN) -> dict:
         found |= _student(found["difference"], np.sqrt(variance), df, margin)
     else:
         found |= _alike(found["difference"], n_cells, margin)
-    return found | {"n_cells": n_cells, "n_seeds": len(seeds), "n_pretrainings": len(before)}
+    counts = {"n_cells": n_cells, "n_seeds": len(seeds), "n_pretrainings": len(before)}
+    return found | counts | {"crossed": len(set(drawn)) == len(seeds) * max(1, len(before))}
 
 
 def _alike(difference, n_cells, margin):

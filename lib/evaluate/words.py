@@ -63,17 +63,23 @@ def few(found: dict) -> bool:
     return next((found[name] for name in ("n_runs", "n_seeds", "n_splits") if name in found), LEAST) < LEAST
 
 
-def _runs(found):
-    """What a difference rests on besides cells: seeds, and the pre-trainings they are crossed with; or runs alone."""
+def runs(found: dict) -> str:
+    """What a difference rests on besides cells: seeds, and the pre-trainings that they began from; or runs alone.
+
+    >>> runs({"n_seeds": 5, "n_pretrainings": 3}), runs({"n_seeds": 8, "n_pretrainings": 3, "crossed": False})
+    ('5 seeds × 3 pre-trainings', '8 seeds, each on one of 3 pre-trainings')
+    """
     n, before = found.get("n_runs", found.get("n_seeds")), int(found.get("n_pretrainings", 0))
     pretrainings = f"{before} pre-training{'s' * (before > 1)}"
     if "n_runs" in found:
         return pretrainings if before == n else f"{n} runs"
+    if before and not found.get("crossed", True):
+        return f"{n} seeds, each on one of {pretrainings}"
     return f"{n} seeds" + (f" × {pretrainings}" if before else "")
 
 
 def cell_by_cell(found: dict, first: str, second: str) -> str:
-    """What :func:`lib.evaluate.differences.mcnemar` finds, in two sentences: the ensembles', then single runs'."""
+    """What :func:`lib.evaluate.ensembles.mcnemar` finds, in two sentences: the ensembles', then single runs'."""
     one, other = (
         f"{name} ({n} runs averaged)" if n > 1 else name for name, n in zip((first, second), found["averaged"], strict=True)
     )
@@ -110,7 +116,7 @@ def describe(found: dict, first: str, second: str, where: str = "Here") -> str:
     """
     said = SAID[verdict(found)].format(first, second)
     basis = {
-        "n_cells": f"; {{n_cells}} test cells, {_runs(found)}",
+        "n_cells": f"; {{n_cells}} test cells, {runs(found)}",
         "n_first": "; Welch's, {n_first} against {n_second} runs",
         "p": "; p = {p:.2g}",
         "p_holm": ", by Holm's method {p_holm:.2g}",
@@ -232,7 +238,7 @@ def show_family(table: pd.DataFrame, names: Callable[[str], str]):
         if "p_equivalence" in row:
             shown["p, equivalence"] = f"{row['p_equivalence']:.2g}"
         splits = f"{row['n_splits']} splits" if "n_splits" in row else None
-        shown["n"] = splits or f"{row['n_cells']} cells, {_runs(row)}"
+        shown["n"] = splits or f"{row['n_cells']} cells, {runs(row)}"
         rows.append(shown)
     styled = pd.DataFrame(rows).style.hide()
     return styled.set_caption(FLAG_MEANS) if any(row["first is"].endswith(FLAG) for row in rows) else styled

@@ -141,6 +141,7 @@ class Profile(Strict):
     repeated: Repeated | None = None
     factorial: Factorial | None = None
     pretraining_effect: Effect | None = None
+    crossed: bool = True
     unknown: dict[str, Annotated[int, Field(ge=0)]] | None = None
     external: str | None = None
     for_dataset: dict[str, dict[str, Any]] = {}

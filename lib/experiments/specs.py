@@ -12,13 +12,18 @@ Names, Specs = Sequence[str], list[dict]
 
 
 def cell_types(
-    profile: dict, arms: Names, fractions: Sequence[float] = (1.0,), seeds: Sequence[int] | None = None, crossed: bool = True
+    profile: dict,
+    arms: Names,
+    fractions: Sequence[float] = (1.0,),
+    seeds: Sequence[int] | None = None,
+    crossed: bool | None = None,
 ) -> Specs:
     """Specifications of cell-type runs: arms × fractions × seeds, the same subset of cells for every arm.
 
-    Arms that are pre-trained are fine-tuned with every seed from each of the profile's pre-trainings; not ``crossed``, from one
-    of them, in turn.
+    Arms that are pre-trained are fine-tuned with every seed from each of the profile's pre-trainings; not ``crossed`` (default:
+    what the profile says, or crossed), from one of them, in turn.
     """
+    crossed = profile.get("crossed", True) if crossed is None else crossed
     known = [name for name, what in ARMS.items() if what.model not in ("", "pca")]
     if unknown := [arm for arm in arms if arm not in known]:
         raise DataError(f"There is no arm {unknown[0]!r}. Arms: {', '.join(known)}.")
@@ -136,7 +141,7 @@ def factorial(profile: dict) -> Specs:
     found = []
     for arm in (name for name in FACTORIAL if name not in thin.get("without", [])):
         whole = arm in ("full", "no_pretraining", "no_gene2vec") and fraction == 1  # these are run anyway
-        found += cell_types(profile, [arm], [fraction], profile["seeds"] if whole else seeds, crossed=whole)
+        found += cell_types(profile, [arm], [fraction], profile["seeds"] if whole else seeds, crossed=None if whole else False)
     return found
 
 

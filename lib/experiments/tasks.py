@@ -110,7 +110,7 @@ def pretraining(spec: dict, checkpoint: Path, weights_of: Callable) -> tuple:
     return done.log, used | {"ended": np.array(done.ended), "best_epoch": np.array(done.best)}, _weights(model, cells)
 
 
-def _sides(spec):
+def sides(spec):
     """Cells, and the indices of those to train on, to choose the epoch by and to predict; and all training cells.
 
     With ``left_out``, the name of a type, no cell of it is learnt from or chosen by, and all of them are predicted. Where
@@ -133,7 +133,7 @@ def _sides(spec):
     return cells, train, select, test, everything
 
 
-def _input(spec, cells):
+def fed(spec, cells):
     """What a classifier without a transformer learns from and predicts."""
     if spec.get("input") == "tokens":
         return cells.tokens[:, :-1].astype(np.float32)
@@ -145,7 +145,7 @@ def _input(spec, cells):
     return (cells.x > 0).astype(np.float32) if spec.get("input") == "detected" else cells.x
 
 
-def _learnt(spec, cells, train, select):
+def learnt(spec, cells, train, select):
     """A classifier without a transformer that has learnt: what tells its probabilities, what it learnt from, and itself.
 
     It has no epochs to choose among, so it learns from all labelled cells (``labelled``: or only from those that scBERT is
@@ -153,7 +153,7 @@ def _learnt(spec, cells, train, select):
     """
     labelled = train if spec["protocol"] == "paper" or spec.get("labelled") == "as scBERT" else np.union1d(train, select)
     classifier = classifiers.MODELS[spec["model"]](**spec.get("training", {}))
-    x, labels = _input(spec, cells)[labelled], cells.labels[labelled]
+    x, labels = fed(spec, cells)[labelled], cells.labels[labelled]
     groups = None if cells.groups is None else cells.groups[labelled]
     told = classifiers.learn(classifier, x, labels, spec["seed"], len(cells.classes), spec["arm"], groups)
     return told, labelled, classifier
@@ -161,11 +161,11 @@ def _learnt(spec, cells, train, select):
 
 def cell_types(spec: dict, checkpoint: Path, weights_of: Callable) -> tuple:
     """Learn the cell types of a fraction of the training cells; predict the test cells."""
-    cells, train, select, test, everything = _sides(spec)
+    cells, train, select, test, everything = sides(spec)
     about = {"test": test, "train": train, "labels": cells.labels[test], "classes": cells.classes}
     if spec["model"] != "scBERT":
-        probabilities, labelled, classifier = _learnt(spec, cells, train, select)
-        x = _input(spec, cells)
+        probabilities, labelled, classifier = learnt(spec, cells, train, select)
+        x = fed(spec, cells)
         accuracy = np.mean(probabilities(x[labelled]).argmax(1) == cells.labels[labelled])
         log = [{"C": getattr(classifier, "C_", None), "train_accuracy": accuracy}]
         return log, about | {"train": labelled, "probabilities": probabilities(x[test]).astype(np.float32)}, None
@@ -234,14 +234,14 @@ def external(spec: dict, checkpoint: Path, weights_of: Callable) -> tuple:
     ``probabilities`` (cells, ``classes``); ``labels`` are the other data set's own, indices into ``label_names``.
     """
     trained, there = spec["trained"], read(spec["data"]["fingerprint"])
-    cells, train, select, *_ = _sides(trained)
+    cells, train, select, *_ = sides(trained)
     if not np.array_equal(cells.genes, there.genes):
         raise DataError("The other cells were prepared with other genes than the classifier's. Align them to its genes.")
     if trained["model"] == "scBERT":
         classifier = classifiers.ScBertClassifier.stored(weights_of(trained), cells.genes.tolist())
         found = classifiers.probabilities(classifier, classifier.classes_, len(cells.classes), trained["arm"], there.x)
     else:
-        found = _learnt(trained, cells, train, select)[0](_input(trained, there))
+        found = learnt(trained, cells, train, select)[0](fed(trained, there))
     arrays = {"probabilities": found.astype(np.float32), "classes": cells.classes}
     return [], arrays | {"labels": there.labels, "label_names": there.classes}, None
 

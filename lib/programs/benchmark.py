@@ -14,13 +14,13 @@ import statistics
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from importlib.util import find_spec
 
 import numpy as np
 import pandas as pd
 import torch
 
-from lib import arms, plots
-from lib.datasets import catalogue, downloads
+from lib import arms, datasets, plots
 from lib.programs.benchmark_jobs import (
     JOBS,
     MODELS,
@@ -154,20 +154,28 @@ def main(arguments: list[str]) -> None:
     for who, seconds in fed.items():
         add(who, "feeding", 32, seconds=seconds / 32, ratio=fed["stock"] / seconds)
     print(f"feeding a batch of 32: {1e3 * fed['ours']:.2f} ms, {fed['stock'] / fed['ours']:.0f}x one .toarray() a cell")
-    done, cells = apart(preparation, chosen.cells), chosen.cells
-    for kind in ("sparse", "dense"):
-        seconds, held = done[kind], done[f"bytes_{kind}"]
-        add(f"ours, {kind} tokens", "preparation", cells, seconds=seconds / cells, bytes=held / cells)
-        print(f"preparation of {cells:,} cells to {kind} tokens: {seconds:.1f} s, {held / 2**30:.2f} GiB")
-    for name in (name for name in catalogue.CARDS if name == "pbmc68k_reduced" or downloads.have(name)):
-        found = apart(reading, name)
-        rows.append({"model": name, "job": "reading"} | found)
-        seconds, held = (found["cells"] * found[key] for key in ("seconds", "bytes"))
-        print(f"reading {name}, {found['cells']:,} cells: {seconds:.1f} s, {held / 2**30:.2f} GiB", flush=True)
+    if find_spec("anndata"):
+        _data(chosen.cells, add, rows)
+    else:
+        print("preparation and reading are left out: anndata is not installed, as on a bare GPU machine")
     folder = plots.folder({"name": "benchmark"})
     table = pd.DataFrame(rows)
     table.to_csv(folder / f"{device}.csv", index=False, float_format="%.6g")
     _figure(table[table["seconds"].notna()], full, folder / device)
+
+
+def _data(cells, add, rows):
+    """Rows of what comes before a model: cells aligned and tokenised, files read."""
+    done = apart(preparation, cells)
+    for kind in ("sparse", "dense"):
+        seconds, held = done[kind], done[f"bytes_{kind}"]
+        add(f"ours, {kind} tokens", "preparation", cells, seconds=seconds / cells, bytes=held / cells)
+        print(f"preparation of {cells:,} cells to {kind} tokens: {seconds:.1f} s, {held / 2**30:.2f} GiB")
+    for name in (name for name in datasets.catalogue.CARDS if name == "pbmc68k_reduced" or datasets.downloads.have(name)):
+        found = apart(reading, name)
+        rows.append({"model": name, "job": "reading"} | found)
+        seconds, held = (found["cells"] * found[key] for key in ("seconds", "bytes"))
+        print(f"reading {name}, {found['cells']:,} cells: {seconds:.1f} s, {held / 2**30:.2f} GiB", flush=True)
 
 
 def _figure(table, full, path):

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import anndata
+import lazy_loader
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -21,13 +21,14 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity
 from torch.profiler import profile as record
 
-from lib.datasets import catalogue
-from lib.prepare.preprocess import prepare
+from lib import datasets, prepare
 from lib.prepare.tokens import sparse_tokens, tokenize
 from lib.scbert.classifier import CellTypeClassifier
 from lib.scbert.finetune import freeze
 from lib.scbert.model import ScBert, ScBertConfig
 from lib.scbert.pretrain import IGNORED, mask_tokens, target_logits
+
+anndata = lazy_loader.load("anndata")  # not on a bare GPU machine, nor what needs it: datasets, prepare's preprocess
 
 JOBS = ("forward", "finetuning step", "pretraining step")
 MODELS = ("stock", "ours", "ours, bf16", "ours, no gene embedding")
@@ -222,7 +223,7 @@ def preparation(cells: int = 68_450, measured: int = 32_738, genes: int = 16_906
     adata = anndata.AnnData(x, obs=pd.DataFrame(index=np.arange(cells).astype(str)), var=pd.DataFrame(index=names))
     vocabulary = rng.permutation(names)[:genes]
     begun, found = time.perf_counter(), {"detected": x.nnz / cells}
-    prepared = prepare(adata, vocabulary, min_genes=1)
+    prepared = prepare.prepare(adata, vocabulary, min_genes=1)
     store = sparse_tokens(prepared.X)
     found |= {"sparse": time.perf_counter() - begun, "bytes_sparse": peak("cpu")}
     dense = tokenize(prepared)
@@ -234,5 +235,5 @@ def preparation(cells: int = 68_450, measured: int = 32_738, genes: int = 16_906
 def reading(name: str) -> dict[str, float]:
     """Seconds and peak bytes of the process to read a data set that is there already, both a cell, and its size."""
     begun = time.perf_counter()
-    cells, genes = catalogue.load(name).shape
+    cells, genes = datasets.load(name).shape
     return {"genes": genes, "cells": cells, "seconds": (time.perf_counter() - begun) / cells, "bytes": peak("cpu") / cells}

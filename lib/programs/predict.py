@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lib import settings
 from lib.errors import DataError
-from lib.experiments import predicting, runs
+from lib.experiments import namers, predicting, runs
 
 
 def lines(path: Path | None) -> list[str] | None:
@@ -34,11 +34,11 @@ def main(arguments: list[str]) -> int:
     if not sys.stderr.isatty() and not settings.progress():
         settings.put(settings.given() | {"SCBERT_PROGRESS": "log"})
     if Path(given.model).suffix in (".pth", ".pt", ".ckpt") or Path(given.model).is_file():
-        namer = predicting.of_checkpoint(given.model, lines(given.genes), lines(given.classes))
+        namer = namers.of_checkpoint(given.model, lines(given.genes), lines(given.classes))
     elif given.genes or given.classes:
         raise DataError("--genes and --classes are for a checkpoint: a run knows its own. Leave them out.")
     else:
-        namer = predicting.of_run(given.model)
+        namer = namers.of_run(given.model)
     out = given.out or given.cells.with_suffix(".named.h5ad")
     print(f"{given.cells} by {namer.name}: {len(namer.classes)} types", flush=True)
     predicting.predict(given.cells, namer, out)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lib import settings
 from lib.errors import DataError
-from lib.files import fingerprint, replacing
+from lib.files import fingerprint, replacing, seal, sealed
 from lib.scbert.attention import Memory
 
 SMALL = 100  # width below which a model is computed as it always was, bit for bit, and by one process
@@ -34,9 +34,10 @@ def library() -> ctypes.CDLL | None:
         return None
     path = settings.cache() / "compiled" / f"{fingerprint(SOURCE.read_text() + ' '.join(COMMAND) + processor())}.so"
     try:
-        if not path.exists():
+        if not sealed(path):  # not there, or damaged
             with replacing(path) as temporary:
                 subprocess.run([*COMMAND, SOURCE, "-o", temporary], check=True, capture_output=True)
+            seal(path)
         return ctypes.CDLL(str(path))
     except (OSError, DataError, subprocess.CalledProcessError):
         return None

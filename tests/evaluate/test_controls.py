@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from lib.evaluate import controls, differences, words
+from lib.evaluate import controls, differences, ensembles, words
 from tests.evaluate.made import answers, right_on, run
 
 
@@ -52,7 +52,7 @@ def test_the_bracket_has_every_arm_once():
     assert table["mean"].tolist()[::2] == [0.625, 1] and (table["low"][0] < 0.625 < table["high"][0])
     expected = dict(zip(("mean", "low", "high"), differences.mean_and_interval([runs[0], runs[2]], "macro_f1")))
     assert table.loc[1, list(expected)].to_dict() == expected and table.loc[2, ["low", "high"]].tolist() == [1, 1]
-    together = differences.mean_and_interval([differences.ensemble([runs[0], runs[2]])])
+    together = differences.mean_and_interval([ensembles.ensemble([runs[0], runs[2]])])
     assert table.loc[0, ["ensemble", "ensemble_low", "ensemble_high"]].tolist() == list(together)
     assert table.loc[2, "ensemble"] == table.loc[2, "mean"] and set(table["n_flagged"]) == {0}
     assert words.ensembles(table, ["a", "b"], str.upper).startswith("Averaged into one classifier: A, accuracy ")

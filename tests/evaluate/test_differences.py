@@ -8,7 +8,7 @@ from sklearn.metrics import f1_score
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 
 from lib.errors import DataError
-from lib.evaluate import differences, intervals, measures
+from lib.evaluate import differences, ensembles, intervals, measures
 from tests.evaluate.made import answers, right_on, run
 
 
@@ -52,12 +52,16 @@ def test_pair_crosses_pre_trainings():
     counted = differences.paired_difference(*differences.pair(runs, "a", "c"))
     assert (counted["n_pretrainings"], counted["n_seeds"], counted["n_cells"]) == (2, 2, 1)
     assert differences.paired_difference(*differences.pair(runs, "c", "c"))["n_pretrainings"] == 0
+    in_turn = [
+        run for run in runs if (measures.pretraining_of(run), run.spec["seed"]) in ((7, 0), (8, 1), (None, 0), (None, 1))
+    ]
+    assert counted["crossed"] and not differences.paired_difference(*differences.pair(in_turn, "a", "c"))["crossed"]
 
 
 def test_a_difference_by_hand():
     """One cell, so that nothing is left to the bootstrap: Student's interval over the seeds, and p by scipy."""
     yes, no = right_on("a", [True]), right_on("b", [False])
-    counts = {"n_cells": 1, "n_seeds": 1, "n_pretrainings": 0}
+    counts = {"n_cells": 1, "n_seeds": 1, "n_pretrainings": 0, "crossed": True}
     certain = {"difference": 1, "low": 1, "high": 1, "p": 0, "p_equivalence": 1, "detectable": 0}
     assert differences.paired_difference([yes], [no]) == certain | counts
     delta = np.array([1.0, 0.0, 0.0])
@@ -201,7 +205,7 @@ def test_mcnemar_is_statsmodels_and_the_binomial():
         a, b = np.ones(200, bool), np.ones(200, bool)
         a[:only_second] = False
         b[only_second : only_second + only_first] = False
-        found = differences.mcnemar([right_on("a", a)], [right_on("b", b)])
+        found = ensembles.mcnemar([right_on("a", a)], [right_on("b", b)])
         assert (found["only_first"], found["only_second"]) == (only_first, only_second)
         assert found["odds"] == pytest.approx(only_first / only_second)
         if only_first + only_second < 25:
@@ -209,17 +213,17 @@ def test_mcnemar_is_statsmodels_and_the_binomial():
         else:
             table = [[0, only_first], [only_second, 0]]
             assert found["p"] == pytest.approx(statsmodels_mcnemar(table, exact=False).pvalue)
-    same = differences.mcnemar([right_on("a", a)], [right_on("b", a)])
+    same = ensembles.mcnemar([right_on("a", a)], [right_on("b", a)])
     assert same["p"] == 1 and np.isnan(same["odds"])
-    assert differences.mcnemar([right_on("a", [1, 1])], [right_on("b", [1, 0])])["odds"] == np.inf
-    assert differences.mcnemar([right_on("a", [1, 0])], [right_on("b", [1, 1])])["odds"] == 0
+    assert ensembles.mcnemar([right_on("a", [1, 1])], [right_on("b", [1, 0])])["odds"] == np.inf
+    assert ensembles.mcnemar([right_on("a", [1, 0])], [right_on("b", [1, 1])])["odds"] == 0
 
 
 def test_mcnemar_has_one_answer_of_all_runs():
     """The mean of the probabilities decides: two runs that are sure outvote one that is not."""
     labels = np.zeros(2, int)
     sure = [run("a", labels, [0, 1], s, sure=0.9) for s in (0, 1)] + [run("a", labels, [1, 1], 2, sure=0.6)]
-    found = differences.mcnemar(sure, [run("b", labels, [1, 0])] * 3)
+    found = ensembles.mcnemar(sure, [run("b", labels, [1, 0])] * 3)
     assert (found["only_first"], found["only_second"], found["p"]) == (1, 1, 1) and found["averaged"] == (3, 1)
 
 
@@ -228,9 +232,9 @@ def test_mcnemar_of_single_runs_stands_beside_that_of_ensembles():
     cells = np.arange(300)
     first = [run("a", np.zeros(300, int), np.where(cells % 3 == s, 1, 0), s, sure=0.9) for s in range(3)]
     second = [right_on("b", cells < rights, s, classes=["right", "wrong"]) for s, rights in enumerate((300, 150, 150))]
-    found = differences.mcnemar(first, second)
+    found = ensembles.mcnemar(first, second)
     assert (found["only_first"], found["only_second"]) == (150, 0), "two of three runs of either outvote the third"
-    each = [differences.mcnemar([a], [b]) for a, b in zip(first, second)]
+    each = [ensembles.mcnemar([a], [b]) for a, b in zip(first, second)]
     for key in ("only_first", "only_second", "p"):
         assert found[f"pair_{key}"] == np.median([one[key] for one in each])
     assert found["pairs"] == 3 and found["pairs_below"] == sum(one["p"] < 0.05 for one in each) == 3
@@ -241,13 +245,13 @@ def test_an_ensemble_is_the_mean_of_probabilities():
     """Each different run once, however often it stands in pairs; of other test cells, refused."""
     labels = np.zeros(4, int)
     runs = [run("a", labels, [0, 0, 1, 1], 0, sure=0.9), run("a", labels, [1, 0, 0, 1], 1, sure=0.6)]
-    together = differences.ensemble([*runs, runs[1], runs[1]])
+    together = ensembles.ensemble([*runs, runs[1], runs[1]])
     assert np.allclose(together.predictions["probabilities"][:, 0], [0.65, 0.75, 0.35, 0.25])
     mean, low, high = differences.mean_and_interval([together])
     assert mean == 0.5 and low <= 0.5 <= high and together.spec["arm"] == "a"
     runs[1].predictions["test"] = np.arange(1, 5)
     with pytest.raises(DataError, match="Runs of other test cells cannot be averaged"):
-        differences.ensemble(runs)
+        ensembles.ensemble(runs)
 
 
 def test_over_splits_pairs_by_split():

@@ -15,7 +15,7 @@ import torch
 from lib import scbert
 from lib.datasets import catalogue
 from lib.errors import DataError
-from lib.experiments import archive, inventory, predicting, runs, specs
+from lib.experiments import archive, inventory, namers, predicting, runs, specs
 from lib.settings import ROOT
 
 
@@ -37,7 +37,7 @@ def named(tmp_path, adata, run, block=None, said=None):
     path, out = tmp_path / "cells.h5ad", tmp_path / "named.h5ad"
     adata.write_h5ad(path)
     said = [] if said is None else said
-    predicting.predict(path, predicting.of_run(run.id), out, block, said.append)
+    predicting.predict(path, namers.of_run(run.id), out, block, said.append)
     return anndata.read_h5ad(out)
 
 
@@ -98,14 +98,14 @@ def test_too_few_genes_are_refused(tmp_path, done, whole):
 
 def test_runs_that_cannot_name_are_refused(done):
     with pytest.raises(DataError, match="sequenced"):
-        predicting.of_run(done["depth"].id)
+        namers.of_run(done["depth"].id)
     with pytest.raises(DataError, match="task pretraining, which names no cells"):
-        predicting.of_run(next(run.id for run in inventory.runs() if run.spec["task"] == "pretraining"))
+        namers.of_run(next(run.id for run in inventory.runs() if run.spec["task"] == "pretraining"))
     with pytest.raises(DataError, match="No run"):
-        predicting.of_run("zzzz")
+        namers.of_run("zzzz")
     published = archive.names(archive.folder() / "laptop.zip")[0]
     with pytest.raises(DataError, match=r"no weights.*--profile laptop"):
-        predicting.of_run(published)
+        namers.of_run(published)
 
 
 def test_an_original_checkpoint_needs_its_genes_and_types(tmp_path, whole):
@@ -116,11 +116,11 @@ def test_an_original_checkpoint_needs_its_genes_and_types(tmp_path, whole):
     torch.save({"model_state_dict": {f"module.{key}": value for key, value in model.state_dict().items()}}, path)
     for given, words in (((None, list("abc")), "--genes"), ((genes, None), "--classes"), ((genes, ["a", "b"]), "3 cell types")):
         with pytest.raises(DataError, match=words):
-            predicting.of_checkpoint(path, *given)
+            namers.of_checkpoint(path, *given)
     with pytest.raises(DataError, match="299|300"):
-        predicting.of_checkpoint(path, genes[:-1], list("abc"))
+        namers.of_checkpoint(path, genes[:-1], list("abc"))
     whole.write_h5ad(cells)
-    out = predicting.predict(cells, predicting.of_checkpoint(path, genes, list("abc")), tmp_path / "out.h5ad")
+    out = predicting.predict(cells, namers.of_checkpoint(path, genes, list("abc")), tmp_path / "out.h5ad")
     part = whole.X[:, :300].toarray().astype(np.float64)  # as the authors: divided by the sum over the vocabulary
     tokens = np.minimum(np.log2(1 + 1e4 * part / part.sum(1, keepdims=True)).astype(np.float32), 5).astype(np.int64)
     with torch.no_grad():

@@ -69,11 +69,13 @@ def test_what_flagged_runs_weigh_is_told():
     ended = {"difference_ended": -0.001, "low_ended": -0.02, "high_ended": 0.018}
     family = [row("undecided", 0.1, -0.3, 0.5, n_flagged=1, **arms, **ended)]
     family.append(row("ahead", **arms | {"reference": "no_gene2vec_no_pretraining"}))
-    [told] = findings.findings({"08_family.csv": pd.DataFrame(family)})
+    other = {"08_other_protocol.csv": pd.DataFrame([row("behind", -0.2, -0.3, -0.1, n_flagged=2, crossed=False)])}
+    [told] = findings.findings({"08_family.csv": pd.DataFrame(family)} | other)
+    assert "5 seeds, each on one of 3 pre-trainings): scBERT without a gene embedding is behind" in told.evidence
     assert told.claim.startswith("It is undecided whether logistic regression or scBERT without a gene embedding is ahead")
     said = "1 of those of scBERT without a gene embedding (without their seeds −0.1 points, −2.0 to 1.8) stopped"
     assert said in told.caveat
-    [calm] = findings.findings({"08_family.csv": pd.DataFrame(family[1:])})
+    [calm] = findings.findings({"08_family.csv": pd.DataFrame(family[1:])} | other)
     assert "stopped" not in calm.caveat
     asked = findings.at_full_size({"08_family.csv": pd.DataFrame(family)})
     assert [found["verdict"] for found in asked.values()] == ["undecided", "ahead"] and findings.at_full_size({}) == {}

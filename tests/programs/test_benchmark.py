@@ -86,3 +86,16 @@ def test_benchmark_writes_its_table(tmp_path):
     assert np.isclose(row["ratio"], table.loc[("forward", 200, "stock"), "seconds"] / row["seconds"], rtol=1e-3)
     assert table.loc["forward: error", "error"].max() < 1e-5
     assert (tmp_path / "benchmark" / "cpu.png").exists()
+
+
+def test_a_bare_gpu_machine_needs_no_scanpy():
+    """Without anndata and scanpy it starts, and a job can be made and done."""
+    code = """
+import sys
+sys.modules |= dict.fromkeys(("anndata", "scanpy"))
+from lib.programs import benchmark
+benchmark.make_job("ours", "finetuning step", 60, 2)()
+assert benchmark.find_spec("anndata") is None
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from lib.experiments import profiles
-from lib.programs import committed, readme, run_notebooks
+from lib.programs import committed, readme, run_notebooks, texts
 from lib.settings import ROOT
 
 
@@ -44,7 +44,7 @@ def test_a_notebook_of_each_question_states_its_finding_first():
 
 def test_each_notebook_and_readme_can_be_opened_on_binder_and_colab():
     """By links to the very notebook, README's to the first, at the one address in pyproject.toml."""
-    owner = readme.address().removeprefix("https://github.com/")
+    owner = texts.address().removeprefix("https://github.com/")
     for path in [*readme.NOTEBOOKS, "README.md"]:
         text = committed.content(path).decode()
         target = "notebooks/01_baseline_comparison.ipynb" if path == "README.md" else str(Path(path).with_suffix(".ipynb"))
@@ -56,8 +56,8 @@ def test_each_notebook_and_readme_can_be_opened_on_binder_and_colab():
 def test_another_address_is_written_everywhere(monkeypatch):
     """Changed in pyproject.toml, it is in the badges and in the cell that fetches the repository."""
     path = "notebooks/06_your_data.ipynb"
-    monkeypatch.setattr(readme, "address", lambda: "https://github.com/someone/scbert.again")
-    monkeypatch.setitem(readme.PARTS, path, {"badges": readme.badges(path)})
+    monkeypatch.setattr(texts, "address", lambda: "https://github.com/someone/scbert.again")
+    monkeypatch.setitem(readme.PARTS, path, {"badges": texts.badges(path)})
     made = readme.written(path, committed.content(path).decode(), published)
     assert made.count("someone/scbert.again") == 3 and "https://github.com/someone/scbert.again.git" in made
 
@@ -89,12 +89,12 @@ def card(experiment, arm, metric, paper, ours, fraction=1.0):
 def tables():
     """Hand-made tables of a profile, each number in its own place."""
     rows = []
-    for k, (_, experiment, arm, fraction) in enumerate(readme.ROWS, 1):
+    for k, (_, experiment, arm, fraction) in enumerate(texts.ROWS, 1):
         rows += [
             card(experiment, arm, "accuracy", 0.1 * k, 0.1 * k + 0.05, fraction),
             card(experiment, arm, "macro_f1", 0.1 * k + 0.01, 0.1 * k + 0.06, fraction),
         ]
-    rows += [card("masked", arm, metric, 0.7, 0.3) for _, arm, metric in readme.MASKED]
+    rows += [card("masked", arm, metric, 0.7, 0.3) for _, arm, metric in texts.MASKED]
     other = [row | {"dataset": "macparland", "paper": 0.99, "ours": 0.99} for row in rows]
 
     def found(**keys):
@@ -117,7 +117,7 @@ def tables():
 
 def test_every_number_of_the_results_stands_in_its_place(tables):
     """Paper and ours, accuracy and macro-F1, arms and their differences; the other data set's rows are left out."""
-    lines = readme.results(lambda profile: tables).splitlines()
+    lines = texts.results(lambda profile: tables).splitlines()
     assert "| Logistic regression | 0.100 ± 0.010 | 0.150 ± 0.015 | 0.110 ± 0.011 | 0.160 ± 0.016 |" in lines
     assert "| scBERT, 10 % of the labels | 0.600 ± 0.060 | 0.650 ± 0.065 | 0.610 ± 0.061 | 0.660 ± 0.066 |" in lines
     assert "| scBERT | 0.700 | 0.300 ± 0.030 |" in lines
@@ -136,7 +136,7 @@ def test_costs_are_computed_from_the_seconds_a_cell():
     """Ten epochs of 54,760 cells at 1 s are 6.3 days; ratios, memory and shares stand beside their model."""
     rows = []
     for job in ("forward", "finetuning step", "pretraining step"):
-        for k, model in enumerate(readme.MODELS, 1):
+        for k, model in enumerate(texts.MODELS, 1):
             rows.append(
                 {
                     "job": job,
@@ -167,7 +167,7 @@ def test_costs_are_computed_from_the_seconds_a_cell():
         }
         for kind, s in (("sparse", 0.002), ("dense", 0.003))
     ]
-    said = readme.speed(lambda profile: {"cpu.csv": pd.DataFrame(rows)})
+    said = texts.speed(lambda profile: {"cpu.csv": pd.DataFrame(rows)})
     for line in (
         "| forward | 1 s (1.0×), 1 MiB | 0.5 s (2.0×), 2 MiB | 0.333 s (3.0×), 3 MiB | 3e-07 |",
         "| forward: share of this machine's 50 GFLOP/s in products | 10% | 20% | | |",
@@ -190,14 +190,14 @@ def test_the_program_writes_what_is_old_and_nothing_else(tmp_path, monkeypatch, 
     before = "A title.\n<!-- results: python -m lib.readme -->\nold\n<!-- end of results -->\nThe end.\n"
     (tmp_path / "README.md").write_text(before)
     monkeypatch.setattr(readme, "ROOT", tmp_path)
-    monkeypatch.setattr(readme, "PARTS", {"README.md": {"results": readme.results}})
+    monkeypatch.setattr(readme, "PARTS", {"README.md": {"results": texts.results}})
     assert readme.main(["--check"]) == 1 and (tmp_path / "README.md").read_text() == before
     assert capsys.readouterr().out.splitlines() == [
         "README.md is not what the figures say",
         "figures/laptop/SHA256SUMS is not what the figures say",
     ]
     assert readme.main([]) == 0 and readme.main(["--check"]) == 0
-    assert (tmp_path / "README.md").read_text() == before.replace("old\n", readme.results(lambda profile: tables))
+    assert (tmp_path / "README.md").read_text() == before.replace("old\n", texts.results(lambda profile: tables))
     assert (laptop / committed.SUMS).read_text() == committed.sums(laptop)
 
 

@@ -1,0 +1,227 @@
+"""Sentences and tables of our texts, made from published figures: README's, those of figures/ and of notebooks' first cells."""
+
+from __future__ import annotations
+
+import textwrap
+import tomllib
+from collections.abc import Callable, Mapping
+
+import pandas as pd
+
+from lib.evaluate import words
+from lib.paper import findings
+from lib.settings import ROOT
+
+Tables = Mapping[str, pd.DataFrame]
+Load = Callable[[str], Tables]  # from a profile to its published tables
+# The profiles that carry findings, and what a sentence calls their cells.
+CELLS = {"laptop": "sorted blood cells", "liver-laptop": "liver cells"}
+FULL_SIZE = {"standard": "sorted blood cells at the paper's size"}  # notebook 08, and it alone
+ROWS = (
+    ("Logistic regression", "baseline", "logistic_regression", 1.0),
+    ("scBERT", "baseline", "full", 1.0),
+    ("scBERT, not pre-trained", "ablation", "no_pretraining", 1.0),
+    ("scBERT, no gene embedding", "ablation", "no_gene2vec", 1.0),
+    ("Logistic regression, 10 % of the labels", "few_shot", "logistic_regression", 0.1),
+    ("scBERT, 10 % of the labels", "few_shot", "full", 0.1),
+)
+MASKED = (
+    ("scBERT", "full", "masked_accuracy"),
+    ("scBERT, no gene embedding", "no_gene2vec", "masked_accuracy"),
+    ("saying the cell's most common bin", "no_gene2vec", "accuracy_of_most_common_bin"),
+)
+NEIGHBOURS = (("principal components", "pca"), ("scBERT", "full"), ("scBERT, not pre-trained", "no_pretraining"))
+MODELS = ("stock", "ours", "ours, no gene embedding")
+COSTS = (
+    ("fine-tuning, 10 epochs of 54,760 cells", "finetuning step", 10 * 54_760),
+    ("pre-training, one pass over 1.1 million cells", "pretraining step", 1.1e6),
+    ("naming 10,000 cells", "forward", 10_000),
+)
+
+
+def _told(load):
+    """(profile, what its cells are called, finding) of all that is published: notebook 08 is about the full size alone."""
+    for profile, cells in (CELLS | FULL_SIZE).items():
+        for found in findings.findings(load(profile)):
+            if (found.notebook == "08") == (profile in FULL_SIZE):
+                yield profile, cells, found
+
+
+def finding(number: str) -> Callable[[Load], str]:
+    """What makes the finding of a notebook's first cell: claim and caveat, for each set of cells that is published."""
+
+    def make(load):
+        told = [
+            f"**What we find** in {cells} (`figures/{profile}`): {found.claim} {found.caveat}"
+            for profile, cells, found in _told(load)
+            if found.notebook == number
+        ]
+        return "\n\n".join(_wrapped(text) for text in told) + "\n"
+
+    return make
+
+
+def claims(load: Load) -> str:
+    """README's findings: the paper's questions in rows, our data sets in columns, and what they come to in a sentence."""
+    answers = {cells: findings.questions(load(profile)) for profile, cells in CELLS.items()}
+    answers = {cells: rows for cells, rows in answers.items() if rows}
+    asked = list(dict.fromkeys(question for rows in answers.values() for question in rows))
+    verdicts = pd.Series([row["verdict"] for rows in answers.values() for row in rows.values() if row["by_model"]])
+    counted = [f"{sum(verdicts == word)} {word}" for word in words.SAID if (verdicts == word).any()]
+    least = "In none is scBERT shown to be ahead. " if "behind" not in set(verdicts) else ""
+    said = (
+        f"Logistic regression is asked against scBERT {len(verdicts)} times: {', '.join(counted)}. {least}In points, with 95 % "
+        "intervals for other test cells, seeds and pre-trainings:"
+    )
+    lines = [_wrapped(said), "", *_head("the first minus the second", *answers)]
+    lines += [
+        _row(question, *(_points(rows[question]) if question in rows else "–" for rows in answers.values()))
+        for question in asked
+    ]
+    for question, row in (pair for profile in FULL_SIZE for pair in findings.at_full_size(load(profile)).items()):
+        lines.append(_row(question, _points(row), *["–"] * (len(answers) - 1)))
+    return "\n".join(lines) + "\n"
+
+
+def _points(row):
+    """A difference, its interval and the verdict, for a cell of README's table."""
+    return words.points(row, "{:+.1f} ({:.1f} to {:.1f}): ").replace("-", "−") + row["verdict"]
+
+
+def evidence(load: Load) -> str:
+    """All findings with their evidence, caveats and files."""
+    told = []
+    for profile, cells, found in _told(load):
+        sources = ", ".join(f"[{name}]({profile}/{name})" for name in found.tables)
+        words_of = f"- **{found.notebook}, {cells}. {found.claim}** {found.evidence} *Caveats.* {found.caveat} From {sources}."
+        told.append(_wrapped(words_of, "  "))
+    return "\n".join(told) + "\n"
+
+
+def _wrapped(text, indent=""):
+    return textwrap.fill(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def three(load: Load) -> str:
+    """README's table: logistic regression, scBERT, and scBERT that was not pre-trained."""
+    lines = _head("accuracy", *(f"{labels}, {who}" for labels in ("all labels", "10 % of them") for who in ("paper", "ours")))
+    card = _card(load("laptop"))
+    for name, experiment, arm, _ in ROWS[:3]:
+        cells = []
+        for key in ((experiment, arm, 1.0), ("few_shot", arm, 0.1)):
+            found = card.loc[(*key, "accuracy")] if (*key, "accuracy") in card.index else None
+            cells += ["–" if found is None else words.show(found[who], found[f"half_width_{who}"]) for who in ("paper", "ours")]
+        lines.append(_row(name, *cells))
+    return "\n".join(lines) + "\n"
+
+
+def _card(tables):
+    card = tables["05_scorecard.csv"].query("dataset == 'zheng68k'")
+    return card.set_index(["experiment", "arm", "fraction", "metric"]).sort_index()
+
+
+def results(load: Load) -> str:
+    """The results in tables, from ``figures/laptop``: the scorecard, the differences, the rules, the neighbours."""
+    tables = load("laptop")
+    card = _card(tables)
+    lines = _head("", "accuracy, paper", "accuracy, ours", "macro-F1, paper", "macro-F1, ours")
+    for name, *key in ROWS:
+        found = [card.loc[(*key, metric)] for metric in ("accuracy", "macro_f1")]
+        lines.append(_row(name, *(words.show(r[who], r[f"half_width_{who}"]) for r in found for who in ("paper", "ours"))))
+    lines += ["", *_head("masked task: hidden genes told right", "paper", "ours")]
+    for name, arm, metric in MASKED:
+        found = card.loc[("masked", arm, 1.0, metric)]
+        lines.append(_row(name, f"{found['paper']:.3f}", words.show(found["ours"], found["half_width_ours"])))
+    rule = tables["04_rules.csv"].set_index(["answer", "metric"]).loc[("additive", "accuracy")]
+    lines.append(
+        _row("a rule that counts bins of the cell and of the gene, no transformer", "–", _interval(rule, "value", ".3f"))
+    )
+    lines += ["", *_head("accuracy, difference to scBERT in points", "paper", "ours")]
+    ours = tables["03_difference.csv"].set_index("arm")
+    ours.loc["logistic_regression"] = tables["01_difference.csv"].iloc[0]
+    for name, *key in (ROWS[0], ROWS[2], ROWS[3]):
+        paper = card.loc[(*key, "accuracy")].rename(lambda column: column.removesuffix("_paper"))
+        lines.append(
+            _row(name, _interval(100 * paper, "effect", "+.1f"), _interval(100 * ours.loc[key[1]], "difference", "+.1f"))
+        )
+    found = tables["04_zero_shot.csv"].query("metric == 'knn_accuracy'").set_index("arm")
+    lines += ["", *_head("cells whose nearest neighbours give the right type", "ours")]
+    lines += [_row(name, _interval(found.loc[arm], "value", ".2f")) for name, arm in NEIGHBOURS]
+    return "\n".join(lines) + "\n"
+
+
+def speed(load: Load) -> str:
+    """Speed and costs, from ``figures/benchmark/cpu.csv``; the costs are computed from it."""
+    table = load("benchmark")["cpu.csv"].drop_duplicates(["job", "genes", "model"]).set_index(["job", "genes", "model"])
+    table = table.sort_index()
+    lines = _head("16,906 genes, a cell", *MODELS, "error of ours")
+    for job in ("forward", "finetuning step", "pretraining step"):
+        found = [table.loc[(job, 16_906, model)] for model in MODELS]
+        cells = [f"{r['seconds']:.3g} s ({r['ratio']:,.1f}×), {r['bytes'] / 2**20:.0f} MiB" for r in found]
+        lines.append(_row(job, *cells, f"{table.loc[(f'{job}: error', 16_906, 'ours'), 'error']:.0e}"))
+    forward, parts = table.loc[("forward", 16_906)], table.loc[("forward: profile", 16_906), "seconds"]
+    rate = forward.loc["stock", "matrix_rate"] / 1e9
+    shares = [f"{forward.loc[model, 'share_of_rate']:.0%}" for model in MODELS[:2]]
+    lines.append(_row(f"forward: share of this machine's {rate:.0f} GFLOP/s in products", *shares, "", ""))
+    lines += ["", *_head("*computed* from the above", *MODELS)]
+    for name, job, cells in COSTS:
+        lines.append(_row(name, *(duration(cells * table.loc[(job, 16_906, model), "seconds"]) for model in MODELS)))
+    share = parts / parts.sum()
+    fed, made = table.loc["feeding"].droplevel(0), table.loc["preparation"].droplevel(0)
+    took = []
+    for kind in ("sparse", "dense"):
+        row = made.loc[f"ours, {kind} tokens"]
+        took.append(f"{row.seconds * row.cells:.0f} s and {row.bytes * row.cells / 2**30:.1f} GiB ({kind} tokens)")
+    return "\n".join(lines) + (
+        f"\n\nOf a forward of ours {share['matrix products']:.0%} of the time is matrix products, "
+        f"{share['exponentials']:.0%} exponentials, {share['the rest']:.0%} the rest (profile). If everything but the "
+        f"products took no time, ours would be {forward.loc['stock', 'seconds'] / parts['matrix products']:.1f}× stock: "
+        f"that is the limit in fp32 here.\n\n"
+        f"A batch of 32 cells is fed in {32e3 * fed.loc['ours', 'seconds']:.2f} ms, {fed.loc['ours', 'ratio']:.0f}× faster "
+        f"than by one `.toarray()` a cell. To align, normalise and tokenise {int(made['cells'].iloc[0]):,} simulated cells "
+        f"of 32,738 genes takes {' and '.join(took)}.\n"
+    )
+
+
+def _head(*names):
+    return [_row(*names), "|" + "---|" * len(names)]
+
+
+def _row(*cells):
+    return "".join(f"| {cell} " if cell else "| " for cell in cells) + "|"
+
+
+def _interval(row, value, form):
+    """An estimate with its interval in brackets: ``+4.5 (+3.2 to +5.8)``."""
+    return f"{row[value]:{form}} ({row['low']:{form}} to {row['high']:{form}})"
+
+
+def duration(seconds: float) -> str:
+    """A time in the largest unit of which it has more than one and a half.
+
+    >>> duration(49), duration(7200), duration(3_110_400)
+    ('49 s', '2 hours', '36 days')
+    """
+    for size, unit in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:,.2g} {unit}" if seconds < 99 * size else f"{seconds / size:,.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def address() -> str:
+    """Where this repository is published, as pyproject.toml says: there alone it is changed."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["urls"]["repository"]
+
+
+def badges(notebook: str) -> Callable[[Load], str]:
+    """What makes the links that open a notebook on Binder and on Colab; neither needs anything installed."""
+    repository = address().removeprefix("https://github.com/")
+    places = (
+        ("Binder", "https://mybinder.org/badge_logo.svg", f"https://mybinder.org/v2/gh/{repository}/main?urlpath=lab/tree/"),
+        (
+            "Colab",
+            "https://colab.research.google.com/assets/colab-badge.svg",
+            f"https://colab.research.google.com/github/{repository}/blob/main/",
+        ),
+    )
+    return lambda load: "".join(f"[![Open in {name}]({picture})]({begin}{notebook})\n" for name, picture, begin in places)
