@@ -134,8 +134,8 @@ def test_killed_in_the_middle_it_goes_on(tmp_path, done, whole):
     many = anndata.concat([whole] * 12, index_unique="-")
     many.obs, path, out = many.obs[["n_counts"]], tmp_path / "many.h5ad", tmp_path / "many.named.h5ad"
     many.write_h5ad(path)
-    code = "import sys; from lib.experiments import namers, predicting; predicting.predict(sys.argv[1], namers.of_run(sys.argv[2]), "
-    code += "sys.argv[3], 50)"
+    code = "import sys; from lib.experiments import namers, predicting; _, path, run, out = sys.argv; "
+    code += "predicting.predict(path, namers.of_run(run), out, 50)"
     command = [sys.executable, "-c", code, str(path), done["full"].id, str(out)]
     before = inventory.settings.cache() / "predictions"
     process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"SCBERT_PROGRESS": "off"})
