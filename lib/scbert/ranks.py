@@ -12,6 +12,7 @@ import importlib
 import os
 import pickle
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -103,9 +104,10 @@ def _wait(processes, folder):
     if ended:
         rank = (killed or list(ended))[0]
         how = f"signal {-ended[rank]}" if killed else f"exit status {ended[rank]}"
+        short = ", as it is where memory is short" if ended[rank] == -signal.SIGKILL else ""
         raise DataError(
-            f"Process {rank + 1} of {len(processes)} that trained together was ended from outside ({how}), as it is where "
-            "memory is short; the others were ended too. What is done is kept: call again."
+            f"Process {rank + 1} of {len(processes)} that trained together was ended from outside ({how}){short}; the others "
+            "were ended too. What is done is kept: call again."
         )
 
 
@@ -124,7 +126,7 @@ def main(rank: int, number: int, folder: str) -> None:
         result = getattr(importlib.import_module(module), name).__wrapped__(model, *args, **kwargs)
         if rank == 0:
             joblib.dump((result, model.cpu().state_dict(), model.redraws, random_state()), folder / "result")
-        distributed.destroy_process_group()
+        distributed.barrier()  # nobody leaves while another still reads what it sent
     except BaseException as error:  # noqa: BLE001 - whatever it is, the process that waits raises it
         try:
             content = pickle.dumps(error)
@@ -133,6 +135,8 @@ def main(rank: int, number: int, folder: str) -> None:
             content = pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}"))
         (folder / f"error.{rank}").write_bytes(content)
         os._exit(1)
+    # Not by the interpreter's end: gloo's threads may still run then, and C++ aborts a process whose threads nobody waits for.
+    os._exit(0)
 
 
 def _end_with_parent(folder):
