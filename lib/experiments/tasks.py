@@ -172,7 +172,7 @@ def cell_types(spec: dict, checkpoint: Path, weights_of: Callable) -> tuple:
     trunk, how = _trunk(spec, cells, everything, weights_of), _how("fine-tuning", spec, checkpoint) | {"select": select}
     classifier, done = classifiers.fine_tuned(trunk, cells.tokens, cells.labels, len(cells.classes), train, test, **how)
     arrays = {"probabilities": done.probabilities, "best_epoch": np.array(done.best_epoch), "select": select}
-    arrays |= {"ended": np.array(done.ended), "redrawn": np.array(done.redrawn)}
+    arrays |= {"ended": np.array(done.ended), "redrawn": np.array(done.redrawn), "passing": done.passing}
     arrays |= {} if done.predicted_by_epoch is None else {"predicted_by_epoch": done.predicted_by_epoch}
     return done.log, about | arrays, _weights(classifier, cells)
 

@@ -16,7 +16,7 @@ from lib.errors import DataError
 from lib.prepare.tokens import tokenize
 from lib.scbert import rules, training
 from lib.scbert.classifier import CellTypeClassifier
-from lib.scbert.finetune import class_weights, finetune, learning_rate
+from lib.scbert.finetune import class_weights, finetune, learning_rate, passing
 from lib.scbert.model import ScBert, ScBertConfig
 from lib.scbert.pretrain import evaluate_masked, mask_tokens, pretrain
 
@@ -494,6 +494,29 @@ def test_a_dead_head_is_drawn_again_and_counted():
     assert fine_tuned(tiny(CellTypeClassifier)).redrawn == 0
     with pytest.raises(DataError, match="drawn 100 times"):
         fine_tuned(dead(tiny(CellTypeClassifier), times=10**6))
+
+
+@pytest.mark.parametrize("embedding", [None, 0.3 * np.random.RandomState(1).randn(GENES, TINY["dim"])])
+def test_what_passes_the_heads_relu_is_told_token_by_token(embedding):
+    """The shares are those of the head's own activations, gene by gene; NaN for a token that no cell shows."""
+    torch.manual_seed(1)
+    model, tokens = CellTypeClassifier(ScBertConfig(**TINY), embedding).eval(), made_up()[0]
+    tokens[tokens == 5] = 0
+    with torch.no_grad():
+        head = model.to_out
+        passed = (head.conv1(model.norm(model.hidden(torch.from_numpy(tokens)))[:, None])[:, 0, :, 0] > 0).numpy()
+    told = passing(model, sp.csr_matrix(tokens), np.arange(CELLS))
+    for token in range(5):
+        assert told[token] == pytest.approx(passed[tokens == token].mean())
+    assert np.isnan(told[5])
+
+
+def test_what_passes_is_told_before_and_after():
+    """Of the first test cells, when training begins and with the weights that are kept."""
+    model = tiny(CellTypeClassifier)
+    done = fine_tuned(model, epochs=6)
+    assert done.passing.shape == (2, 6)
+    assert not np.array_equal(done.passing[0], done.passing[1], equal_nan=True)
 
 
 def test_a_head_without_blocks_trains_beyond_the_redraw_of_features():
