@@ -7,6 +7,7 @@ import re
 import resource
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,13 +19,15 @@ import scipy.sparse as sp
 import torch
 from performer_pytorch.performer_pytorch import linear_attention, softmax_kernel
 from torch.nn import functional as F
-from torch.profiler import ProfilerActivity
+from torch.profiler import ProfilerActivity, record_function
 from torch.profiler import profile as record
 
 from lib import datasets, prepare
 from lib.prepare.tokens import sparse_tokens, tokenize
+from lib.scbert.arithmetic import choose
 from lib.scbert.classifier import CellTypeClassifier
 from lib.scbert.finetune import freeze
+from lib.scbert.fused import FusedMemory
 from lib.scbert.model import ScBert, ScBertConfig
 from lib.scbert.pretrain import IGNORED, mask_tokens, target_logits
 
@@ -32,6 +35,8 @@ anndata = lazy_loader.load("anndata")  # not on a bare GPU machine, nor what nee
 
 JOBS = ("forward", "finetuning step", "pretraining step")
 MODELS = ("stock", "ours", "ours, bf16", "ours, no gene embedding")
+KEPT = "ours, frozen blocks kept"  # a step of fine-tuning alone: what the five frozen blocks give is read from a file
+SMALL = {"dim": 32, "depth": 2, "heads": 2, "dim_head": 16, "features": 44}  # the model of the profile laptop
 
 
 def flops(genes: int, config: ScBertConfig, job: str) -> int:
@@ -74,7 +79,9 @@ def make_job(
     net.to(device)
     batch = [x.to(device) for x in make_batch(genes, cells)]
     optimizer = torch.optim.Adam(trained)
-    low = model == "ours, bf16" or (device == "cuda" and model != "stock")
+    low = model == "ours, bf16" or (model == KEPT and choose(net.config.dim, device).startswith("bf16"))
+    low |= device == "cuda" and model != "stock"
+    kept = _kept(net.eval(), batch[0]) if model == KEPT else None
 
     def forward():
         with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=low):
@@ -83,7 +90,7 @@ def make_job(
     def step():
         net.train()
         with torch.autocast(device, torch.bfloat16, enabled=low):
-            loss = loss_of(net, job, *batch)
+            loss = loss_of(net, job, *batch, kept)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -91,10 +98,24 @@ def make_job(
     return forward if job == "forward" else step
 
 
-def loss_of(net, job, tokens, masked, targets):
-    """The loss of a training step; the cell types of fine-tuning are made up."""
+def _kept(net, tokens):
+    """What the frozen blocks give of these cells, in a file (cells, genes + 1, dim), as fine-tuning keeps it."""
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - gone when the last array over it is
+    with torch.no_grad():
+        states = net.blocks(net.embed(tokens), net.counts(tokens), stop=-1, tokens=tokens).float().cpu().numpy()
+    kept = np.memmap(file, np.float32, "w+", shape=states.shape)
+    kept[:] = states
+    return kept
+
+
+def loss_of(net, job, tokens, masked, targets, kept=None):
+    """The loss of a training step; the cell types of fine-tuning are made up. ``kept``: the frozen blocks' output."""
     if job == "finetuning step":
-        logits = net(tokens)
+        if kept is None:
+            logits = net(tokens)
+        else:
+            states = torch.from_numpy(np.array(kept)).to(tokens.device)
+            logits = net.classify(net.blocks(states, net.counts(tokens), start=-1), tokens)
         return F.cross_entropy(logits, torch.arange(len(tokens), device=tokens.device) % logits.shape[1])
     return F.cross_entropy(target_logits(net, masked, targets), targets[targets != IGNORED])
 
@@ -170,14 +191,17 @@ def exactness(job: str, genes: int, bf16: bool = False, config: ScBertConfig | N
 
 
 PARTS = {
+    "compiled functions": {"compiled"},
     "matrix products": {"aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::baddbmm_"},
     "exponentials": {"aten::exp", "aten::exp_", "aten::exp2", "aten::exp2_"},
 }
 
 
-def profile(job: str, genes: int, repeats: int = 3) -> dict[str, float]:
-    """Where the time of ours goes: seconds a cell in matrix products, exponentials, and the rest."""
-    work = make_job("ours", job, genes, 1)
+def profile(model: str, job: str, genes: int, repeats: int = 3) -> dict[str, float]:
+    """Where a model's time goes: seconds a cell in compiled functions, matrix products outside them, exponentials, the rest."""
+    call = FusedMemory._call
+    FusedMemory._call = lambda *arguments: record_function("compiled")(call)(*arguments)  # in a process of its own
+    work = make_job(model, job, genes, 1)
     work()
     with record(activities=[ProfilerActivity.CPU]) as found:
         total = timed(lambda: [work() for _ in range(repeats)], "cpu") / repeats

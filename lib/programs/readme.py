@@ -15,7 +15,7 @@ import textwrap
 from collections.abc import Callable
 
 from lib import files
-from lib.programs import committed, texts
+from lib.programs import committed, speed, texts
 from lib.settings import ROOT
 
 BOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.py"))
@@ -27,9 +27,14 @@ NOTEBOOKS = {
 }
 # What stands between <!-- name --> and <!-- end of name --> in which file.
 PARTS: dict[str, dict[str, Callable[[texts.Load], str]]] = {
-    "README.md": {"badges": texts.badges(f"notebooks/{BOOKS[0].stem}.ipynb"), "findings": texts.claims, "results": texts.three},
+    "README.md": {
+        "badges": texts.badges(f"notebooks/{BOOKS[0].stem}.ipynb"),
+        "findings": texts.claims,
+        "results": texts.three,
+        "speed": speed.short,
+    },
     "figures/README.md": {"findings": texts.evidence, "results": texts.results},
-    "figures/benchmark/README.md": {"speed": texts.speed},
+    "figures/benchmark/README.md": {"speed": speed.tables},
     **NOTEBOOKS,
 }
 

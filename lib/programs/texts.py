@@ -31,12 +31,6 @@ MASKED = (
     ("saying the cell's most common bin", "no_gene2vec", "accuracy_of_most_common_bin"),
 )
 NEIGHBOURS = (("principal components", "pca"), ("scBERT", "full"), ("scBERT, not pre-trained", "no_pretraining"))
-MODELS = ("stock", "ours", "ours, no gene embedding")
-COSTS = (
-    ("fine-tuning, 10 epochs of 54,760 cells", "finetuning step", 10 * 54_760),
-    ("pre-training, one pass over 1.1 million cells", "pretraining step", 1.1e6),
-    ("naming 10,000 cells", "forward", 10_000),
-)
 
 
 def _told(load):
@@ -73,13 +67,13 @@ def claims(load: Load) -> str:
         f"Logistic regression is asked against scBERT {len(verdicts)} times: {', '.join(counted)}. {least}In points, with 95 % "
         "intervals for other test cells, seeds and pre-trainings:"
     )
-    lines = [_wrapped(said), "", *_head("the first minus the second", *answers)]
+    lines = [_wrapped(said), "", *head("the first minus the second", *answers)]
     lines += [
-        _row(question, *(_points(rows[question]) if question in rows else "–" for rows in answers.values()))
+        line(question, *(_points(rows[question]) if question in rows else "–" for rows in answers.values()))
         for question in asked
     ]
     for question, row in (pair for profile in FULL_SIZE for pair in findings.at_full_size(load(profile)).items()):
-        lines.append(_row(question, _points(row), *["–"] * (len(answers) - 1)))
+        lines.append(line(question, _points(row), *["–"] * (len(answers) - 1)))
     return "\n".join(lines) + "\n"
 
 
@@ -104,14 +98,14 @@ def _wrapped(text, indent=""):
 
 def three(load: Load) -> str:
     """README's table: logistic regression, scBERT, and scBERT that was not pre-trained."""
-    lines = _head("accuracy", *(f"{labels}, {who}" for labels in ("all labels", "10 % of them") for who in ("paper", "ours")))
+    lines = head("accuracy", *(f"{labels}, {who}" for labels in ("all labels", "10 % of them") for who in ("paper", "ours")))
     card = _card(load("laptop"))
     for name, experiment, arm, _ in ROWS[:3]:
         cells = []
         for key in ((experiment, arm, 1.0), ("few_shot", arm, 0.1)):
             found = card.loc[(*key, "accuracy")] if (*key, "accuracy") in card.index else None
             cells += ["–" if found is None else words.show(found[who], found[f"half_width_{who}"]) for who in ("paper", "ours")]
-        lines.append(_row(name, *cells))
+        lines.append(line(name, *cells))
     return "\n".join(lines) + "\n"
 
 
@@ -124,88 +118,43 @@ def results(load: Load) -> str:
     """The results in tables, from ``figures/laptop``: the scorecard, the differences, the rules, the neighbours."""
     tables = load("laptop")
     card = _card(tables)
-    lines = _head("", "accuracy, paper", "accuracy, ours", "macro-F1, paper", "macro-F1, ours")
+    lines = head("", "accuracy, paper", "accuracy, ours", "macro-F1, paper", "macro-F1, ours")
     for name, *key in ROWS:
         found = [card.loc[(*key, metric)] for metric in ("accuracy", "macro_f1")]
-        lines.append(_row(name, *(words.show(r[who], r[f"half_width_{who}"]) for r in found for who in ("paper", "ours"))))
-    lines += ["", *_head("masked task: hidden genes told right", "paper", "ours")]
+        lines.append(line(name, *(words.show(r[who], r[f"half_width_{who}"]) for r in found for who in ("paper", "ours"))))
+    lines += ["", *head("masked task: hidden genes told right", "paper", "ours")]
     for name, arm, metric in MASKED:
         found = card.loc[("masked", arm, 1.0, metric)]
-        lines.append(_row(name, f"{found['paper']:.3f}", words.show(found["ours"], found["half_width_ours"])))
+        lines.append(line(name, f"{found['paper']:.3f}", words.show(found["ours"], found["half_width_ours"])))
     rule = tables["04_rules.csv"].set_index(["answer", "metric"]).loc[("additive", "accuracy")]
     lines.append(
-        _row("a rule that counts bins of the cell and of the gene, no transformer", "–", _interval(rule, "value", ".3f"))
+        line("a rule that counts bins of the cell and of the gene, no transformer", "–", _interval(rule, "value", ".3f"))
     )
-    lines += ["", *_head("accuracy, difference to scBERT in points", "paper", "ours")]
+    lines += ["", *head("accuracy, difference to scBERT in points", "paper", "ours")]
     ours = tables["03_difference.csv"].set_index("arm")
     ours.loc["logistic_regression"] = tables["01_difference.csv"].iloc[0]
     for name, *key in (ROWS[0], ROWS[2], ROWS[3]):
         paper = card.loc[(*key, "accuracy")].rename(lambda column: column.removesuffix("_paper"))
         lines.append(
-            _row(name, _interval(100 * paper, "effect", "+.1f"), _interval(100 * ours.loc[key[1]], "difference", "+.1f"))
+            line(name, _interval(100 * paper, "effect", "+.1f"), _interval(100 * ours.loc[key[1]], "difference", "+.1f"))
         )
     found = tables["04_zero_shot.csv"].query("metric == 'knn_accuracy'").set_index("arm")
-    lines += ["", *_head("cells whose nearest neighbours give the right type", "ours")]
-    lines += [_row(name, _interval(found.loc[arm], "value", ".2f")) for name, arm in NEIGHBOURS]
+    lines += ["", *head("cells whose nearest neighbours give the right type", "ours")]
+    lines += [line(name, _interval(found.loc[arm], "value", ".2f")) for name, arm in NEIGHBOURS]
     return "\n".join(lines) + "\n"
 
 
-def speed(load: Load) -> str:
-    """Speed and costs, from ``figures/benchmark/cpu.csv``; the costs are computed from it."""
-    table = load("benchmark")["cpu.csv"].drop_duplicates(["job", "genes", "model"]).set_index(["job", "genes", "model"])
-    table = table.sort_index()
-    lines = _head("16,906 genes, a cell", *MODELS, "error of ours")
-    for job in ("forward", "finetuning step", "pretraining step"):
-        found = [table.loc[(job, 16_906, model)] for model in MODELS]
-        cells = [f"{r['seconds']:.3g} s ({r['ratio']:,.1f}×), {r['bytes'] / 2**20:.0f} MiB" for r in found]
-        lines.append(_row(job, *cells, f"{table.loc[(f'{job}: error', 16_906, 'ours'), 'error']:.0e}"))
-    forward, parts = table.loc[("forward", 16_906)], table.loc[("forward: profile", 16_906), "seconds"]
-    rate = forward.loc["stock", "matrix_rate"] / 1e9
-    shares = [f"{forward.loc[model, 'share_of_rate']:.0%}" for model in MODELS[:2]]
-    lines.append(_row(f"forward: share of this machine's {rate:.0f} GFLOP/s in products", *shares, "", ""))
-    lines += ["", *_head("*computed* from the above", *MODELS)]
-    for name, job, cells in COSTS:
-        lines.append(_row(name, *(duration(cells * table.loc[(job, 16_906, model), "seconds"]) for model in MODELS)))
-    share = parts / parts.sum()
-    fed, made = table.loc["feeding"].droplevel(0), table.loc["preparation"].droplevel(0)
-    took = []
-    for kind in ("sparse", "dense"):
-        row = made.loc[f"ours, {kind} tokens"]
-        took.append(f"{row.seconds * row.cells:.0f} s and {row.bytes * row.cells / 2**30:.1f} GiB ({kind} tokens)")
-    return "\n".join(lines) + (
-        f"\n\nOf a forward of ours {share['matrix products']:.0%} of the time is matrix products, "
-        f"{share['exponentials']:.0%} exponentials, {share['the rest']:.0%} the rest (profile). If everything but the "
-        f"products took no time, ours would be {forward.loc['stock', 'seconds'] / parts['matrix products']:.1f}× stock: "
-        f"that is the limit in fp32 here.\n\n"
-        f"A batch of 32 cells is fed in {32e3 * fed.loc['ours', 'seconds']:.2f} ms, {fed.loc['ours', 'ratio']:.0f}× faster "
-        f"than by one `.toarray()` a cell. To align, normalise and tokenise {int(made['cells'].iloc[0]):,} simulated cells "
-        f"of 32,738 genes takes {' and '.join(took)}.\n"
-    )
+def head(*names):
+    return [line(*names), "|" + "---|" * len(names)]
 
 
-def _head(*names):
-    return [_row(*names), "|" + "---|" * len(names)]
-
-
-def _row(*cells):
+def line(*cells):
     return "".join(f"| {cell} " if cell else "| " for cell in cells) + "|"
 
 
 def _interval(row, value, form):
     """An estimate with its interval in brackets: ``+4.5 (+3.2 to +5.8)``."""
     return f"{row[value]:{form}} ({row['low']:{form}} to {row['high']:{form}})"
-
-
-def duration(seconds: float) -> str:
-    """A time in the largest unit of which it has more than one and a half.
-
-    >>> duration(49), duration(7200), duration(3_110_400)
-    ('49 s', '2 hours', '36 days')
-    """
-    for size, unit in ((86_400, "days"), (3600, "hours"), (60, "minutes")):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:,.2g} {unit}" if seconds < 99 * size else f"{seconds / size:,.0f} {unit}"
-    return f"{seconds:.0f} s"
 
 
 def address() -> str:

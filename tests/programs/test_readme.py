@@ -7,11 +7,12 @@ import subprocess
 from pathlib import Path
 
 import jupytext
+import numpy as np
 import pandas as pd
 import pytest
 
 from lib.experiments import profiles
-from lib.programs import committed, readme, run_notebooks, texts
+from lib.programs import committed, readme, run_notebooks, speed, texts
 from lib.settings import ROOT
 
 
@@ -132,52 +133,67 @@ def test_every_number_of_the_results_stands_in_its_place(tables):
     ]
 
 
-def test_costs_are_computed_from_the_seconds_a_cell():
+@pytest.fixture
+def measured():
+    """A benchmark's table: stock takes a second a cell for everything, the k-th model of ours a k-th of it."""
+    rows = [{"job": "products", "model": kind, "matrix_rate": rate, "machine": "A machine"} for kind, rate in RATES.items()]
+    parts = {"compiled functions": 0.25, "matrix products": 0.2, "exponentials": 0.05, "the rest": 0.5}
+    for job in speed.STEPS:
+        for size, genes in (("full", 16_906), ("small", 2000)):
+            for k, model in enumerate([*speed.MODELS, speed.KEPT], 1):
+                if model == speed.KEPT and (job, size) != ("finetuning step", "full"):
+                    continue
+                row = {"job": job, "model": model, "genes": genes, "size": size, "threads": 2, "bytes": k * 2**20}
+                row |= {"ratio": k, "ratio_low": k - 0.1, "ratio_high": k + 0.1, "seconds": (1 if size == "full" else 0.01) / k}
+                rows.append(row | {"share_of_rate": k / 10 if model in speed.MODELS[:3] else np.nan})
+        for model in speed.MODELS[1:3]:
+            rows.append({"job": f"{job}: error", "model": model, "genes": 16_906, "error": 3e-7, "agreement": 0.999})
+            about = {"job": f"{job}: profile", "model": model, "genes": 16_906}
+            rows += [about | {"part": part, "seconds": seconds} for part, seconds in parts.items()]
+    rows += [
+        {"job": "feeding", "model": model, "genes": 16_906, "seconds": seconds, "ratio": 1e-3 / seconds}
+        for model, seconds in (("ours", 1e-5), ("stock", 1e-3))
+    ]
+    about = {"job": "preparation", "genes": 16_906, "cells": 1000}
+    rows += [
+        about | {"model": f"ours, {kind} tokens", "seconds": seconds, "bytes": seconds * 2**30}
+        for kind, seconds in (("sparse", 0.002), ("dense", 0.003))
+    ]
+    return pd.DataFrame(rows)
+
+
+RATES = {"float32": 5e10, "bfloat16": 1e11}
+
+
+def test_costs_are_computed_from_the_seconds_a_cell(measured):
     """Ten epochs of 54,760 cells at 1 s are 6.3 days; ratios, memory and shares stand beside their model."""
-    rows = []
-    for job in ("forward", "finetuning step", "pretraining step"):
-        for k, model in enumerate(texts.MODELS, 1):
-            rows.append(
-                {
-                    "job": job,
-                    "model": model,
-                    "genes": 16_906,
-                    "seconds": 1 / k,
-                    "ratio": k,
-                    "bytes": k * 2**20,
-                    "share_of_rate": k / 10,
-                    "matrix_rate": 5e10,
-                }
-            )
-        rows.append({"job": f"{job}: error", "model": "ours", "genes": 16_906, "error": 3e-7})
-    parts = {"matrix products": 0.25, "exponentials": 0.05, "the rest": 0.2}
-    rows += [{"job": "forward: profile", "model": part, "genes": 16_906, "seconds": s} for part, s in parts.items()]
-    rows += [
-        {"job": "feeding", "model": model, "genes": 16_906, "seconds": s, "ratio": 1e-3 / s}
-        for model, s in (("ours", 1e-5), ("stock", 1e-3))
-    ]
-    rows += [
-        {
-            "job": "preparation",
-            "model": f"ours, {kind} tokens",
-            "genes": 16_906,
-            "cells": 1000,
-            "seconds": s,
-            "bytes": s * 2**30,
-        }
-        for kind, s in (("sparse", 0.002), ("dense", 0.003))
-    ]
-    said = texts.speed(lambda profile: {"cpu.csv": pd.DataFrame(rows)})
+    said = speed.tables(lambda profile: {"cpu.csv": measured})
     for line in (
-        "| forward | 1 s (1.0×), 1 MiB | 0.5 s (2.0×), 2 MiB | 0.333 s (3.0×), 3 MiB | 3e-07 |",
-        "| forward: share of this machine's 50 GFLOP/s in products | 10% | 20% | | |",
-        "| fine-tuning, 10 epochs of 54,760 cells | 6.3 days | 3.2 days | 2.1 days |",
-        "Of a forward of ours 50% of the time is matrix products, 10% exponentials, 40% the rest",
-        "ours would be 4.0× stock",
+        "Measured on A machine, 2 threads, where products of matrices reach 100 GFLOP/s in bfloat16, 50 GFLOP/s in float32.",
+        "| forward | 1 s, 1 MiB | 0.5 s, 2× (1.9 to 2.1), 2 MiB | 0.333 s, 3× (2.9 to 3.1), 3 MiB | "
+        "0.25 s, 4× (3.9 to 4.1), 4 MiB | – |",
+        "| forward: share of that rate | 10% | 20% | 30% | | |",
+        "| fine-tuning, 10 epochs of 54,760 cells | 6.3 days | 3.2 days | 2.1 days | 1.6 days |",
+        "| forward | 10 ms, 1 MiB | 5 ms, 2× (1.9 to 2.1), 2 MiB | 3.33 ms, 3× (2.9 to 3.1), 3 MiB | "
+        "2.5 ms, 4× (3.9 to 4.1), 4 MiB |",
+        "| hidden genes with the same answer | 99.90% | 99.90% |",
+        "| compiled functions | 25% | 25% |",
         "A batch of 32 cells is fed in 0.32 ms, 100× faster",
         "1,000 simulated cells of 32,738 genes takes 2 s and 2.0 GiB (sparse tokens) and 3 s and 3.0 GiB (dense tokens).",
     ):
         assert line in said
+    assert "0.2 s, 5× (4.9 to 5.1), 5 MiB |" in next(
+        line for line in said.splitlines() if line.startswith("| fine-tuning step")
+    )
+
+
+def test_readme_has_three_lines_of_speed(measured):
+    """One each job; without bf16 units there is one column less."""
+    said = speed.short(lambda profile: {"cpu.csv": measured}).splitlines()
+    assert said[0] == "| a cell, 16,906 genes | performer-pytorch | ours, fp32, faster by | ours, bf16, faster by |"
+    assert said[2:] == [f"| {name} | 1 s | 2× (1.9 to 2.1) | 3× (2.9 to 3.1) |" for name in speed.STEPS.values()]
+    plain = measured[measured["model"] != "ours, bf16"]
+    assert speed.short(lambda profile: {"cpu.csv": plain}).splitlines()[-1] == "| pre-training step | 1 s | 2× (1.9 to 2.1) |"
 
 
 def test_the_program_writes_what_is_old_and_nothing_else(tmp_path, monkeypatch, capsys, tables):
