@@ -68,7 +68,7 @@ class Pretraining(Strict):
     max_lr: Positive
     epochs: Count | None = None
     ends: Ends | None = None
-    corpus: str | None = None
+    corpus: str | Corpus | None = None
     checkpoint: str | None = None
 
 
@@ -120,6 +120,15 @@ class Effect(Strict):
     seeds: Seeds | None = None
 
 
+class FewLabels(Strict):
+    fraction: Share = 0.1
+    seeds: Seeds | None = None
+
+
+class Corpus(Strict):
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # of its files (lib.prepare.corpus.content), wherever they lie
+
+
 class Profile(Strict):
     """A file of lib/experiments/ladder."""
 
@@ -136,6 +145,8 @@ class Profile(Strict):
     finetuning: Finetuning
     logistic_regression: LogisticRegression
     other_protocol: OtherProtocol
+    few_labels: FewLabels | None = None
+    corpora: dict[str, Corpus] = {}
     tuning: Tuning | None = None
     controls: Controls | None = None
     repeated: Repeated | None = None

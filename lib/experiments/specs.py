@@ -157,6 +157,29 @@ def pretraining_effect(profile: dict) -> Specs:
     return cell_types(profile, ["full", "no_pretraining"], fractions or profile["fractions"], seeds)
 
 
+def few_labels(profile: dict) -> Specs:
+    """Specifications of scBERT with its gene embedding, not pre-trained, on few labels, beside what is cheap there.
+
+    ``few_labels`` of the profile, where there, says of which ``fraction`` and which ``seeds``: at full size that arm takes an
+    hour and more a run.
+    """
+    thin = profile.get("few_labels", {})
+    arms = ["logistic_regression", "majority", "no_gene2vec_no_pretraining", "no_pretraining"]
+    seeds = thin.get("seeds", profile["few_shot_seeds"])
+    return cell_types(profile, arms, [thin.get("fraction", 0.1)], seeds)
+
+
+def corpora(profile: dict) -> dict[str, Specs]:
+    """Specifications of scBERT without a gene embedding, pre-trained on each of the profile's ``corpora``, by their names.
+
+    A corpus is named by its content: published runs need none of its files.
+    """
+    return {
+        name: cell_types(profile | {"pretraining": profile["pretraining"] | {"corpus": given}}, ["no_gene2vec"])
+        for name, given in profile.get("corpora", {}).items()
+    }
+
+
 def unknown(profile: dict, arms: Names = ("logistic_regression", "nearest_neighbours", "no_gene2vec", "full")) -> Specs:
     """Specifications of classifiers from which one cell type was left out, every type once.
 
@@ -195,6 +218,8 @@ def asked(profile: dict) -> Specs:
         *tuning(profile),
         *factorial(profile),
         *pretraining_effect(profile),
+        *few_labels(profile),
+        *(spec for each in corpora(profile).values() for spec in each),
         *masked(profile),
         *representations(profile),
         *unknown(profile),

@@ -8,8 +8,8 @@ import lazy_loader
 
 _FUNCTIONS = {
     "marks": "INK PALETTE crosses estimates folder label legend mm percent rows runs save style",
-    "panels": "METRICS claim compare confusion curves differences dots epoch_rules factorial masked_task recall reliability "
-    "shares unknown",
+    "panels": "METRICS by_row claim compare confusion curves differences dots epoch_rules factorial masked_task recall "
+    "reliability shares unknown",
 }
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__, list(_FUNCTIONS), {module: names.split() for module, names in _FUNCTIONS.items()}

@@ -91,6 +91,17 @@ def dots(axes, table: pd.DataFrame, titles: dict[str, str]) -> None:
         ax.set(title=title, xlabel="95 % interval over cells")
 
 
+def by_row(axes, table: pd.DataFrame, metrics: Sequence[str]) -> None:
+    """Arms in rows, a panel a metric, every run (a row of the table) a point, their mean with Student's interval below."""
+    arms = list(dict.fromkeys(table["arm"]))
+    for ax, metric in zip(axes, metrics):
+        part = table[table["metric"] == metric]
+        marks.runs(ax, part, part["arm"].map(arms.index), orient="y")
+        marks.rows(ax, [label(arm) for arm in arms])
+        ax.set(title=METRICS[metric], xlim=(0, 1), xlabel="", ylabel="")
+    marks.legend(ax, ours="each run", **marks.crosses(table), mean="mean, 95 % Student interval")
+
+
 def factorial(axes, table: pd.DataFrame, marked: Sequence[str] = ()) -> None:
     """Accuracy of every combination of factors: a panel for what is trained, a column for pre-training, a line an embedding.
 

@@ -21,7 +21,8 @@ def everything(profile):
     wanted = specs.cell_types(profile, arms) + specs.cell_types(profile, arms, profile["fractions"], profile["few_shot_seeds"])
     for part in (specs.masked, specs.representations, specs.controls, specs.other_protocol, specs.repeated, specs.factorial):
         wanted += part(profile)
-    wanted += specs.pretraining_effect(profile) + specs.unknown(profile)
+    wanted += specs.pretraining_effect(profile) + specs.unknown(profile) + specs.few_labels(profile)
+    wanted += sum(specs.corpora(profile).values(), [])
     return wanted + specs.external({"dataset": "elsewhere", "fingerprint": "1"}, wanted[:3])
 
 
@@ -146,3 +147,15 @@ def test_the_factorial_varies_one_factor_at_a_time(profile):
         if pretrained:  # shared by the arms that differ in fine-tuning alone, made with the same embedding
             assert spec["pretraining"]["gene_embedding"] == kind
     assert len({store.run_id(spec["pretraining"]) for spec in wanted.values() if "pretraining" in spec}) == 3
+
+
+def test_corpora_differ_in_what_is_pre_trained_on_and_in_nothing_else(profile):
+    """Each corpus has its runs, paired with the others by seed and pre-training; without any there are none."""
+    assert specs.corpora(profile) == {}
+    given = {name: {"sha256": 64 * digit} for name, digit in (("these cells", "a"), ("those", "b"))}
+    found = specs.corpora(profile | {"corpora": given})
+    own = specs.cell_types(profile, ["no_gene2vec"])
+    assert list(found) == list(given)
+    for name, wanted in found.items():
+        corpora = [spec["pretraining"].pop("corpus") for spec in wanted]
+        assert all(corpus["file"] == given[name] for corpus in corpora) and wanted == own
