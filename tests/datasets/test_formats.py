@@ -11,7 +11,7 @@ import scipy.sparse as sp
 
 from lib.datasets import catalogue, downloads, formats
 from lib.errors import DataError
-from lib.prepare import preprocess, tokenize
+from lib.prepare import preprocess, selection, tokenize
 from tests.making import asked_in_blocks, counts, forbid_dense, log2_normalised
 
 GENES = [f"GENE{i}" for i in range(300)]
@@ -147,6 +147,17 @@ def test_the_vocabulary_is_checked(place):
         formats.vocabulary()
     place[1]["vocabulary"]["holds"]["genes"] = 300
     assert formats.vocabulary() == GENES
+
+
+def test_an_empty_vocabulary_is_said(place):
+    """scBERT's, with what to do; one of the reader's own, by what it is for."""
+    path = place[0] / "gene_order.txt"
+    path.write_text("")
+    with pytest.raises(DataError, match="gene_order.txt is not the file that was published: it is empty. Delete it"):
+        formats.vocabulary()
+    data = {"dataset": "pbmc68k_reduced", "label": None, "vocabulary": str(path), "min_genes": 0, "library_size": None}
+    with pytest.raises(DataError, match="vocabulary for pbmc68k_reduced has no gene: its file is empty. Give one gene symbol"):
+        selection.prepared(data)
 
 
 @pytest.mark.parametrize("dense", [False, True])
