@@ -1,6 +1,7 @@
 """The published files' readers, on files in their exact formats, small."""
 
 import gzip
+import os
 import shutil
 
 import anndata
@@ -77,6 +78,30 @@ def test_a_truncated_gzip_is_refused_and_leaves_nothing(place, length):
     with pytest.raises(DataError, match="cannot be unpacked"):
         catalogue.load("zheng68k")
     assert not (place[0] / "Zheng68K.h5ad").exists()
+
+
+def test_what_was_unpacked_is_unpacked_again_if_anything_of_it_changed(place):
+    """One bit, as long and with the same time; or another file was packed, by a clock that was set back."""
+    x = write_zheng68k(*place)
+    catalogue.load("zheng68k")
+    plain, before = place[0] / "Zheng68K.h5ad", (place[0] / "Zheng68K.h5ad").read_bytes()
+    at, times = before.index(x.data[:4].tobytes()), plain.stat()
+    plain.write_bytes(before[:at] + bytes([before[at] ^ 1]) + before[at + 1 :])
+    os.utime(plain, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert (x != catalogue.load("zheng68k").X).nnz == 0 and plain.read_bytes() == before
+    other = write_zheng68k(*place, log2_normalised(counts(seed=1)))
+    os.utime(place[0] / "Zheng68K.h5ad.gz", (1e9, 1e9))
+    assert (other != catalogue.load("zheng68k").X).nnz == 0
+
+
+@pytest.mark.parametrize("length", [0, 3])
+def test_a_gzip_of_some_bytes_is_refused(place, length):
+    write_zheng68k(*place)
+    (place[0] / "Zheng68K.h5ad.gz").write_bytes(bytes(length))
+    with pytest.raises(
+        DataError, match="Zheng68K.h5ad.gz (cannot be unpacked|is not the file that was published: it is empty)"
+    ):
+        catalogue.load("zheng68k")
 
 
 def write_macparland(folder, entries, n=80):
