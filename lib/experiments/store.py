@@ -166,10 +166,16 @@ def _strange(run):
 
 
 def small(spec: dict) -> bool:
-    """Whether one thread serves a run as well as several: small models, and none at all."""
+    """Whether one thread serves a run as well as several, so that others may go beside it: small models, and none at all.
+
+    Where there is a GPU, a model has it to itself, and only runs without one go side by side on the cores: how many models
+    one GPU serves best was not measured. Workers of a Dask cluster that share it are the way to try.
+    """
     import torch
 
-    return spec["task"] != "representations" and not large(spec) and not torch.cuda.is_available()
+    if spec["task"] == "representations" or large(spec):
+        return False
+    return (spec.get("trained") or spec)["model"] != "scBERT" or not torch.cuda.is_available()
 
 
 def large(spec: dict) -> bool:
