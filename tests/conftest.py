@@ -16,6 +16,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+collect_ignore = ["experiments/soak.py", "prepare/throughput.py"]  # programs: without doctests, and slow to import
 
 
 @pytest.fixture(autouse=True)
