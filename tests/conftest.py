@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Else numba, which scanpy calls, gives torch as many threads as there are cores: tiny models then take fifty times as long.
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")
 os.environ.setdefault("SCBERT_WORKERS", "1")  # runs in this process, where tests can change things; one test has two
 os.environ.setdefault("SCBERT_OFFLINE", "1")  # no test asks the network; those of downloading have a server of their own
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -14,13 +16,15 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+collect_ignore = ["experiments/soak.py", "prepare/throughput.py"]  # programs: without doctests, and slow to import
 
 
 @pytest.fixture(autouse=True)
 def seeds():
-    """Every test starts from the same random state, whatever ran before it."""
+    """Every test starts from the same random state and one thread, whatever ran before it."""
     np.random.seed(0)
     torch.manual_seed(0)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ for argument in "$@"; do
     paths=()
   fi
 done
-if [[ " $* " == *" not slow "* && " $* " != *" -n"* ]]; then
-  set -- -n 2 "$@" # the fast part in under a minute; the others start processes of their own
+if [[ ${#paths[@]} -gt 0 && " $* " != *" -n"* && " $* " != *" --pdb"* ]]; then
+  set -- -n 2 --dist loadfile "$@" # a file's tests in one process: they share what takes long to make
 fi
 exec "$PYTHON" -m pytest ${paths[@]+"${paths[@]}"} "$@"

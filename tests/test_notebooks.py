@@ -216,6 +216,7 @@ def test_unknown_names_are_refused(tmp_path, monkeypatch, capsys, arguments, wor
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.slow
 def test_a_refusal_has_the_exit_status_2(tmp_path):
     process = program("--profile", "smoke", "--scheduler", "nowhere", folder=tmp_path)
     assert process.returncode == 2 and "SCBERT_SCHEDULER is 'nowhere'" in process.stderr and "Traceback" not in process.stderr

@@ -120,6 +120,8 @@ def vocabulary(names: pd.Index, genes, cells, where):
     reported with the alignment.
     """
     wanted, upper = set(genes), {gene.upper() for gene in genes}
+    if not wanted:
+        raise DataError(f"The gene vocabulary for {where} has no gene: its file is empty. Give one gene symbol a line.")
     possible = max(1, min(len(names), len(wanted)))
     matched = len(wanted.intersection(names)) / possible
     if matched >= 0.1:

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from lib.datasets import downloads, stored
 from lib.errors import DataError
-from lib.files import replacing
+from lib.files import known, replacing
 
 
 def load(name: str) -> anndata.AnnData:
@@ -120,19 +120,28 @@ def vocabulary() -> list[str]:
 
 
 def _unpacked(path):
-    """The file inside a .gz, beside it; unpacked again if its length is not the one that gzip notes."""
+    """The file inside a .gz, beside it; unpacked again unless it has the checksum and length that the .gz ends with."""
     plain = path.with_suffix("")
-    with path.open("rb") as file:
-        file.seek(-4, os.SEEK_END)
-        length = int.from_bytes(file.read(4), "little")
-    if plain.exists() and plain.stat().st_size % 2**32 == length and plain.stat().st_mtime >= path.stat().st_mtime:
-        return plain
     try:
+        with path.open("rb") as file:
+            file.seek(-8, os.SEEK_END)
+            noted = file.read(8)
+        if plain.exists() and known(_gzip_notes, plain) == noted:
+            return plain
         with gzip.open(path) as packed, replacing(plain) as temporary, temporary.open("wb") as file:
             shutil.copyfileobj(packed, file, 2**22)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be unpacked ({error}). Delete it, so that it is downloaded again.") from error
     return plain
+
+
+def _gzip_notes(path):
+    """What a .gz of a file would end with: CRC-32 and length."""
+    found = 0
+    with open(path, "rb") as file:
+        while block := file.read(2**22):
+            found = zlib.crc32(block, found)
+        return found.to_bytes(4, "little") + (file.tell() % 2**32).to_bytes(4, "little")
 
 
 def _read_in_blocks(path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +123,25 @@ def figures(
     with writable(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{place}.lock"):
-            taken = json.loads(place.read_text(encoding="utf-8")) if place.exists() else {}
+            taken = _taken(place)
             chosen = next(found for found in known_by if taken.get(found, whose) == whose)
             if chosen not in taken:
                 write_text(place, json.dumps(taken | {chosen: whose}, indent=1))
     return chosen
+
+
+def _taken(place):
+    """Whose each folder of figures is; what cannot be read is begun anew, since only names depend on it."""
+    try:
+        found = dict(json.loads(place.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, TypeError) as error:
+        print(
+            f"{place} is damaged ({error}): it is begun anew, and files of one name may change their folders.", file=sys.stderr
+        )
+        return {}
+    return found
 
 
 def _named(given, key):

@@ -108,7 +108,7 @@ def shown(specs: Iterable[dict], places: int | None, quiet: bool) -> Iterator[Ca
     ------
     callable (name, spec, seconds)
     """
-    left, took, started = Counter(map(kind, specs)), defaultdict(list), time.time()
+    left, took, started = Counter(map(kind, specs)), defaultdict(list), time.monotonic()
     total, mode, over = left.total(), settings.progress(), threading.Event()
     if not total:
         yield lambda *_: None
@@ -119,7 +119,7 @@ def shown(specs: Iterable[dict], places: int | None, quiet: bool) -> Iterator[Ca
         bar = tqdm_text(**how, ncols=78, nrows=20) if mode else tqdm_auto(**how)
 
     def tell():
-        elapsed = time.time() - started
+        elapsed = time.monotonic() - started
         share, seconds = share_and_left(left.copy(), took, elapsed, places)
         learnt = took and (took.keys() & TOOK.keys() or not (+left).keys() & TOOK.keys())  # not from short runs about long ones
         words = f"{total - left.total()} of {total} done" + (f", about {clock(seconds)} left" if learnt else "")
@@ -153,7 +153,8 @@ def shown(specs: Iterable[dict], places: int | None, quiet: bool) -> Iterator[Ca
             bar.close()
         done = total - left.total()
         print(
-            f"Runs: {done if done == total else f'{done} of {total}'} computed in {clock(time.time() - started)}.", flush=True
+            f"Runs: {done if done == total else f'{done} of {total}'} computed in {clock(time.monotonic() - started)}.",
+            flush=True,
         )
 
 

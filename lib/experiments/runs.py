@@ -26,6 +26,7 @@ from lib.experiments.tasks import dependencies
 from lib.settings import ROOT
 
 ATTEMPTS = 3  # with processes that may be ended from outside
+LONG = ("scBERT", "logistic_regression")  # models that take longer than a process takes to start
 
 
 def complete(specs: list[dict], scheduler: str | None = None, again: str | None = None) -> list[Run]:
@@ -40,7 +41,7 @@ def complete(specs: list[dict], scheduler: str | None = None, again: str | None 
     scheduler : str, optional
         Address of a Dask scheduler whose workers see this folder under the same path. Default:
         ``SCBERT_SCHEDULER``, or run here: small models on as many processes as there are cores (``SCBERT_WORKERS``), up
-        to 8, others one after the other.
+        to 8, others, and all that a GPU computes, one after the other.
     again : str, optional
         A word: runs whose mark carries another, or none, are done again, published ones too. Default: ``SCBERT_FORCE``, or
         what is done serves.
@@ -113,8 +114,8 @@ def _compute_here(missing, code, again):
     """Runs of small models side by side, a process and a thread each; others after them, with all threads."""
     cheap = sorted((spec for spec in missing.values() if small(spec)), key=_turn)
     others = [spec for spec in missing.values() if not small(spec)]
-    workers, anew = min(_places(), sum(spec.get("model") == "scBERT" for spec in cheap)), edited()
-    if not missing or (workers < 2 and not anew):  # others take a second or two, less than a process takes to start
+    workers, anew = min(_places(), sum(spec.get("model") in LONG for spec in cheap)), edited()
+    if not missing or (workers < 2 and not anew):
         yield from ((spec, compute(spec, again, code)) for spec in missing.values())
         return
     workers = max(workers, 1)

@@ -92,7 +92,15 @@ def is_done(run: Run, again: str | None = None) -> bool:
     if wrong := fault(run.folder):
         print(f"Run {run.id} {wrong}: it is done again.", file=sys.stderr)
         return False
+    _forget_checkpoints(run)
     return again in (None, mark(run.folder)["again"])
+
+
+def _forget_checkpoints(run):
+    """Of a finished run; also those that lie there since its process was killed just after the mark was written."""
+    for left in run.folder.glob("checkpoint*"):
+        with contextlib.suppress(OSError):  # gone meanwhile, or a disk that is read only
+            left.unlink()
 
 
 def fault(folder: Path) -> str | None:
@@ -158,10 +166,16 @@ def _strange(run):
 
 
 def small(spec: dict) -> bool:
-    """Whether one thread serves a run as well as several: small models, and none at all."""
+    """Whether one thread serves a run as well as several, so that others may go beside it: small models, and none at all.
+
+    Where there is a GPU, a model has it to itself, and only runs without one go side by side on the cores: how many models
+    one GPU serves best was not measured. Workers of a Dask cluster that share it are the way to try.
+    """
     import torch
 
-    return spec["task"] != "representations" and not large(spec) and not torch.cuda.is_available()
+    if spec["task"] == "representations" or large(spec):
+        return False
+    return (spec.get("trained") or spec)["model"] != "scBERT" or not torch.cuda.is_available()
 
 
 def large(spec: dict) -> bool:
@@ -231,7 +245,7 @@ def _alone(run):
 
 
 def _compute(run, again):
-    spec, started = run.spec, time.time()
+    spec, started = run.spec, time.monotonic()
     if (run.folder / "DONE").exists() or _strange(run):  # nothing damaged, old or another's may be mixed with the new
         shutil.rmtree(run.folder)
         run.folder.mkdir()
@@ -241,7 +255,7 @@ def _compute(run, again):
     before = _settled()
     log, predictions, state = TASKS[spec["task"]](spec, checkpoint, lambda other: Run(other, LOADED).folder / "model.pt")
     settled = [{"arithmetic": words} for words in _settled()[len(before) :]]
-    about = environment() | (settled or [{}])[-1] | {"seconds": round(time.time() - started, 2)}
+    about = environment() | (settled or [{}])[-1] | {"seconds": round(time.monotonic() - started, 2)}
     write_text(run.folder / "environment.json", json.dumps(about, indent=1))
     write_text(run.folder / "log.csv", pd.DataFrame(log).to_csv(index=False))
     with replacing(run.folder / "predictions.npz") as temporary:
@@ -252,8 +266,7 @@ def _compute(run, again):
     done = {"finished": time.time(), "again": again, "sha256": {name: known(digest, run.folder / name) for name in names}}
     check_code()
     write_text(run.folder / "DONE", json.dumps(done, indent=1))
-    for left in run.folder.glob("checkpoint*"):
-        left.unlink()
+    _forget_checkpoints(run)
     return about["seconds"]
 
 

@@ -18,6 +18,8 @@ import jupytext
 import nbformat
 import papermill
 import psutil
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 
@@ -90,7 +92,7 @@ def execute(path: Path, output: Path, parameters: dict) -> str | None:
     The notebook is written also when a cell fails, so that the reader sees where; whole, when it has ended.
     """
     error, quiet = None, ["--IPKernelApp.log_level=50"]  # failures come through papermill
-    kernel = {"kernel_name": "python3", "cwd": str(path.parent), "extra_arguments": quiet}
+    kernel = {"kernel_name": "python3", "kernel_manager_class": _Kernel, "cwd": str(path.parent), "extra_arguments": quiet}
     shown = {"progress_bar": False, "stdout_file": sys.stdout, "stderr_file": sys.stderr}
     with files.replacing(output, "Point SCBERT_FIGURES to a folder that can, with enough space.") as partial:
         partial.write_bytes(path.read_bytes())  # what the reader sees where not even the first cell can be started
@@ -111,6 +113,13 @@ def execute(path: Path, output: Path, parameters: dict) -> str | None:
         _strip(partial)
     files.write_text(output.with_suffix(".html"), report.notebook(output))
     return error
+
+
+class _Kernel(AsyncKernelManager):
+    """This interpreter, whatever else is installed under the name python3 where Jupyter looks for kernels."""
+
+    def __init__(self, **how):
+        super().__init__(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]), **how)
 
 
 def _as_it_is(path):
@@ -203,16 +212,18 @@ def main(arguments: list[str]) -> int:
 
 def _execute_all(books, target, parameters):
     """Execute notebooks one after the other; the names and errors of those that failed."""
-    started, failed = time.time(), []
+    started, failed = time.monotonic(), []
     for count, path in enumerate(books, 1):
         print(f"[{count}/{len(books)}] {path.stem}", flush=True)
-        begun = time.time()
+        begun = time.monotonic()
         error = execute(path, target / "notebooks" / path.name, parameters)
         said = "failed" if error else "done"
-        print(f"[{count}/{len(books)}] {path.stem}: {said} after {time.time() - begun:.0f} s\n", flush=True)
+        print(f"[{count}/{len(books)}] {path.stem}: {said} after {time.monotonic() - begun:.0f} s\n", flush=True)
         if error:
             failed.append((path.stem, error))
-    print(f"{len(books) - len(failed)} of {len(books)} notebooks done in {time.time() - started:.0f} s; figures in {target}")
+    print(
+        f"{len(books) - len(failed)} of {len(books)} notebooks done in {time.monotonic() - started:.0f} s; figures in {target}"
+    )
     return failed
 
 

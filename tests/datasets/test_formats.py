@@ -1,6 +1,7 @@
 """The published files' readers, on files in their exact formats, small."""
 
 import gzip
+import os
 import shutil
 
 import anndata
@@ -11,7 +12,7 @@ import scipy.sparse as sp
 
 from lib.datasets import catalogue, downloads, formats
 from lib.errors import DataError
-from lib.prepare import preprocess, tokenize
+from lib.prepare import preprocess, selection, tokenize
 from tests.making import asked_in_blocks, counts, forbid_dense, log2_normalised
 
 GENES = [f"GENE{i}" for i in range(300)]
@@ -77,6 +78,30 @@ def test_a_truncated_gzip_is_refused_and_leaves_nothing(place, length):
     with pytest.raises(DataError, match="cannot be unpacked"):
         catalogue.load("zheng68k")
     assert not (place[0] / "Zheng68K.h5ad").exists()
+
+
+def test_what_was_unpacked_is_unpacked_again_if_anything_of_it_changed(place):
+    """One bit, as long and with the same time; or another file was packed, by a clock that was set back."""
+    x = write_zheng68k(*place)
+    catalogue.load("zheng68k")
+    plain, before = place[0] / "Zheng68K.h5ad", (place[0] / "Zheng68K.h5ad").read_bytes()
+    at, times = before.index(x.data[:4].tobytes()), plain.stat()
+    plain.write_bytes(before[:at] + bytes([before[at] ^ 1]) + before[at + 1 :])
+    os.utime(plain, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert (x != catalogue.load("zheng68k").X).nnz == 0 and plain.read_bytes() == before
+    other = write_zheng68k(*place, log2_normalised(counts(seed=1)))
+    os.utime(place[0] / "Zheng68K.h5ad.gz", (1e9, 1e9))
+    assert (other != catalogue.load("zheng68k").X).nnz == 0
+
+
+@pytest.mark.parametrize("length", [0, 3])
+def test_a_gzip_of_some_bytes_is_refused(place, length):
+    write_zheng68k(*place)
+    (place[0] / "Zheng68K.h5ad.gz").write_bytes(bytes(length))
+    with pytest.raises(
+        DataError, match="Zheng68K.h5ad.gz (cannot be unpacked|is not the file that was published: it is empty)"
+    ):
+        catalogue.load("zheng68k")
 
 
 def write_macparland(folder, entries, n=80):
@@ -147,6 +172,17 @@ def test_the_vocabulary_is_checked(place):
         formats.vocabulary()
     place[1]["vocabulary"]["holds"]["genes"] = 300
     assert formats.vocabulary() == GENES
+
+
+def test_an_empty_vocabulary_is_said(place):
+    """scBERT's, with what to do; one of the reader's own, by what it is for."""
+    path = place[0] / "gene_order.txt"
+    path.write_text("")
+    with pytest.raises(DataError, match="gene_order.txt is not the file that was published: it is empty. Delete it"):
+        formats.vocabulary()
+    data = {"dataset": "pbmc68k_reduced", "label": None, "vocabulary": str(path), "min_genes": 0, "library_size": None}
+    with pytest.raises(DataError, match="vocabulary for pbmc68k_reduced has no gene: its file is empty. Give one gene symbol"):
+        selection.prepared(data)
 
 
 @pytest.mark.parametrize("dense", [False, True])

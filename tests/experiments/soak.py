@@ -112,14 +112,21 @@ def progress(cache):
 
 
 def until(what, seconds=120):
-    deadline = time.time() + seconds
+    deadline = time.monotonic() + seconds
     while not what():
-        assert time.time() < deadline, "it did not come"
+        assert time.monotonic() < deadline, "it did not come"
         time.sleep(0.002)
 
 
 def alive(number):
     return Path(f"/proc/{number}/stat").read_text().split(") ")[1][0] != "Z"
+
+
+def told(what, found, folder):
+    """How many were found; which, and what the process that was killed had said, is printed."""
+    if found:
+        print(f"{what}: {', '.join(map(str, found))}\n{(folder / 'said').read_text()}", flush=True)
+    return len(found)
 
 
 def whole_store(folder):
@@ -153,14 +160,14 @@ def kills(folder, times, seed=0):
             after, done = rounds(cache), {path.parent.name for path in cache.glob("runs/*/DONE")}
             counts["kills"] += 1
             counts["checkpoint under way"] += bool(after)
-            counts["lost"] += any(path.stat().st_mtime_ns != when for path, when in marks.items() if path.exists())
-            counts["lost"] += any(not path.exists() for path in marks)
-            counts["lost"] += any(after.get(name, 0) < epochs and name not in done for name, epochs in before.items())
-            counts["half taken for whole"] += sum(
-                wrong is not None for kind, _, wrong in inventory.verify() if kind != "downloads"
-            )
+            lost = [path for path, when in marks.items() if not path.exists() or path.stat().st_mtime_ns != when]
+            lost += [name for name, epochs in before.items() if after.get(name, 0) < epochs and name not in done]
+            half = [(path, wrong) for kind, path, wrong in inventory.verify() if wrong and kind != "downloads"]
+            counts["lost"] += told("lost", lost, folder)
+            counts["half taken for whole"] += told("half taken for whole", half, folder)
         counts["wrong"] += numbers(cache, wanted) != expected
-        counts["left behind"] += len([path for path in cache.glob("runs/*/*") if path.name.startswith((".", "checkpoint"))])
+        left = [path for path in cache.glob("runs/*/*") if path.name.startswith((".", "checkpoint"))]
+        counts["left behind"] += told("left behind", left, folder)
     print(json.dumps({"fault": "SIGKILL", "stores": stores, "runs": len(wanted) + 2} | counts))
 
 

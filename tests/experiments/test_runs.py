@@ -10,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import psutil
 import pytest
+import torch
 from filelock import FileLock
 
 from lib.errors import DataError
-from lib.experiments import profiles, runs, specs, store
+from lib.experiments import names, profiles, runs, specs, store
 from lib.settings import ROOT
 
 
@@ -220,6 +221,20 @@ def test_runs_side_by_side_are_the_same_runs(profile, tmp_path, monkeypatch, cap
     monkeypatch.setenv("SCBERT_WORKERS", "many")
     with pytest.raises(DataError, match="SCBERT_WORKERS is 'many'"):
         runs.complete(wanted, again="once more")
+
+
+@pytest.mark.slow
+def test_beside_a_gpu_what_needs_none_goes_side_by_side(profile, monkeypatch, capfd, same):
+    """Models have it to themselves, one at a time; logistic regression has the cores. The same runs as without."""
+    wanted = specs.cell_types(profile, ["no_gene2vec_no_pretraining", "logistic_regression", "majority"], [0.5], [21, 22])
+    here = [dict(run.predictions) for run in runs.complete(wanted)]
+    monkeypatch.setenv("SCBERT_WORKERS", "2")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert [store.small(spec) for spec in wanted] == [False] * 2 + [True] * 4
+    capfd.readouterr()
+    again = list(runs._compute_here({run.id: run.spec for run in map(store.Run, wanted[2:])}, names.LOADED, "beside"))
+    assert "4 runs, 2 at a time" in capfd.readouterr().out and len(again) == 4
+    assert all(same(store.Run(spec).predictions, expected) for spec, expected in zip(wanted, here))
 
 
 @pytest.mark.slow

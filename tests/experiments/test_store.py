@@ -75,6 +75,15 @@ def test_whatever_bit_of_a_mark_changes_nothing_fails(done):
     assert store.is_done(run)
 
 
+@pytest.mark.parametrize("name", ["checkpoint.pt", "checkpoint.word.pt"])
+def test_a_checkpoint_beside_a_mark_goes(done, name):
+    """As it lies there where a process was killed between writing the mark and removing it: nobody would need it again."""
+    (done[0].folder / name).write_bytes(b"of a run that is done")
+    marked = (done[0].folder / "DONE").stat().st_mtime_ns
+    runs.complete([done[0].spec])
+    assert not list(done[0].folder.glob("checkpoint*")) and (done[0].folder / "DONE").stat().st_mtime_ns == marked
+
+
 def test_another_runs_folder_is_not_taken(done, capsys, same):
     """Under a run's name lies another, whole: it is said, and the run is done again."""
     one, other = done[1], done[2]

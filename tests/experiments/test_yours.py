@@ -10,7 +10,7 @@ import scipy.sparse as sp
 from lib import settings
 from lib.errors import DataError
 from lib.evaluate import differences, measures, words
-from lib.experiments import classifiers, profiles, runs, yours
+from lib.experiments import classifiers, inventory, profiles, runs, yours
 from lib.prepare import cells
 
 
@@ -415,6 +415,27 @@ def test_two_questions_never_share_a_folder(raw, cache):
     moved = (cache / "one" / "cells.h5ad").rename(cache / "cells.h5ad")
     assert profiles.figures("smoke", moved) == "cells-smoke"
     assert profiles.figures("quick") == "quick" and profiles.figures("quick", "liver") == "liver-quick"
+
+
+def test_rubbish_in_place_of_what_was_decided_is_decided_again(raw, cache):
+    """The plan of sizes, its seal, and the table of folders: loaded again, cells and names are what they were."""
+    small(raw, 150).write_h5ad(cache / "cells.h5ad")
+    before = yours.load("smoke", cache / "cells.h5ad", minutes=1e6)
+    [plan], folders = cache.rglob("plans/*.json"), cache / "cache" / "figures.json"
+    seal = plan.with_name(f"{plan.name}.sha256")
+    for rubbish, paths in [
+        (b"", [plan]),
+        (b"\0" * 50, [plan, seal]),
+        (b"", [seal, folders]),
+        (b"{", [folders]),
+        (b"[1]", [folders]),
+    ]:
+        for path in paths:
+            assert path.is_file()
+            path.write_bytes(rubbish)
+        after = yours.load("smoke", cache / "cells.h5ad", minutes=1e6)
+        assert (after["fingerprint"], after["name"], after["plan"]) == (before["fingerprint"], before["name"], before["plan"])
+    assert [where for _, where, wrong in inventory.verify() if wrong] == []
 
 
 @pytest.fixture
