@@ -118,7 +118,8 @@ plots.save(fig, "06_few_shot", table, chosen)
 #
 # The difference on the same test cells, with an interval that covers both the luck of the draw of those cells and that of
 # the training. *Ahead* or *behind* is said where it excludes zero and p is below 5 %, *equivalent*
-# where the difference lies within 2 points either way by two one-sided tests at 5 %; else it is undecided. Where a `group` is
+# where the difference lies within 2 points either way by two one-sided tests at 5 %; else it is undecided, which is not *no
+# difference*: how large one must be to be seen here stands behind it. Where a `group` is
 # kept apart, the interval is over the cells of those held out: how much others would differ from them it does not know.
 
 # %% tags=["answer"]
@@ -130,7 +131,7 @@ if data is None:  # the profile's own cells: judged as in notebook 01, among the
 else:  # a family of one
     found = differences.family(question, done).drop(columns="p_holm").iloc[0].to_dict()
 answer = words.describe(found, "logistic regression", "scBERT", where)
-Markdown(f"{answer} {words.caveat(learnt)}")
+Markdown(f"{answer} {words.power(found)} {words.caveat(learnt)}")
 
 # %% [markdown]
 # ## The other split: donors that were not learnt from
@@ -154,7 +155,8 @@ if chosen["groups"]:
     if chosen["time_apart"]:
         found = differences.family(question, again).drop(columns="p_holm").iloc[0].to_dict()
         learnt = differences.family([("full", "majority", "accuracy", {})], again).iloc[0].to_dict()
-        said = f"{words.describe(found, 'logistic regression', 'scBERT', yours.where(other))} {words.caveat(learnt)}"
+        said = words.describe(found, "logistic regression", "scBERT", yours.where(other))
+        said += f" {words.power(found)} {words.caveat(learnt)}"
 Markdown(said)
 
 # %% [markdown]
@@ -183,7 +185,7 @@ class MyModel:
         return self.pipeline.predict_proba(x)
 
 
-mine = yours.evaluate(MyModel, chosen, "my model", seeds=chosen["seeds"][:2])
+mine = yours.evaluate(MyModel, chosen, "my model")
 
 # %% [markdown]
 # Each difference is against your model, on the same cells and seeds. Look at the interval before the number. The three questions

@@ -204,6 +204,7 @@ def test_interrupted_it_ends_with_a_sentence_and_all_that_it_started(tmp_path, n
         (["--only", "02", "-p", "fractions", "[1.5]"], "fractions.0 is 1.5: input should be less than or equal to 1"),
         (["--only", "06", "-p", "minutes", "ten"], "minutes is 'ten': no number"),
         (["--only", "06", "-p", "data", "nowhere.h5ad"], "-p data nowhere.h5ad: there is no such file below"),
+        (["--only", "06", "-p", "data", "https://a.org/cells.h5ad"], "https://a.org/cells.h5ad is an address, not a path"),
         (["--colour"], "unrecognized arguments"),
     ],
 )

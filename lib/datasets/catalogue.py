@@ -83,8 +83,7 @@ def load(name_or_path: str | Path, label: str | None = None, labels: str | Path 
         label = label or card.get("label_column")
     else:
         path = Path(name_or_path).expanduser()
-        if re.match(r"[a-z]+:/+\w", name):
-            raise DataError(f"{name[:300]} is an address, not a path.", "Download the file, and give its path.", name)
+        no_address(name)
         if not os.path.exists(path):  # unlike its method, also of a name that no disk takes
             raise DataError(
                 f"There is no data set named {name[:300]!r} and no file at that path.",
@@ -104,6 +103,12 @@ def load(name_or_path: str | Path, label: str | None = None, labels: str | Path 
         card |= said
     adata.uns["dataset"] = card | {"cells": adata.n_obs, "genes": adata.n_vars}
     return adata
+
+
+def no_address(name: str):
+    """Refuse an address in the place of a path."""
+    if re.match(r"[a-z0-9]+:/+\w", name):
+        raise DataError(f"{name[:300]} is an address, not a path.", "Download the file, and give its path.", name)
 
 
 def _pbmc68k_reduced():

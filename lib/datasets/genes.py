@@ -18,7 +18,7 @@ TYPE_COLUMNS = "featuretypes featuretype featurebiotype modality type assay feat
 EXPRESSION = r"^(gene[ _-]?expression|genes?|gex|rna|mrna|sc-?rna|expression|transcripts?|transcriptome)$"
 KINDS = {
     "antibodies": (
-        r"antibod|\badt\b|^proteins?$|^prot$|\bcite",
+        r"antibod|\badts?\b|^proteins?$|^prot$|protein[ _-]?(?:expression|panel|capture)|surface|\bcite",
         r".*[_.\s-]TotalSeq[_.-]?[A-D]?\b.*|(.*[\W_])?anti[-_ ](human|mouse|rat)([\W_].*)?$"
         r"|^(Hu|HuMs|HuMsRt|MsRt|Isotype)[._-]\S+|^(ADT|adt|CITE|cite|AB|PROT|prot)[_-]\S+|.*[_.-](ADT|PROT|Prot|prot|Ab|ab|TS[ABC])$",
     ),
@@ -71,6 +71,9 @@ def of_kinds(var: pd.DataFrame) -> tuple[np.ndarray, dict[str, int]]:
             continue  # of proteins beside other kinds of genes, not beside expression
         for name, (words, _) in KINDS.items():
             kind[stated.str.contains(words, regex=True).to_numpy() & (kind == "")] = name
+        if stated.str.match(r"(?:gene[ _-]?)?expression$|gex$").any():  # then whatever else is stated is measured otherwise
+            other = ~stated.str.match(EXPRESSION) & ~stated.isin(checks.MISSING)
+            kind[other.to_numpy() & (kind == "")] = "features of other kinds"
     for name, (_, pattern) in KINDS.items():
         kind[names.str.match(pattern).to_numpy(bool) & (kind == "")] = name
     prefixes = names.str.extract(GENOME)[0]

@@ -57,8 +57,8 @@ def sizes(
             x.shape[1] < WHOLE,
         )
     told = sums > 0
-    if _equal(sums[told]):
-        total = np.median(sums[told])
+    if scale.total or _equal(sums[told]):
+        total = scale.total or np.median(sums[told])
         return sums, f"all {genes} of the matrix: every cell's sum is {total:,.0f}", False
     if several := _few(sums[told]):
         words = " or ".join(f"{total:,.0f}" for total in several)

@@ -16,6 +16,8 @@ from lib.errors import DataError
 
 log = logging.getLogger(__name__)
 
+BULK = 0.5  # of all genes: hardly a cell shows so many, whatever the protocol
+
 
 def read(path: Path, label: str | None = None, labels: str | Path | None = None) -> tuple[anndata.AnnData, dict, str | None]:
     """A user's file as cells × genes.
@@ -54,6 +56,9 @@ def read(path: Path, label: str | None = None, labels: str | Path | None = None)
             raise DataError(f"{path} {what}.", remedy, path) from error
     x, var, names = genes.symbols(chosen.x, chosen.var, chosen.scale.name)
     obs = found.obs
+    if (name := obs.index.name) in (label, *checks.LABEL_COLUMNS) and name is not None and name not in obs:
+        obs = obs.assign(**{name: obs.index.to_numpy()})  # cells that are named by their types
+        found.beside[name] = "the cells' names"
     column = label or next((one for one in checks.LABEL_COLUMNS if one in obs), None)
     joined = f"{column!r} of {found.beside[column]}" if column in found.beside else None
     if labels is not None:
@@ -72,10 +77,17 @@ def read(path: Path, label: str | None = None, labels: str | Path | None = None)
     report = {title: words for title, words in report.items() if words}
     for title, words in report.items():
         log.info("%s: %s: %s", path.name, title, words)
-    adata = anndata.AnnData(x, obs=obs, var=var)
+    adata = anndata.AnnData(x, obs=obs.rename_axis(None), var=var.rename_axis(None))
     adata.obs["library_size"] = np.nan if chosen.totals is None else chosen.totals
     if labels is not None and not there.all():
         adata = adata[there].copy()
+    warnings = [] if chosen.scale.worth < 4 else [f"{chosen.matrix.split(' (')[0]}. Give counts, if there are any."]
+    shown = np.median(np.diff(x.indptr)) / x.shape[1]
+    if not chosen.selection and x.shape[1] > 5000 and shown > BULK:
+        warnings.append(
+            f"Half of the rows show {shown:.0%} of the {x.shape[1]:,} genes or more; single cells show far fewer. Are they "
+            "sums of many cells (pseudobulk), bulk samples, or imputed?"
+        )
     card = {
         "values": chosen.scale.name,
         "matrix": chosen.matrix,
@@ -83,7 +95,7 @@ def read(path: Path, label: str | None = None, labels: str | Path | None = None)
         "library_size_from": chosen.totals_from,
         "set_aside": chosen.aside,
         "unreadable": dict(found.unreadable),
-        "warnings": [] if chosen.scale.worth < 4 else [f"{chosen.matrix.split(' (')[0]}. Give counts, if there are any."],
+        "warnings": warnings,
         "report": report,
     }
     return adata, card | ({"gene_names": names} if names else {}), label

@@ -20,12 +20,16 @@ REMEDY = "Give raw counts in X, or log(1 + counts per 10⁴) with base e, 2 or 1
 
 @dataclass(frozen=True)
 class Scale:
-    """What a matrix holds: ``name`` is one of ``SCALES``, ``words`` say it, ``worth`` orders kinds of matrices, 0 the best."""
+    """What a matrix holds: ``name`` is one of ``SCALES``, ``words`` say it, ``worth`` orders kinds of matrices, 0 the best.
+
+    ``total``: what every cell sums to, made linear, if that told the scale.
+    """
 
     name: str
     words: str
     worth: int
     whole: bool = False  # made linear and rounded, the values are counts
+    total: float | None = None
 
 
 def value_scale(x: sp.csr_matrix, where="X", cells=None, genes=None) -> str:
@@ -117,7 +121,9 @@ def tell(x: sp.csr_matrix, where="X", cells=None, genes=None, log_base: float | 
         return Scale(noted, f"{_words(noted)}, as the file notes (uns['log1p'])", 2)
     raise DataError(
         f"The values of {where} are neither counts nor log counts: between {data[data > 0].min():.3g} and "
-        f"{data.max():.3g}, {whole.mean():.0%} of them whole numbers. Values that were scaled, imputed or corrected (decontX, "
+        f"{data.max():.3g}, {whole.mean():.0%} of them whole numbers"
+        + (", rounded to one decimal, which leaves too little to tell" if np.all(_rounding(data) == 0.05) else "")
+        + ". Values that were scaled, imputed or corrected (decontX, "
         "batches) cannot be traced to counts, nor FPKM or RPKM, whose sums differ from cell to cell.",
         REMEDY + " TPM are taken, or their logarithms, as long as all genes are there.",
         where,
@@ -195,10 +201,12 @@ def _by_sums(x, where, cells):
     some = np.flatnonzero(np.diff(x.indptr) >= 2)
     if len(some) < 5:
         return None
-    rows, found = _row_of(x), {}
+    rows, rounding, found = _row_of(x), _rounding(x.data), {}
     for scale in SCALES if x.data.max() < LARGEST_LOG else ["counts"]:
-        sums = np.bincount(rows, LINEAR[scale](x.data.astype(np.float64)), x.shape[0])
-        close = np.abs(sums[some] / np.median(sums[some]) - 1) < 0.01
+        linear = LINEAR[scale](x.data.astype(np.float64))
+        sums = np.bincount(rows, linear, x.shape[0])
+        blur = np.bincount(rows, rounding * _slope(linear, scale), x.shape[0])  # all values off the same way, at the worst
+        close = np.abs(sums[some] / np.median(sums[some]) - 1) < 0.01 + blur[some] / sums[some]
         if np.mean(close) > 0.8:
             found[scale] = (np.median(sums[some]), some[~close])
     if len(found) != 1:
@@ -209,7 +217,7 @@ def _by_sums(x, where, cells):
     if len(strange) > max(1, 0.005 * len(some)):
         raise _named(strange, len(some), f"have another sum than the others, {total:,.0f}", where, cells)
     if multiples > 0.9:
-        return Scale(scale, _words(scale), 3 if scale == "counts" else 2)
+        return Scale(scale, _words(scale), 3 if scale == "counts" else 2, total=float(total))
     if x.nnz > 0.95 * x.shape[0] * x.shape[1] and x.shape[1] > 50:  # nothing measured has no zero: imputed, or decoded
         return None
     if abs(total / 1e6 - 1) < 0.02:
@@ -218,7 +226,8 @@ def _by_sums(x, where, cells):
         return None
     else:
         what = f"proportions (every cell's sum is {total:,.0f}, not whole multiples of a molecule: rounded, or corrected)"
-    return Scale(scale, f"{_words(scale)} of {what}" if scale != "counts" else what, 3 if scale == "counts" else 2)
+    words = f"{_words(scale)} of {what}" if scale != "counts" else what
+    return Scale(scale, words, 3 if scale == "counts" else 2, total=float(total))
 
 
 def _second(fits, best, testable):
@@ -249,10 +258,8 @@ def _fits(x):
     for scale in SCALES:
         answer = np.full(x.shape[0], -1)
         linear = LINEAR[scale](np.minimum(data, 700 if scale == "counts" else LARGEST_LOG))
-        if scale == "counts":
-            linear, slope = data, np.ones(len(data))
-        else:
-            slope = (1 + linear) * np.log(BASE[scale])
+        linear = data if scale == "counts" else linear
+        slope = _slope(linear, scale)
         positive = np.where(linear > 0, linear, np.inf)
         least = np.minimum.reduceat(positive, starts) if len(starts) else np.zeros(0)
         ratio = positive / least[rows]
@@ -273,6 +280,11 @@ def _fits(x):
         answer[filled] = np.where(enough, good.astype(int), -1)
         fits[scale], off[scale] = answer, float(np.median(miss[enough & good])) if (enough & good).any() else np.inf
     return fits, off
+
+
+def _slope(linear, scale):
+    """By how much a value on the linear scale changes with the value that is stored."""
+    return np.ones(len(linear)) if scale == "counts" else (1 + linear) * np.log(BASE[scale])
 
 
 def _rounding(data):

@@ -79,7 +79,7 @@ def _table(group, part, path, unreadable):
             columns[column] = read
         except causes.ERRORS as error:
             unreadable[f"{part}[{column!r}]"] = causes.reason(error, group[column])[0]
-    return pd.DataFrame(columns, index=index)
+    return pd.DataFrame(columns, index=index.rename(None if name in INDEX else name))
 
 
 def values(item):

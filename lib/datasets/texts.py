@@ -51,6 +51,13 @@ def _manner(path):
     return {}
 
 
+def _named(path, how):
+    """Whether the first column of a table names its rows, or is numbers as the others: then they have no names."""
+    first = pd.read_csv(path, nrows=200, low_memory=False, **how)
+    column = first.iloc[:, 0] if isinstance(first.index, pd.RangeIndex) and first.shape[1] else pd.Series(dtype=object)
+    return column.dtype.kind not in "biuf" or column.is_unique
+
+
 def text(path: Path) -> Held:
     """A CSV or TSV of cells × genes or genes × cells, in blocks of lines; columns of words become the table of the cells."""
     try:
@@ -62,7 +69,7 @@ def text(path: Path) -> Held:
                 path,
             )
         rows, words, names, header = [], [], [], None
-        for block in pd.read_csv(path, index_col=0, chunksize=LINES, low_memory=False, **how):
+        for block in pd.read_csv(path, index_col=0 if _named(path, how) else False, chunksize=LINES, low_memory=False, **how):
             header = block.columns.astype(str)
             numbers = block.dtypes.map(lambda kind: kind.kind in "biuf").to_numpy() & ~header.str.match(MEASURES)
             words.append(block.loc[:, ~numbers])
@@ -80,6 +87,7 @@ def text(path: Path) -> Held:
     if x.nnz and np.isnan(x[-1, -1]) and np.isfinite(x[:-1].data).all():
         raise DataError(f"{path} is truncated: its last line, {names[-1]!r}, is not whole.", "Copy it again, whole.", path)
     beside = pd.concat(words).set_axis(names) if len(words[0].columns) else pd.DataFrame(index=pd.Index(names))
+    beside.index.name = words[0].index.name
     obs, var = beside, pd.DataFrame(index=columns.astype(str))
     if len(header) and checks.is_transposed(pd.Index(names), var.index):
         x, obs, var = x.T.tocsr(), var, beside

@@ -145,6 +145,20 @@ def without_flagged(found: dict) -> str:
     return points(ended, " (without their seeds {:+.1f} points, {:.1f} to {:.1f})")
 
 
+def power(found: dict) -> str:
+    """What an undecided difference could have shown, so that *undecided* is not read as *no difference*.
+
+    >>> power({"difference": 0.05, "low": -0.1, "high": 0.2, "detectable": 0.21})
+    'With so many cells and runs, four of five such experiments would show a true difference of 21.0 points.'
+    """
+    if verdict(found) != "undecided" or few(found) or "detectable" not in found:
+        return ""
+    return (
+        "With so many cells and runs, four of five such experiments would show a true difference of "
+        f"{100 * found['detectable']:.1f} points."
+    )
+
+
 def caveat(found: dict) -> str:
     """What to add where scBERT learnt nothing; ``found``: its difference to the majority class."""
     if verdict(found) == "ahead":

@@ -43,6 +43,12 @@ def about_cells(chosen: dict, read: AnnData, whole: AnnData) -> list[str]:
             f"{repeats:,} of {read.n_obs:,} cells repeat another cell, value for value, under another name; each is used once. "
             "On both sides of the split they would have been known by heart."
         )
+    if (share := screen.nearly_twice(whole) or 0) > 0.01:
+        said.append(
+            f"About {share:.0%} of the cells nearly repeat another cell: both show the same genes, rare ones too, with "
+            "slightly other values, as where reads were processed twice. On both sides of the split they are known by heart, "
+            "and the scores are too good. Keep one of each, or both on one side (-p group)."
+        )
     if dropped := report["dropped_cells"]:
         types = ", ".join(f"{count:,} {name}" for name, count in report["dropped"].items())
         said.append(
@@ -58,8 +64,11 @@ def about_cells(chosen: dict, read: AnnData, whole: AnnData) -> list[str]:
     return said
 
 
-def about_groups(whole: AnnData, seen: Sequence[str], groups: Sequence[str]) -> list[str]:
-    """What columns that look like groups (``seen``), and those of them that can be kept apart (``groups``), mean."""
+def about_groups(whole: AnnData, seen: Sequence[str], groups: Sequence[str], split: dict) -> list[str]:
+    """What columns that look like groups (``seen``), and those of them that can be kept apart (``groups``), mean.
+
+    Where there are none, what the cells' names say of it; ``split`` is the profile's.
+    """
     said = []
     if groups:
         number = whole.obs[groups[0]].nunique()
@@ -75,12 +84,26 @@ def about_groups(whole: AnnData, seen: Sequence[str], groups: Sequence[str]) -> 
             f"{column!r} looks as if it says whose a cell is, but {none:,} of {whole.n_obs:,} cells have none: fill it in to "
             f"keep its values apart (-p group {column})."
         )
+    if not seen and (around := screen.from_names(whole.obs_names)) is not None:
+        said.append(_about_names(whole, around, split))
     return said + [
         f"{column!r} looks as if it says of which preparation a cell is, and nearly every type has one of its values only: "
         "what tells types apart here may tell preparations apart, and no split of these cells can show which."
         for column in seen
         if column not in groups
     ]
+
+
+def _about_names(whole, around, split):
+    """That the cells' names tell files that were joined, and how to keep these apart."""
+    said = ", ".join(around.unique()[:4]) + (" …" if around.nunique() > 4 else "")
+    said = f"The cells' names are of {around.nunique()} kinds ({said}), as of samples or lanes that were joined. "
+    if not screen.divides(AnnData(obs=whole.obs.assign(kind=around.to_numpy())), split, "kind"):
+        return said + "Nearly every type has one of them only: what tells types apart here may tell preparations apart."
+    return said + (
+        "Cells of one are alike for more reasons than their type, and here they are on both sides of the split. To keep them "
+        "apart, write what tells them into a column, such as adata.obs['sample'], and give -p group sample."
+    )
 
 
 def about_sides(chosen: dict) -> list[str]:

@@ -93,7 +93,9 @@ def load(
     plan = json.loads(path.read_text(encoding="utf-8"))
     chosen = _sized(base, read, whole, plan)
     asked = (profile, data, label, labels, min_genes, min_cells_per_type)
-    said = notes.about_cells(chosen, read, whole) + (notes.about_groups(whole, seen, groups) if group is None else [])
+    said = notes.about_cells(chosen, read, whole) + (
+        notes.about_groups(whole, seen, groups, base["split"]) if group is None else []
+    )
     said += notes.about_sides(chosen) + notes.about_time(plan)
     return chosen | {"groups": groups, "time_apart": plan["apart"], "asked": asked, "plan": plan, "notes": said}
 

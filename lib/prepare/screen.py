@@ -8,6 +8,7 @@ import re
 import anndata
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from lib.datasets import checks
 from lib.errors import DataError
@@ -17,8 +18,10 @@ DETECTED = 10  # genes: two cells that show fewer may be alike by chance
 # Columns of obs that say whose or of which preparation a cell is, without capitals and signs; what divides most surely first.
 GROUPS = (
     "donor patient subject individual participant person projid mouse animal specimen biosample sample suspension hash batch "
-    "library origident replicate pool capture channel lane run plate gemgroup experiment study dataset"
+    "library origident replicate pool capture channel lane run plate gemgroup gem experiment expt study dataset cohort gsm srr "
+    "multi site center centre laboratory lab chemistry technology assay"
 ).split()
+BARCODE = r"[ACGTN]{8,}(?:[-_+.]?[ACGTN]{8,})*"
 NAMES = "uuid identifier id ids name names number no label code".split()  # may stand behind such a word
 
 
@@ -71,6 +74,51 @@ def once(adata: anndata.AnnData, where) -> tuple[anndata.AnnData, dict]:
                 f"contradict each other (first: {named}). Find out which label is right, or drop these cells."
             )
     return adata[~again].copy(), report
+
+
+def nearly_twice(adata: anndata.AnnData, looked: int = 500, alike: float = 0.65) -> float | None:
+    """The share of cells that another cell nearly repeats, as where reads were processed twice; None where too few genes tell.
+
+    Two such cells show the same genes, also of those that a fifth of the cells show at most: of these genes, shown by
+    either, ``alike`` or more are shown by both. Of different cells of one type it is a quarter, a half at most.
+
+    Parameters
+    ----------
+    adata : AnnData
+        Without exact repeats; on any scale.
+    looked : int
+        So many cells, drawn at random, are compared with all.
+    """
+    shown = sp.csr_matrix((adata.X > 0).astype(np.float32))
+    shown = shown[:, np.asarray(shown.mean(0)).ravel() <= 0.2]
+    number, others = np.diff(shown.indptr), sp.csr_matrix(shown.T)
+    rows = np.flatnonzero(number >= 2 * DETECTED)
+    if len(rows) < 2 * DETECTED:
+        return None
+    rows = np.random.RandomState(0).permutation(rows)[:looked]
+    found = 0
+    for some in np.array_split(rows, max(1, len(rows) // 50)):
+        both = (shown[some] @ others).tocoo()
+        either = number[some][both.row] + number[both.col] - both.data
+        again = (both.data >= alike * either) & (some[both.row] != both.col)
+        found += len(np.unique(both.row[again]))
+    return found / len(rows)
+
+
+def from_names(names: pd.Index) -> pd.Series | None:
+    """What stands around the barcodes, or before the running numbers, in cells' names: as files are told that were joined.
+
+    None where it does not divide the cells, as :func:`group_columns` asks of a column.
+
+    >>> list(from_names(pd.Index([f"{one}_ACGTACGTACGT-1" for one in "aab" * 5])))[:3]
+    ['a_…-1', 'a_…-1', 'b_…-1']
+    """
+    text = pd.Series(names.astype(str), index=names)
+    barcodes = text.str.contains(BARCODE, regex=True)
+    around = (
+        text.str.replace(BARCODE, "…", n=1, regex=True) if barcodes.mean() > 0.9 else text.str.replace(r"\d+$", "…", regex=True)
+    )
+    return around if 2 <= around.nunique() <= len(around) / 5 and around.str.contains("…").mean() > 0.9 else None
 
 
 def grouped(adata: anndata.AnnData, column: str, where) -> anndata.AnnData:
@@ -143,6 +191,7 @@ def group_columns(obs: pd.DataFrame, missing: bool = False) -> list[str]:
         while len(words) > 1 and words[-1] in NAMES:
             words.pop()
         whole = re.sub(rf"(?<=.)({'|'.join(NAMES)})$", "", "".join(words))
+        whole = next((one for one in (whole, whole[:-1], whole[:-2]) if one in GROUPS), whole)  # donors, batches
         whose = whole if whole in GROUPS or words[0] in ("n", "num", "number", "count") else words[-1]
         values = obs[column]
         if whose in GROUPS and values.isna().any() == missing and 2 <= values.nunique() <= len(obs) / 5:

@@ -65,6 +65,7 @@ def place(name: str, given: str, called_from: str) -> str:
     if path.exists():
         return str(path.resolve())
     if given not in catalogue.CARDS:
+        catalogue.no_address(given)
         raise DataError(
             f"-p {name} {given}: there is no such file below {Path(called_from).resolve()}, and no data set of that name. "
             f"Give the path of an .h5ad file, or one of {', '.join(catalogue.CARDS)}."

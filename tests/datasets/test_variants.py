@@ -56,7 +56,15 @@ def test_features_that_are_no_genes_by_their_names(real, tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    "column, words, aside", [("Feature.Type", ("Peaks", "Gene Expression"), 9), ("type", ("protein", "lncRNA"), 0)]
+    "column, words, aside",
+    [
+        ("Feature.Type", ("Peaks", "Gene Expression"), 9),
+        ("feature_types", ("Surface Protein", "Gene Expression"), 9),
+        ("feature_types", ("protein_expression", "gene_expression"), 9),
+        ("modality", ("Antigen Capture", "Gene Expression"), 9),
+        ("type", ("protein", "lncRNA"), 0),
+        ("feature_type", ("protein_coding", "lncRNA"), 0),
+    ],
 )
 def test_a_column_of_kinds(real, tmp_path, column, words, aside):
     """Whatever its capitals and signs; proteins beside RNA of other kinds are genes."""
@@ -127,6 +135,38 @@ def test_a_part_of_the_counts_is_not_taken_for_them(real, tmp_path):
         assert catalogue.load(tmp_path / FILE).uns["dataset"]["matrix"].startswith(taken)
 
 
+@pytest.mark.parametrize("base", [np.e, 2, 10])
+def test_logarithms_of_one_decimal(real, tmp_path, base):
+    """Told by the cells' sums, as far as rounding lets them be equal; of a selection of genes, refused for the rounding."""
+    x = np.round(np.log1p(per(real, 1e4)) / np.log(base), 1).astype(np.float32)
+    of(real, x).write_h5ad(tmp_path / FILE)
+    adata = catalogue.load(tmp_path / FILE)
+    assert adata.uns["dataset"]["values"] == {np.e: "ln", 2: "log2", 10: "log10"}[base]
+    assert "every cell's sum is" in adata.uns["dataset"]["library_size_from"]
+    sums = np.power(base, adata.X.toarray().astype(np.float64)).sum(1) - adata.n_vars
+    assert np.allclose(adata.obs["library_size"], sums, rtol=1e-5)  # each cell is divided by its own sum
+    of(real, x)[:, ::3].copy().write_h5ad(tmp_path / FILE)
+    with pytest.raises(DataError, match="rounded to one decimal"):
+        catalogue.load(tmp_path / FILE)
+
+
+def test_sums_of_many_cells_are_asked_about(shared, tmp_path):
+    """Pseudobulk: rows that show more genes than a cell can. Cells of the same file are not asked about."""
+    cells = anndata.read_h5ad(shared / "zheng_sorted.h5ad")
+    kinds = cells.obs["cell_type"].astype(str)
+    number = np.arange(cells.n_obs) % 6
+    code, names = pd.factorize(kinds + "/" + number.astype(str))
+    sums = sp.csr_matrix((np.ones(len(code)), (code, np.arange(len(code))))) @ cells.X
+    obs = pd.DataFrame({"cell_type": [name.split("/")[0] for name in names]}, index=names)
+    shown = np.asarray((sums > 0).mean(0)).ravel() > 0.3
+    anndata.AnnData(sp.csr_matrix(sums[:, shown], dtype=np.float32), obs=obs, var=cells.var[[]][shown]).write_h5ad(
+        tmp_path / FILE
+    )
+    assert ["pseudobulk" in said for said in catalogue.load(tmp_path / FILE).uns["dataset"]["warnings"]] == [True]
+    cells[::20].copy().write_h5ad(tmp_path / FILE)
+    assert catalogue.load(tmp_path / FILE).uns["dataset"]["warnings"] == []
+
+
 def test_cells_of_two_totals(real, tmp_path):
     """Joined files, normalised to 10⁴ and 10⁶: each cell is divided by its own sum, not all by one."""
     x = np.where((np.arange(real.n_obs) % 2 == 0)[:, None], per(real, 1e4), per(real, 1e6))
@@ -179,6 +219,26 @@ def test_tables_of_text(real, tmp_path, way):
     assert list(adata.obs["cell_type"]) == list(real.obs["cell_type"])
 
 
+@pytest.mark.parametrize("named", ["not at all", "by their types"])
+def test_tables_of_text_whose_cells_have_no_names(real, tmp_path, named):
+    """A first column of counts is a gene; one of types is the labels."""
+    frame = pd.DataFrame(real.X.toarray().astype(int), columns=real.var_names)
+    kinds = real.obs["cell_type"].to_numpy()
+    frame.insert(0 if named == "by their types" else frame.shape[1], "cell_type", kinds)
+    frame.to_csv(tmp_path / "cells.csv", index=False)
+    adata = catalogue.load(tmp_path / "cells.csv")
+    assert list(adata.var_names) == list(real.var_names) and (adata.X != real.X).nnz == 0
+    assert list(adata.obs["cell_type"]) == list(kinds)
+
+
+def test_labels_in_the_place_of_the_names(real, tmp_path):
+    obs = pd.DataFrame(index=pd.Index(real.obs["cell_type"].to_numpy(), name="cell_type"))
+    anndata.AnnData(real.X, obs=obs, var=real.var).write_h5ad(tmp_path / FILE)
+    adata = catalogue.load(tmp_path / FILE, "cell_type")
+    assert list(adata.obs["cell_type"]) == list(real.obs["cell_type"])
+    assert adata.uns["dataset"]["report"]["labels from"] == "'cell_type' of the cells' names"
+
+
 def test_what_is_not_whole(real, tmp_path):
     """A table cut in a line, a store that lacks a file, parts of a 10x folder that do not belong together."""
     frame = pd.DataFrame(real.X.toarray().astype(int), index=real.obs_names, columns=real.var_names)
@@ -210,7 +270,8 @@ def test_words_for_no_type_for_one_type_and_for_donors(real):
     assert [name for name in none.split("|") if not checks.means_none(name)] == []
     assert [name for name in ("other", "Unknown T", "Mixed") if checks.means_none(name) or not checks.doubtful(name)] == []
     assert checks.alike(["B cell", "B cells", "CD4⁺ T", "CD4+ T", "NK"]) == [["B cell", "B cells"], ["CD4⁺ T", "CD4+ T"]]
-    for name in ("seq_batch", "10X_run", "hash.ID", "pool", "suspension_uuid", "PatientNumber"):
+    columns = "seq_batch 10X_run hash.ID pool suspension_uuid PatientNumber Batches donors cohort Site MULTI_ID assay GSM"
+    for name in columns.split():
         obs = real.obs.assign(**{name: list("abcd") * 20})
         assert screen.group_columns(obs) == [name]
         obs.iloc[0, -1] = None

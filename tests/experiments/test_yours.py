@@ -2,6 +2,7 @@
 
 import functools
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
@@ -474,6 +475,37 @@ def test_a_column_that_is_the_type_is_said_to_be(raw, cache):
     adata.write_h5ad(cache / "sorted.h5ad")
     chosen = yours.load("smoke", cache / "sorted.h5ad", minutes=1e6)
     assert chosen["groups"] == [] and "'library_id' looks as if" in chosen["notes"][-1] and "no split" in chosen["notes"][-1]
+
+
+def test_donors_that_only_the_names_tell(raw, cache):
+    """Are said, with what to do; not where a column tells them, and not as a way out where they are the types."""
+    adata = small(raw, 300)
+    barcodes = ["".join(np.random.RandomState(i).choice(list("ACGT"), 16)) for i in range(300)]
+
+    def told(names, **columns):
+        adata.obs_names = names
+        named = adata.copy()
+        named.obs = named.obs.assign(**columns)
+        named.write_h5ad(cache / "names.h5ad")
+        return [note for note in yours.load("smoke", cache / "names.h5ad", minutes=1e6)["notes"] if "cells' names" in note]
+
+    donors = [f"{barcode}-{1 + i % 3}" for i, barcode in enumerate(barcodes)]
+    (note,) = told(donors)
+    assert "3 kinds (…-1, …-2, …-3)" in note and "-p group sample" in note
+    assert told(donors, donor=[name[-1] for name in donors]) == []
+    (note,) = told([f"{kind}_{barcode}" for kind, barcode in zip(adata.obs["cell_type"], barcodes)])
+    assert "Nearly every type" in note and "-p group" not in note
+
+
+def test_cells_processed_twice_are_said(raw, cache):
+    adata = small(raw, 300)
+    again = adata.copy()
+    again.X = sp.csr_matrix(again.X)
+    again.X.data += np.random.RandomState(0).randint(0, 2, again.X.nnz).astype(np.float32)
+    again.obs_names = [f"{name}x" for name in again.obs_names]
+    anndata.concat([adata, again]).write_h5ad(cache / "near.h5ad")
+    (note,) = [note for note in yours.load("smoke", cache / "near.h5ad", minutes=1e6)["notes"] if "nearly repeat" in note]
+    assert note.startswith("About ") and "known by heart" in note
 
 
 @pytest.mark.slow

@@ -84,6 +84,46 @@ def test_repeats_whose_labels_contradict_each_other_are_refused(raw):
         screen.once(joined(adata, again), "mine.h5ad")
 
 
+@pytest.mark.parametrize("scale", ["counts", "logarithms"])
+def test_cells_that_nearly_repeat_another(raw, shared, scale):
+    """As processed twice: every tenth count gone, the others up to two more. No other cells are taken for it."""
+    for path in [shared / "zheng_sorted.h5ad", shared / "liver.h5ad", *(shared / "corpus").glob("*.h5ad")]:
+        adata = anndata.read_h5ad(path)
+        adata = adata[:: max(1, adata.n_obs // 600)]
+        x = sp.csr_matrix(adata.X, dtype=np.float32)
+        assert (screen.nearly_twice(anndata.AnnData(x)) or 0) < 0.01, path
+    draw = np.random.RandomState(0)
+    again = x[:100].copy()
+    again.data += draw.randint(0, 3, again.nnz)
+    again.data[draw.rand(again.nnz) < 0.1] = 0
+    both = anndata.AnnData(sp.vstack([x, again], format="csr"))
+    if scale == "logarithms":
+        both.X.data = np.log1p(1e4 * both.X.data / np.repeat(np.asarray(both.X.sum(1)).ravel(), np.diff(both.X.indptr)))
+    assert screen.nearly_twice(both, both.n_obs) == pytest.approx(200 / both.n_obs, abs=0.01)
+    assert screen.nearly_twice(both[:, :40]) is None
+
+
+@pytest.mark.parametrize(
+    "name, kinds",
+    [
+        ("{barcode}-{one}", ["…-1", "…-2", "…-3"]),
+        ("donor{one}_{barcode}-1", ["donor1_…-1", "donor2_…-1", "donor3_…-1"]),
+        ("{barcode}-1-{one}", ["…-1-1", "…-1-2", "…-1-3"]),
+        ("s{one}_cell{number}", ["s1_cell…", "s2_cell…", "s3_cell…"]),
+        ("{barcode}-1", None),
+        ("cell_{number}", None),
+        ("{number}", None),
+        ("patient{number}x", None),
+    ],
+)
+def test_names_of_cells_that_tell_joined_files(name, kinds):
+    draw = np.random.RandomState(1)
+    barcodes = ["".join(draw.choice(list("ACGT"), 16)) for _ in range(90)]
+    names = [name.format(barcode=barcodes[i], one=1 + i % 3, number=i) for i in range(90)]
+    found = screen.from_names(pd.Index(names))
+    assert (found is None) == (kinds is None) and (kinds is None or sorted(found.unique()) == kinds)
+
+
 def test_repeats_of_a_file_are_left_out_on_the_way_to_models(raw, tmp_path, monkeypatch):
     """Before normalising, whoever asks for the file; the published sets are used as they were published."""
     monkeypatch.setenv("SCBERT_CACHE", str(tmp_path / "cache"))
