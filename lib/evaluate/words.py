@@ -150,9 +150,13 @@ def power(found: dict) -> str:
 
     >>> power({"difference": 0.05, "low": -0.1, "high": 0.2, "detectable": 0.21})
     'With so many cells and runs, four of five such experiments would show a true difference of 21.0 points.'
+    >>> power({"difference": 0.2, "low": -0.6, "high": 1.0, "detectable": 1.07})
+    'So few cells and runs could hardly have shown any difference.'
     """
     if verdict(found) != "undecided" or few(found) or "detectable" not in found:
         return ""
+    if found["detectable"] >= 1:
+        return "So few cells and runs could hardly have shown any difference."
     return (
         "With so many cells and runs, four of five such experiments would show a true difference of "
         f"{100 * found['detectable']:.1f} points."
