@@ -43,8 +43,8 @@ def complete(specs: list[dict], scheduler: str | None = None, again: str | None 
         ``SCBERT_SCHEDULER``, or run here: small models on as many processes as there are cores (``SCBERT_WORKERS``), up
         to 8, others, and all that a GPU computes, one after the other.
     again : str, optional
-        A word: runs whose mark carries another, or none, are done again, published ones too. Default: ``SCBERT_FORCE``, or
-        what is done serves.
+        A word: runs whose mark carries another, or none, are done again, published ones too, but for those whose corpus is
+        known by its content alone. Default: ``SCBERT_FORCE``, or what is done serves.
 
     Returns
     -------
@@ -54,7 +54,7 @@ def complete(specs: list[dict], scheduler: str | None = None, again: str | None 
     found, missing = {}, {}
     for spec in specs:
         if (name := run_id(spec, code)) not in found:
-            found[name] = _done(spec, code, again) or (None if again else published(spec))
+            found[name] = _done(spec, code, again) or (published(spec) if not again or _only_published(spec) else None)
             if found[name] is None:
                 _gather(spec, missing, code, again)
     found |= dict.fromkeys(found.keys() & missing.keys())  # published, but another needs its weights: the store comes first
@@ -74,6 +74,12 @@ def complete(specs: list[dict], scheduler: str | None = None, again: str | None 
         for spec, seconds in computed:
             finished(run_id(spec, code), spec, seconds)
     return [found[run_id(spec, code)] or Run(spec, code) for spec in specs]
+
+
+def _only_published(spec):
+    """Whether a run was pre-trained on a corpus that is named by its content, while nobody says where it lies."""
+    file = (spec.get("pretraining") or {}).get("corpus", {}).get("file")
+    return isinstance(file, dict) and "_path" not in file
 
 
 def _done(spec, code, again):

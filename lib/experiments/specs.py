@@ -158,15 +158,15 @@ def pretraining_effect(profile: dict) -> Specs:
 
 
 def few_labels(profile: dict) -> Specs:
-    """Specifications of scBERT with its gene embedding, not pre-trained, on few labels, beside what is cheap there.
+    """Specifications of what is not pre-trained, with a gene embedding and without, on few labels, beside logistic regression.
 
-    ``few_labels`` of the profile, where there, says of which ``fraction`` and which ``seeds``: at full size that arm takes an
-    hour and more a run.
+    ``few_labels`` of the profile, where there, says of which ``fraction``, which ``seeds``, and arms to do ``without``: with a
+    gene embedding a run takes an hour and more at full size.
     """
     thin = profile.get("few_labels", {})
     arms = ["logistic_regression", "majority", "no_gene2vec_no_pretraining", "no_pretraining"]
-    seeds = thin.get("seeds", profile["few_shot_seeds"])
-    return cell_types(profile, arms, [thin.get("fraction", 0.1)], seeds)
+    arms = [arm for arm in arms if arm not in thin.get("without", [])]
+    return cell_types(profile, arms, [thin.get("fraction", 0.1)], thin.get("seeds", profile["few_shot_seeds"]))
 
 
 def corpora(profile: dict) -> dict[str, Specs]:

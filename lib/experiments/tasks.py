@@ -39,7 +39,11 @@ def _file(given):
     """Where a checkpoint or corpus is that a specification names: the published one, or the user's, if it is the same."""
     if isinstance(given, str):
         return downloads.fetch(PUBLISHED[given])
-    place = given["_path"]
+    if (place := given.get("_path")) is None:
+        raise DataError(
+            f"These runs are pre-trained on a corpus whose content has the hash {given['sha256'][:12]}…, and are not published "
+            "here. To compute them, give where it lies: pretraining: {corpus: PATH} in a profile's file."
+        )
     try:
         same = corpus.content(place) == given["sha256"]
     except (DataError, OSError):

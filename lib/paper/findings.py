@@ -44,7 +44,7 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
         ("04_difference.csv", "04_masked_task.csv", "04_hidden_genes.csv", "04_against_pca.csv"): _masked,
         ("05_scorecard_claims.csv",): _scorecard,
         ("07_calibration_error.csv", "07_unknown.csv"): _unsure,
-        ("08_family.csv", "08_other_protocol.csv"): _without_embedding,
+        ("08_family.csv", "08_other_protocol.csv", "08_few_labels.csv", "08_corpora.csv"): _without_embedding,
     }
     return [
         Finding(names[0][:2], *make(*(tables[name] for name in names)), names)
@@ -191,32 +191,48 @@ def _unsure(calibration, unknown):
 
 def at_full_size(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict]:
     """Of notebook 08, logistic regression against each arm in accuracy, as :func:`questions` gives them."""
-    rows = tables["08_family.csv"].to_dict("records") if "08_family.csv" in tables else []
+    if not {"08_family.csv", "08_few_labels.csv", "08_corpora.csv"} <= set(tables):
+        return {}
     names = {"no_gene2vec": f"{LR} − {HERE}, paper's size, no gene embedding, accuracy"}
     names["no_gene2vec_no_pretraining"] = "the same, not pre-trained"
-    return {
-        names[row["reference"]]: row
-        for row in rows
-        if (row["arm"], row["metric"]) == ("logistic_regression", "accuracy") and row["reference"] in names
-    }
+    found = {names[row["reference"]]: row for row in _of_accuracy(tables["08_family.csv"]) if row["reference"] in names}
+    for row in _of_accuracy(tables["08_corpora.csv"]):
+        found[f"the same, pre-trained on {row['corpus']}"] = row
+    for row in _of_accuracy(tables["08_few_labels.csv"]):
+        which = BARE.get(row["reference"], f"{HERE} without pre-training").removeprefix(f"{HERE} ")
+        found[f"{LR} − {HERE} {which}, paper's size, {_share(row['fraction'])} of the labels"] = row
+    return found
 
 
-def _without_embedding(family, other):
-    told = []
+def _of_accuracy(table):
+    """The rows of a family that ask logistic regression against something in accuracy."""
+    return table[(table["arm"] == "logistic_regression") & (table["metric"] == "accuracy")].to_dict("records")
+
+
+def _without_embedding(family, other, few, corpora):
+    told, named = [], {LR: "logistic_regression", f"{HERE} without pre-training": "no_pretraining"}
+    named |= {name: arm for arm, name in BARE.items()}
+    of = {arm: name for name, arm in named.items()}
     for first, second in (*((LR, name) for name in BARE.values()), BARE.values()):
-        by_arm = {LR: "logistic_regression"} | {name: arm for arm, name in BARE.items()}
-        rows = family[(family["arm"] == by_arm[first]) & (family["reference"] == by_arm[second])]
+        rows = family[(family["arm"] == named[first]) & (family["reference"] == named[second])]
         told.append(verdicts(rows.assign(of=rows["metric"].map(SCORES)), first, second))
+    for (corpus, arm), rows in corpora.groupby(["corpus", "arm"], sort=False):
+        told.append(verdicts(rows.assign(of=rows["metric"].map(SCORES)), of[arm], f"{PLAIN}, pre-trained on {corpus},"))
+    for (arm, reference), rows in few.groupby(["arm", "reference"], sort=False):
+        scores = rows["metric"].map(SCORES) + " with " + rows["fraction"].map(_share) + " of the labels"
+        told.append(verdicts(rows.assign(of=scores), of[arm], of[reference]))
     beside = family[(family["metric"] == "accuracy") & (family["arm"] == "logistic_regression")]
     [row] = other[other["metric"] == "accuracy"].to_dict("records")
     verdict = words.SAID[row["verdict"]].format(*BARE.values())
     evidence = f"{_basis(family)} {_adjusted(family)}By the other rule for the end of training ({words.runs(row)}): {verdict} "
     evidence += f"({points(row)}; {row['n_flagged']} of the runs {words.FLAGGED}{_minus(words.without_flagged(row))})."
     caveat = "scBERT's weights are chosen on the reported cells where the protocol is the authors', which favours it. "
-    caveat += (
-        f"{_flagged(beside, lambda row: BARE[row['reference']])}The arm that the paper is about has a gene embedding, and "
-    )
-    return _sentences(told), evidence, f"{caveat}is not among them."
+    caveat += f"{_flagged(beside, lambda row: BARE[row['reference']])}"
+    again = corpora[(corpora["metric"] == "accuracy") & (corpora["arm"] == "logistic_regression")]
+    caveat += _flagged(again, lambda row: f"{PLAIN}, pre-trained on {row['corpus']}")
+    scarce = few[few["metric"] == "accuracy"].drop_duplicates("reference")
+    caveat += _flagged(scarce, lambda row: f"{of[row['reference']]} with {_share(row['fraction'])} of the labels")
+    return _sentences(told), evidence, f"{caveat}The arm that the paper is about has a gene embedding, and is not among them."
 
 
 def verdicts(rows: pd.DataFrame, first: str, second: str) -> str:

@@ -129,7 +129,7 @@ def verify() -> int:
         if wrong:
             damaged += 1
             print(f"DAMAGED {path} {wrong}. {REMEDIES.get(kind, WRITTEN_AGAIN)}".rstrip())
-    said = ", ".join(f"{count} {kind}" for kind, count in counts.items()) or "nothing is stored"
+    said = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())) or "nothing is stored"
     print(f"Compared with their hashes: {said}. {f'{damaged} damaged.' if damaged else 'All whole.'}")
     return 1 if damaged else 0
 

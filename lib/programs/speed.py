@@ -58,7 +58,13 @@ def tables(load: Load) -> str:
     for job, name in STEPS.items():
         lines.append(line(name, *(_cost(table, job, FULL, model) for model in (*models, KEPT))))
     shares = [table.loc[("forward", FULL, model), "share_of_rate"] for model in models]
-    lines.append(line("forward: share of that rate", *("" if np.isnan(share) else f"{share:.0%}" for share in shares), ""))
+    lines.append(
+        line(
+            "forward: share of that rate, as if no zero were shared",
+            *("" if np.isnan(share) else f"{share:.0%}" for share in shares),
+            "",
+        )
+    )
     small = table[table["size"] == "small"].index.get_level_values("genes")[0]
     alone = [model for model in models if ("forward", small, model) in table.index]
     lines += ["", *head(f"the small model of `laptop`, {small:,} genes, a cell of 32", *alone)]

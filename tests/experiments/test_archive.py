@@ -4,9 +4,11 @@ import json
 import shutil
 import zipfile
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 
 from lib import settings
 from lib.datasets import downloads
@@ -100,6 +102,33 @@ def test_weights_are_where_a_run_was_computed(published, wanted, empty, capsys):
     assert "1 of 3 runs are published ones" in capsys.readouterr().out
     assert [isinstance(run, archive.PublishedRun) for run in done] == [False, False, True]
     assert done[0].weights.exists() and done[1].weights.exists()
+
+
+def test_a_corpus_known_by_its_content_alone_is_served_or_refused(place, profile, empty, tmp_path, monkeypatch):
+    """Readers without its files have the published runs, under --force too; where there are none they hear what is missing."""
+    genes = list(profile["adata"].var_names)
+    counts = np.random.default_rng(0).poisson(1.0, (40, len(genes))).astype(np.float32)
+    path = tmp_path / "corpus.h5ad"
+    anndata.AnnData(sp.csr_matrix(counts), var=pd.DataFrame(index=genes)).write_h5ad(path)
+    content = profiles.read("smoke")
+    content["pretraining"] |= {"corpus": str(path)}
+    [spec] = specs.cell_types(profiles.load(content), ["no_gene2vec"], [0.5], [0])
+    [here] = runs.complete([spec])
+    archive.write("smoke", {profile["fingerprint"]})
+    given = {"sha256": spec["pretraining"]["corpus"]["file"]["sha256"]}
+    [[asked]] = specs.corpora(profile | {"corpora": {"other cells": given}, "seeds": [0]}).values()
+    asked |= {"fraction": 0.5}
+    monkeypatch.setenv("SCBERT_CACHE", str(tmp_path / "another"))
+    (tmp_path / "another").mkdir()
+    (tmp_path / "another" / "cells").symlink_to(empty / "cells")
+    for again in (None, "anew"):
+        [there] = runs.complete([asked], again=again)
+        assert isinstance(there, archive.PublishedRun)
+        np.testing.assert_allclose(there.predictions["probabilities"], here.predictions["probabilities"], atol=1.5e-5)
+    assert str(path) not in (place / "smoke.zip").read_bytes().decode("latin1")
+    (place / "smoke.zip").unlink()
+    with pytest.raises(DataError, match="not published here. To compute them, give where it lies"):
+        runs.complete([asked])
 
 
 def test_force_computes_published_runs(published, wanted, empty, capsys):

@@ -172,7 +172,7 @@ def test_costs_are_computed_from_the_seconds_a_cell(measured):
         "Measured on A machine, 2 threads, where products of matrices reach 100 GFLOP/s in bfloat16, 50 GFLOP/s in float32.",
         "| forward | 1 s, 1 MiB | 0.5 s, 2× (1.9 to 2.1), 2 MiB | 0.333 s, 3× (2.9 to 3.1), 3 MiB | "
         "0.25 s, 4× (3.9 to 4.1), 4 MiB | – |",
-        "| forward: share of that rate | 10% | 20% | 30% | | |",
+        "| forward: share of that rate, as if no zero were shared | 10% | 20% | 30% | | |",
         "| fine-tuning, 10 epochs of 54,760 cells | 6.3 days | 3.2 days | 2.1 days | 1.6 days |",
         "| forward | 10 ms, 1 MiB | 5 ms, 2× (1.9 to 2.1), 2 MiB | 3.33 ms, 3× (2.9 to 3.1), 3 MiB | "
         "2.5 ms, 4× (3.9 to 4.1), 4 MiB |",

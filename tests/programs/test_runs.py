@@ -126,7 +126,7 @@ def test_verify_compares_every_file_with_its_hash(cache, whole, said, place_of_g
     left = unfinished(specs.cell_types(profile, ["no_pretraining"], [0.5], [0])[0])
     status, output = said("verify")
     assert status == 0 and output.splitlines()[-1].endswith("All whole.") and len(output.splitlines()) == 1
-    assert "4 runs, 1 checkpoints, 2 prepared cells, 1 gene2vec, 1 plans, 1 archives" in output
+    assert "1 archives, 1 checkpoints, 1 gene2vec, 1 plans, 2 prepared cells, 4 runs" in output
     stored = [path for run in (wanted[2], wanted[0]) for path in folder(run).iterdir()] + [left / "checkpoint.pt"]
     stored += [path for path in cache.rglob("*") if path.parent.name in ("cells", "gene2vec", "plans")]
     stored = [path for path in stored if path.suffix not in (".sha256", ".lock") and not path.name.endswith("smoke.json")]
