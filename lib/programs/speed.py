@@ -30,7 +30,10 @@ def _models(table):
 
 def _faster(found):
     """How many times faster than stock, with the interval."""
-    return f"{found['ratio']:,.3g}× ({found['ratio_low']:,.3g} to {found['ratio_high']:,.3g})"
+    one, low, high = (
+        f"{value:.1f}" if value < 100 else f"{value:,.0f}" for value in found[["ratio", "ratio_low", "ratio_high"]]
+    )
+    return f"{one}× ({low} to {high})"
 
 
 def short(load: Load) -> str:
@@ -60,21 +63,22 @@ def tables(load: Load) -> str:
     shares = [table.loc[("forward", FULL, model), "share_of_rate"] for model in models]
     lines.append(
         line(
-            "forward: share of that rate, as if no zero were shared",
+            "forward: rate over that of products, zeros counted",
             *("" if np.isnan(share) else f"{share:.0%}" for share in shares),
             "",
         )
     )
     small = table[table["size"] == "small"].index.get_level_values("genes")[0]
     alone = [model for model in models if ("forward", small, model) in table.index]
-    lines += ["", *head(f"the small model of `laptop`, {small:,} genes, a cell of 32", *alone)]
+    lines += ["", *head(f"the small model of `laptop`, {small:,.0f} genes, a cell of 32", *alone)]
     for job, name in STEPS.items():
         lines.append(line(name, *(_cost(table, job, small, model) for model in alone)))
     compared = [model for model in models if ("forward: error", FULL, model) in table.index]
     lines += ["", *head("error against performer-pytorch in float64", *compared)]
     for job, name in STEPS.items():
-        errors = [f"{table.loc[(f'{job}: error', FULL, model), 'error']:.0e}" for model in compared]
-        lines.append(line(name, *errors))
+        rows = [table.loc[(f"{job}: error", FULL, model)] for model in compared]
+        whole = ["" if np.isnan(found["error_overall"]) else f", {found['error_overall']:.0e} of all" for found in rows]
+        lines.append(line(name, *(f"{found['error']:.0e}{text}" for found, text in zip(rows, whole, strict=True))))
     same = [f"{table.loc[('forward: error', FULL, model), 'agreement']:.2%}" for model in compared]
     lines.append(line("hidden genes with the same answer", *same))
     lines += ["", *head("*computed* from the above", *models)]
