@@ -144,14 +144,20 @@ plots.save(fig, "08_learning", logs, chosen)
 # %%
 told = heads.passing([run for each in (done, other, few, *elsewhere) for run in each])
 if len(told):
-    fig, pair = plt.subplots(1, 2, figsize=plots.mm(183, 66), sharey=True)
-    look = {"hue": "arm", "palette": plots.PALETTE, "legend": False, "markers": {False: "o", True: "X"}, "alpha": 0.8}
+    begun = told["pretraining"].notna().map({True: "pre-trained", False: "not pre-trained"})
+    told["training"] = begun.where(told["flagged"] == "", "learnt nothing, fell back, or not ended")
+    told["labels"] = told["fraction"].map(plots.percent)
+    fig, pair = plt.subplots(1, 2, figsize=plots.mm(183, 75), sharey=True)
+    look = {"hue": "labels", "style": "training", "palette": [plots.PALETTE[arm] for arm in ("full", "logistic_regression")]}
+    look |= {"hue_order": ["100 %", plots.percent(few[0].spec["fraction"])], "alpha": 0.8, "s": 26}
+    look |= {"markers": {"pre-trained": "o", "not pre-trained": "s", "learnt nothing, fell back, or not ended": "X"}}
     for ax, when in zip(pair, ("before", "after")):
-        sns.scatterplot(told, x=f"contrast {when}", y="accuracy", style=told["flagged"] != "", ax=ax, **look)
+        sns.scatterplot(told, x=f"contrast {when}", y="accuracy", ax=ax, legend=when == "after", **look)
         ax.set(title=f"{when} fine-tuning".capitalize(), xlabel="contrast: detected − zeros that pass", ylabel="Accuracy")
-        ax.set(xlim=(-1.05, 1.05), ylim=(0, 1))
-    plots.legend(fig, dict.fromkeys(told["arm"]), ncols=3, ours="each run", **plots.crosses(told))
-    plots.save(fig, "08_heads", told, chosen)
+        ax.set(xlim=(-1.08, 1.08), ylim=(0, 1))
+    fig.legend(*pair[1].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    pair[1].get_legend().remove()
+    plots.save(fig, "08_heads", told.drop(columns=["training", "labels"]), chosen)
 
 # %% [markdown]
 # ## Figure 5: few labels

@@ -7,7 +7,7 @@ import pandas as pd
 
 from lib.evaluate import measures
 
-COLUMNS = ["arm", "protocol", "pretraining", "seed", "run", "flagged", "accuracy"]
+COLUMNS = ["arm", "protocol", "fraction", "pretraining", "seed", "run", "flagged", "accuracy"]
 COLUMNS += [f"{what} {when}" for when in ("before", "after") for what in ("zeros", "detected", "contrast")]
 
 
@@ -27,7 +27,7 @@ def passing(runs: list) -> pd.DataFrame:
     for run in {run.id: run for run in runs if "passing" in run.predictions}.values():
         p, spec = run.predictions, run.spec
         about = {"arm": spec["arm"], "protocol": spec["protocol"], "pretraining": measures.pretraining_of(run)}
-        about |= {"seed": spec["seed"], "run": run.id, "flagged": reasons.get(run.id, "")}
+        about |= {"fraction": spec["fraction"], "seed": spec["seed"], "run": run.id, "flagged": reasons.get(run.id, "")}
         about["accuracy"] = float(np.mean(p["probabilities"].argmax(1) == p["labels"]))
         for when, shares in zip(("before", "after"), p["passing"].astype(float), strict=True):
             zeros, detected = shares[0], np.nanmean(shares[1:])
