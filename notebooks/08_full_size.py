@@ -155,7 +155,7 @@ if len(told):
         sns.scatterplot(told, x=f"contrast {when}", y="accuracy", ax=ax, legend=when == "after", **look)
         ax.set(title=f"{when} fine-tuning".capitalize(), xlabel="contrast: detected − zeros that pass", ylabel="Accuracy")
         ax.set(xlim=(-1.08, 1.08), ylim=(0, 1))
-    fig.legend(*pair[1].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    fig.legend(*pair[1].get_legend_handles_labels(), loc="outside upper center", ncols=7)
     pair[1].get_legend().remove()
     plots.save(fig, "08_heads", told.drop(columns=["training", "labels"]), chosen)
 
