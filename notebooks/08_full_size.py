@@ -162,12 +162,12 @@ plots.save(fig, "08_learning", logs, chosen)
 told = heads.passing([run for each in (done, other, few, *elsewhere) for run in each])
 if len(told):
     begun = told["pretraining"].notna().map({True: "pre-trained", False: "not pre-trained"})
-    told["training"] = begun.where(told["flagged"] == "", "learnt nothing, fell back, or not ended")
+    told["training"] = begun.where(told["flagged"] == "", "learnt nothing, or not ended")
     told["labels"] = told["fraction"].map(plots.percent)
     fig, pair = plt.subplots(1, 2, figsize=plots.mm(183, 75), sharey=True)
     look = {"hue": "labels", "style": "training", "palette": [plots.PALETTE[arm] for arm in ("full", "logistic_regression")]}
     look |= {"hue_order": ["100 %", plots.percent(few[0].spec["fraction"])], "alpha": 0.8, "s": 26}
-    look |= {"markers": {"pre-trained": "o", "not pre-trained": "s", "learnt nothing, fell back, or not ended": "X"}}
+    look |= {"markers": {"pre-trained": "o", "not pre-trained": "s", "learnt nothing, or not ended": "X"}}
     for ax, when in zip(pair, ("before", "after")):
         sns.scatterplot(told, x=f"contrast {when}", y="accuracy", ax=ax, legend=when == "after", **look)
         ax.set(title=f"{when} fine-tuning".capitalize(), xlabel="contrast: detected − zeros that pass", ylabel="Accuracy")

@@ -213,8 +213,8 @@ def _without_embedding(family, other, few, corpora):
     for first, second in (*((LR, name) for name in BARE.values()), BARE.values()):
         rows = family[(family["arm"] == named[first]) & (family["reference"] == named[second])]
         told.append(verdicts(rows.assign(of=rows["metric"].map(SCORES)), first, second))
-    for (corpus, arm), rows in corpora.groupby(["corpus", "arm"], sort=False):
-        told.append(verdicts(rows.assign(of=rows["metric"].map(SCORES)), of[arm], f"{PLAIN}, pre-trained on {corpus},"))
+    for corpus, rows in corpora[corpora["arm"] == named[LR]].groupby("corpus", sort=False):
+        told.append(verdicts(rows.assign(of=rows["metric"].map(SCORES)), LR, f"{PLAIN}, pre-trained on {corpus},"))
     for (arm, reference), rows in few.groupby(["arm", "reference"], sort=False):
         scores = rows["metric"].map(SCORES) + " with " + rows["fraction"].map(_share) + " of the labels"
         told.append(verdicts(rows.assign(of=scores), of[arm], of[reference]))

@@ -66,7 +66,7 @@ def claims(load: Load) -> str:
     none = "In none is scBERT shown to be ahead. " if "behind" not in set(verdicts) else ""
     said = (
         f"Logistic regression is asked against scBERT {len(verdicts)} times: {', '.join(counted)}. {none}In points, with 95 % "
-        "intervals for other test cells, seeds and pre-trainings (more in figures/README.md):"
+        "intervals for other test cells, seeds and pre-trainings:"
     )
     lines = [_wrapped(said), "", *head("the first minus the second", *answers)]
     lines += [
