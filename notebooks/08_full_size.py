@@ -152,9 +152,10 @@ plots.save(fig, "08_learning", logs, chosen)
 # ## Figure 4: what the head lets pass
 #
 # scBERT's head turns each gene's state into one number, and a ReLU drops those below zero. *Contrast* is the share of the detected
-# genes (tokens 1 to 5) that pass, less that of the zeros: at 1 all that follows sees which genes are detected; at 0 or below, nine
-# tenths of what it sees are zeros, alike in all cells. Left: as drawn, before fine-tuning. Right: after. Look at whether a run
-# can be good anywhere but at 1. Runs that were published before this was recorded are not in it.
+# genes (tokens 1 to 5) that pass, less that of the zeros: at 1 all that follows sees which genes are detected, at −1 which are not, at
+# 0 the two look alike. Left: as drawn, before fine-tuning. Right: after. Look at whether a run can be good where the two look alike,
+# and, at the paper's size, where it is the zeros that pass, nine tenths of all genes. Runs that were published before this was
+# recorded are not in it.
 
 # %%
 told = heads.passing([run for each in (done, other, few, *elsewhere) for run in each])

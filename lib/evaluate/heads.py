@@ -15,13 +15,13 @@ def passing(runs: list) -> pd.DataFrame:
     """What passes the head's ReLU of each run that tells, before and after fine-tuning, beside its accuracy.
 
     The head turns each gene's state into one number and drops those below zero; all that follows sees the rest. Where zeros
-    stay behind and the tokens 1 to 5 pass, it sees which genes are detected.
+    stay behind and the tokens 1 to 5 pass, it sees which genes are detected; where zeros alone pass, which are not.
 
     Returns
     -------
     DataFrame
         A row a run, with the columns ``COLUMNS``: ``zeros`` is the share of the genes with token 0 that pass, ``detected`` the
-        mean over the tokens 1 to 5 of theirs, ``contrast`` detected less zeros: 1 where the two are told apart, 0 where not.
+        mean over the tokens 1 to 5 of theirs, ``contrast`` detected less zeros: 1 or −1 where the two are told apart, 0 where not.
     """
     reasons, rows = measures.flagged(runs), []
     for run in {run.id: run for run in runs if "passing" in run.predictions}.values():
