@@ -21,7 +21,7 @@ def passing(runs: list) -> pd.DataFrame:
     -------
     DataFrame
         A row a run, with the columns ``COLUMNS``: ``zeros`` is the share of the genes with token 0 that pass, ``detected`` the
-        mean over the tokens 1 to 5 of theirs, ``contrast`` detected less zeros: 1 or −1 where the two are told apart, 0 where not.
+        mean over the tokens 1 to 5 of theirs, ``contrast`` detected less zeros: far from 0 where the two are told apart.
     """
     reasons, rows = measures.flagged(runs), []
     for run in {run.id: run for run in runs if "passing" in run.predictions}.values():
