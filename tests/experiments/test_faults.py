@@ -50,6 +50,7 @@ def not_whole(disk):
     return [*disk.rglob(".*"), *(where for _, where, wrong in inventory.verify() if wrong)]
 
 
+@pytest.mark.slow
 @root
 def test_a_disk_that_fills_is_said_and_costs_nothing_that_was_done(disk, wanted, expected, same, capsys):
     """Full at every kind of file in turn: what and where is said, nothing half stays, and with room the runs are the same."""

@@ -59,6 +59,7 @@ def test_test_cells_get_the_probabilities_of_the_run(tmp_path, done, whole, stor
     assert (found.X != whole.X).nnz == 0 and (found.obs["note"] == "kept").all() and found.var_names.equals(whole.var_names)
 
 
+@pytest.mark.slow
 def test_neither_blocks_nor_order_matter(tmp_path, done, whole):
     first = named(tmp_path, whole, done["full"])
     again = named(tmp_path, whole, done["full"], block=7)

@@ -154,6 +154,7 @@ def test_benchmark_writes_its_table(tmp_path):
     assert (tmp_path / "benchmark" / "cpu.png").exists() and not list((tmp_path / "cache" / "benchmark").glob("*"))
 
 
+@pytest.mark.slow
 def test_a_bare_gpu_machine_needs_no_scanpy():
     """Without anndata and scanpy it starts, and a job can be made and done."""
     code = """
