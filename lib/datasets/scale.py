@@ -7,13 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.sparse as sp
 
+from lib.datasets.multiples import BASE, LARGEST_LOG, LINEAR, SCALES, fits_of, rounding_of, second_best, slope_of
 from lib.errors import DataError
 
-# From each scale back to values linear in counts.
-LINEAR = {"counts": lambda x: x, "ln": np.expm1, "log2": lambda x: np.exp2(x) - 1, "log10": lambda x: np.power(10.0, x) - 1}
-BASE = {"ln": np.e, "log2": 2, "log10": 10}
-SCALES = ("ln", "log2", "log10", "counts")  # where several fit equally well, the first is meant
-LARGEST_LOG = 40  # e⁴⁰: no logarithm of a count comes near
 NEARLY = 0.02  # counts as floats may be off by so much of themselves
 REMEDY = "Give raw counts in X, or log(1 + counts per 10⁴) with base e, 2 or 10."
 
@@ -95,12 +91,12 @@ def tell(x: sp.csr_matrix, where="X", cells=None, genes=None, log_base: float | 
     if said := _by_sums(x, where, cells):
         return said
     rows = np.unique(np.linspace(0, x.shape[0] - 1, min(2000, x.shape[0])).astype(int))
-    fits, off = _fits(x if len(rows) == x.shape[0] else x[rows])
+    fits, off = fits_of(x if len(rows) == x.shape[0] else x[rows])
     testable = np.any([fit >= 0 for fit in fits.values()], axis=0)
     share = {scale: float(np.mean(fit[testable] == 1)) if testable.any() else 0.0 for scale, fit in fits.items()}
     near = [scale for scale in SCALES if share[scale] > max(share.values()) - 0.05]
     best = min(near, key=lambda scale: round(off[scale], 4)) if max(share.values()) else max(share, key=share.get)
-    second, others = _second(fits, best, testable)
+    second, others = second_best(fits, best, testable)
     if share[best] + others > 0.9 and others > 0.02:
         raise DataError(
             f"The cells of {where} are on different scales: {share[best]:.0%} are {best}, {others:.0%} {second} "
@@ -122,7 +118,7 @@ def tell(x: sp.csr_matrix, where="X", cells=None, genes=None, log_base: float | 
     raise DataError(
         f"The values of {where} are neither counts nor log counts: between {data[data > 0].min():.3g} and "
         f"{data.max():.3g}, {whole.mean():.0%} of them whole numbers"
-        + (", rounded to one decimal, which leaves too little to tell" if np.all(_rounding(data) == 0.05) else "")
+        + (", rounded to one decimal, which leaves too little to tell" if np.all(rounding_of(data) == 0.05) else "")
         + ". Values that were scaled, imputed or corrected (decontX, "
         "batches) cannot be traced to counts, nor FPKM or RPKM, whose sums differ from cell to cell.",
         REMEDY + " TPM are taken, or their logarithms, as long as all genes are there.",
@@ -201,18 +197,18 @@ def _by_sums(x, where, cells):
     some = np.flatnonzero(np.diff(x.indptr) >= 2)
     if len(some) < 5:
         return None
-    rows, rounding, found = _row_of(x), _rounding(x.data), {}
+    rows, rounding, found = _row_of(x), rounding_of(x.data), {}
     for scale in SCALES if x.data.max() < LARGEST_LOG else ["counts"]:
         linear = LINEAR[scale](x.data.astype(np.float64))
         sums = np.bincount(rows, linear, x.shape[0])
-        blur = np.bincount(rows, rounding * _slope(linear, scale), x.shape[0])  # all values off the same way, at the worst
+        blur = np.bincount(rows, rounding * slope_of(linear, scale), x.shape[0])  # all values off the same way, at the worst
         close = np.abs(sums[some] / np.median(sums[some]) - 1) < 0.01 + blur[some] / sums[some]
         if np.mean(close) > 0.8:
             found[scale] = (np.median(sums[some]), some[~close])
     if len(found) != 1:
         return None
     ((scale, (total, strange)),) = found.items()
-    fits, _ = _fits(x[some[:: max(1, len(some) // 500)]])
+    fits, _ = fits_of(x[some[:: max(1, len(some) // 500)]])
     multiples = np.mean(fits[scale][fits[scale] >= 0] == 1) if (fits[scale] >= 0).any() else 0
     if len(strange) > max(1, 0.005 * len(some)):
         raise _named(strange, len(some), f"have another sum than the others, {total:,.0f}", where, cells)
@@ -228,74 +224,6 @@ def _by_sums(x, where, cells):
         what = f"proportions (every cell's sum is {total:,.0f}, not whole multiples of a molecule: rounded, or corrected)"
     words = f"{_words(scale)} of {what}" if scale != "counts" else what
     return Scale(scale, words, 3 if scale == "counts" else 2, total=float(total))
-
-
-def _second(fits, best, testable):
-    others = {
-        scale: float(np.mean((fits[scale] == 1)[testable] & (fits[best] != 1)[testable])) for scale in fits if scale != best
-    }
-    second = max(others, key=others.get) if testable.any() else best
-    return second, others.get(second, 0.0)
-
-
-def _fits(x):
-    """For each scale and each cell: 1 where its small values are whole multiples of one, 0 where not, −1 where too few tell.
-
-    Returns
-    -------
-    (dict of int arrays, dict of float)
-        The second: by how much they miss, for the median of the cells that fit.
-    """
-    data = x.data.astype(np.float64)
-    rounding = _rounding(x.data)
-    per_cell = np.diff(x.indptr)
-    starts = x.indptr[:-1][per_cell > 0]
-    filled = np.flatnonzero(per_cell > 0)
-    rows = np.repeat(np.arange(len(filled)), per_cell[filled])
-    data_max = np.maximum.reduceat(data, starts) if len(starts) else np.zeros(0)
-    whole = np.minimum.reduceat(data == np.round(data), starts) if len(starts) else np.zeros(0, bool)
-    fits, off = {}, {}
-    for scale in SCALES:
-        answer = np.full(x.shape[0], -1)
-        linear = LINEAR[scale](np.minimum(data, 700 if scale == "counts" else LARGEST_LOG))
-        linear = data if scale == "counts" else linear
-        slope = _slope(linear, scale)
-        positive = np.where(linear > 0, linear, np.inf)
-        least = np.minimum.reduceat(positive, starts) if len(starts) else np.zeros(0)
-        ratio = positive / least[rows]
-        blur = np.where(np.isfinite(ratio), rounding * slope / least[rows] * (1 + ratio), 0)
-        told = np.isfinite(ratio) & (ratio < 10) & (blur < 0.1)  # larger ones say little: any number lies near a multiple
-        enough = (np.add.reduceat(told, starts, dtype=int) >= 5) if len(starts) else np.zeros(0, bool)
-        enough &= (np.maximum.reduceat(np.where(told, ratio, 0), starts) >= 1.05) if len(starts) else enough
-        miss = np.full(len(filled), np.inf)
-        for parts in (1, 2, 3) if not rounding.any() else (1,):
-            tolerance = (0.05 if parts == 1 else 0.02) + parts * blur
-            deviation = np.where(told, np.abs(parts * ratio - np.round(parts * ratio)) - tolerance, -1)
-            fit = np.maximum.reduceat(deviation, starts) < 0 if len(starts) else np.zeros(0, bool)
-            plain = np.where(told, np.abs(parts * ratio - np.round(parts * ratio)), 0)
-            miss = np.where(fit & np.isinf(miss), np.maximum.reduceat(plain, starts), miss) if len(starts) else miss
-        good = np.isfinite(miss)
-        if scale != "counts":  # whole numbers are multiples of one another on the scale of log2 too: 2¹ − 1, 2² − 1 …
-            enough &= ~whole & (data_max < LARGEST_LOG)
-        answer[filled] = np.where(enough, good.astype(int), -1)
-        fits[scale], off[scale] = answer, float(np.median(miss[enough & good])) if (enough & good).any() else np.inf
-    return fits, off
-
-
-def _slope(linear, scale):
-    """By how much a value on the linear scale changes with the value that is stored."""
-    return np.ones(len(linear)) if scale == "counts" else (1 + linear) * np.log(BASE[scale])
-
-
-def _rounding(data):
-    """By how much each value may be off, as it was stored: of so many decimals, or in half precision."""
-    for step in (0.1, 0.01, 0.001):
-        if np.all(np.abs(data / step - np.round(data / step)) < 1e-2 * max(1, step * 10)) and data.max() < LARGEST_LOG:
-            return np.full(len(data), step / 2)
-    with np.errstate(over="ignore"):
-        if np.array_equal(data.astype(np.float16).astype(data.dtype), data):
-            return data.astype(np.float64) * 2.0**-11
-    return np.zeros(len(data))
 
 
 def _words(scale):

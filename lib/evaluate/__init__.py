@@ -2,8 +2,7 @@
 
 Read: measures (scores), intervals (of means, shares and splits), differences (two arms on the same cells, families of
 questions), ensembles (an arm's runs as one), controls (is the bench sound), words (the one place that says ahead, behind,
-equivalent, undecided), then masked, calibration, representations, heads (what the
-classification head sees): one question each.
+equivalent, undecided), then masked, calibration, representations, heads (what the classification head sees): one question each.
 """
 
 import lazy_loader

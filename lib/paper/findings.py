@@ -12,8 +12,8 @@ import pandas as pd
 
 from lib.arms import label
 from lib.evaluate import words
+from lib.paper.sentences import SCORES, adjusted, basis, flagged, joined, listed, minus, paper, percent, points, verdicts
 
-SCORES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
 LR, HERE, PLAIN = "logistic regression", "scBERT", "scBERT without a gene embedding"
 BARE = {"no_gene2vec": PLAIN, "no_gene2vec_no_pretraining": "scBERT with neither that nor pre-training"}
 
@@ -44,7 +44,13 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
         ("04_difference.csv", "04_masked_task.csv", "04_hidden_genes.csv", "04_against_pca.csv"): _masked,
         ("05_scorecard_claims.csv",): _scorecard,
         ("07_calibration_error.csv", "07_unknown.csv"): _unsure,
-        ("08_family.csv", "08_other_protocol.csv", "08_few_labels.csv", "08_corpora.csv"): _without_embedding,
+        (
+            "08_family.csv",
+            "08_other_protocol.csv",
+            "08_few_labels.csv",
+            "08_corpora.csv",
+            "08_full_size.csv",
+        ): _without_embedding,
     }
     return [
         Finding(names[0][:2], *make(*(tables[name] for name in names)), names)
@@ -64,7 +70,7 @@ def questions(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict]:
     found, family, few = {}, tables["01_family.csv"], tables["02_family.csv"]
     for rows, labels in ((family[family["experiment"] == "baseline"], "all labels"), (few, None)):
         for row in rows[rows["metric"].isin(SCORES)].to_dict("records"):
-            of = labels or f"{_share(row['fraction'])} of the labels"
+            of = labels or f"{percent(row['fraction'])} of the labels"
             found[f"{LR} − {HERE}, {of}, {SCORES[row['metric']]}"] = row | {"by_model": True}
     for row in tables["03_difference.csv"].to_dict("records"):
         name = {"no_gene2vec": "without a gene embedding", "no_pretraining": "without pre-training"}[row["arm"]]
@@ -87,9 +93,9 @@ def _baseline(family, controls, card):
         rows = others[others["verdict"] == verdict].to_dict("records")
         if rows:
             found.append(
-                f"{said} {'are' if rows[1:] else 'is'} " + _and([f"{label(row['arm'])} ({points(row)})" for row in rows])
+                f"{said} {'are' if rows[1:] else 'is'} " + listed([f"{label(row['arm'])} ({points(row)})" for row in rows])
             )
-    evidence = f"{_basis(claims)} {_adjusted(asked)}{_paper(card, 'baseline', 'logistic_regression')}"
+    evidence = f"{basis(claims)} {adjusted(asked)}{paper(card, 'baseline', 'logistic_regression')}"
     evidence += f" Of simpler models and variants, asked against scBERT in accuracy, {'; '.join(found)}."
     caveat = [
         f"one training of scBERT has a mean accuracy of {mean['full']:.3f}, its {runs} trainings averaged into one classifier "
@@ -97,14 +103,14 @@ def _baseline(family, controls, card):
         f"{mean['logistic_regression']:.3f}",
         f"the depth of a cell's sequencing alone gives {mean['depth']:.3f}, the most common type {mean['majority']:.3f}",
     ]
-    return _sentences([claim]), evidence, _sentences(caveat)
+    return joined([claim]), evidence, joined(caveat)
 
 
 def _few_labels(family, card):
-    asked = family["metric"].map(SCORES) + " at " + family["fraction"].map(_share)
+    asked = family["metric"].map(SCORES) + " at " + family["fraction"].map(percent)
     claim = f"with few labels {verdicts(family.assign(of=asked), LR, HERE)}"
-    evidence = f"{_basis(family)} {_adjusted(family)}{_paper(card, 'few_shot', 'logistic_regression')}"
-    return _sentences([claim]), evidence, "Both sides have the settings that were chosen with all labels."
+    evidence = f"{basis(family)} {adjusted(family)}{paper(card, 'few_shot', 'logistic_regression')}"
+    return joined([claim]), evidence, "Both sides have the settings that were chosen with all labels."
 
 
 def _ablations(family, few, card):
@@ -112,12 +118,12 @@ def _ablations(family, few, card):
     for arm, name in names.items():
         rows = family[family["arm"] == arm]
         told.append(verdicts(rows.assign(of="accuracy with all labels"), name, HERE))
-    few = few.assign(of="accuracy with " + few["fraction"].map(_share) + " of the labels")
+    few = few.assign(of="accuracy with " + few["fraction"].map(percent) + " of the labels")
     told.append(verdicts(few, "pre-trained scBERT", names["no_pretraining"]))
-    papers = [_paper(card, "ablation", arm, name) for arm, name in names.items()]
-    caveat = _flagged(family, lambda row: names[row["arm"]])
+    papers = [paper(card, "ablation", arm, name) for arm, name in names.items()]
+    caveat = flagged(family, lambda row: names[row["arm"]])
     caveat += "The pre-training has seen the training cells alone, not a million others."
-    return _sentences(told), f"{_basis(family)} {_adjusted(family)}{' '.join(papers)}", caveat
+    return joined(told), f"{basis(family)} {adjusted(family)}{' '.join(papers)}", caveat
 
 
 def _masked(family, task, parts, pca):
@@ -134,16 +140,16 @@ def _masked(family, task, parts, pca):
         f"the cell's most common bin for {score['no_gene2vec', 'accuracy_of_most_common_bin']:.3f}",
         verdicts(near, "the space of scBERT's states", "that of principal components"),
     ]
-    known = _share(share.loc["full", "the gene"] + share.loc["full", "the cell"])
+    known = percent(share.loc["full", "the gene"] + share.loc["full", "the cell"])
     beside = share["the gene's neighbours in the cell"]
     evidence = (
         f"scBERT names {score['full', 'masked_accuracy']:.3f} of the hidden bins. Which gene it is and how deep the cell "
         f"explain {known} of the variance of the bins that it expects, the gene's neighbours in that cell "
-        f"{_share(beside['full'], 1)}; "
-        f"of the true bins these explain {_share(beside['the true bins'], 1)}."
+        f"{percent(beside['full'], 1)}; "
+        f"of the true bins these explain {percent(beside['the true bins'], 1)}."
     )
     caveat = f"{int(over['n_runs'])} pre-trainings on the training cells, without their labels."
-    return _sentences(told), evidence, caveat
+    return joined(told), evidence, caveat
 
 
 def _scorecard(card):
@@ -151,10 +157,10 @@ def _scorecard(card):
         return "The paper has no comparison on such cells that ours could be set beside.", "", ""
     counts = card["verdict"].value_counts()
     told = [f"{count} {verdict}" for verdict, count in counts.items()]
-    claim = f"of the paper's {len(card)} comparisons that these runs can be asked, {_and(told)}"
+    claim = f"of the paper's {len(card)} comparisons that these runs can be asked, {listed(told)}"
     same = [f"{label(row.arm)}, {row.metric.replace('_', ' ')}" for row in card[card["verdict"] == "same"].itertuples()]
     return (
-        _sentences([claim]),
+        joined([claim]),
         f"The same: {'; '.join(same) or 'none'}.",
         "*Cannot say* is not *no*: the detectable size stands beside it.",
     )
@@ -163,7 +169,7 @@ def _scorecard(card):
 def _unsure(calibration, unknown):
     value = calibration.set_index(["arm", "metric"])["value"]
     told = [
-        f"{name} names {_share(value[arm, 'accuracy'])} of the cells right and is sure to {_share(value[arm, 'confidence'])}"
+        f"{name} names {percent(value[arm, 'accuracy'])} of the cells right and is sure to {percent(value[arm, 'confidence'])}"
         for arm, name in (("logistic_regression", LR), ("full", HERE))
     ]
     auc = unknown.groupby("arm")["auc"]
@@ -182,11 +188,7 @@ def _unsure(calibration, unknown):
     evidence = "Calibration error: " + "; ".join(
         f"{label(arm)} {row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})" for arm, row in error.iterrows()
     )
-    return (
-        _sentences(told),
-        f"{evidence}.",
-        "0.5 is chance. Left-out types were among the cells of the pre-training, unlabelled.",
-    )
+    return (joined(told), f"{evidence}.", "0.5 is chance. Left-out types were among the cells of the pre-training, unlabelled.")
 
 
 def at_full_size(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict]:
@@ -206,7 +208,7 @@ def _of_accuracy(table):
     return table[(table["arm"] == "logistic_regression") & (table["metric"] == "accuracy")].to_dict("records")
 
 
-def _without_embedding(family, other, few, corpora):
+def _without_embedding(family, other, few, corpora, runs):
     told, named = [], {LR: "logistic_regression", f"{HERE} without pre-training": "no_pretraining"}
     named |= {name: arm for arm, name in BARE.items()}
     of = {arm: name for name, arm in named.items()}
@@ -215,96 +217,22 @@ def _without_embedding(family, other, few, corpora):
         told.append(verdicts(rows.assign(of=rows["metric"].map(SCORES)), first, second))
     for corpus, rows in corpora[corpora["arm"] == named[LR]].groupby("corpus", sort=False):
         told.append(verdicts(rows.assign(of=rows["metric"].map(SCORES)), LR, f"{PLAIN}, pre-trained on {corpus},"))
-    for (arm, reference), rows in few.groupby(["arm", "reference"], sort=False):
-        scores = rows["metric"].map(SCORES) + " with " + rows["fraction"].map(_share) + " of the labels"
-        told.append(verdicts(rows.assign(of=scores), of[arm], of[reference]))
     beside = family[(family["metric"] == "accuracy") & (family["arm"] == "logistic_regression")]
+    again = corpora[(corpora["metric"] == "accuracy") & (corpora["arm"] == "logistic_regression")]
     [row] = other[other["metric"] == "accuracy"].to_dict("records")
     verdict = words.SAID[row["verdict"]].format(*BARE.values())
-    evidence = f"{_basis(family)} {_adjusted(family)}By the other rule for the end of training ({words.runs(row)}): {verdict} "
-    evidence += f"({points(row)}; {row['n_flagged']} of the runs {words.FLAGGED}{_minus(words.without_flagged(row))})."
+    evidence = f"{basis(family)} {adjusted(family)}By the other rule for the end of training ({words.runs(row)}): {verdict} "
+    evidence += f"({points(row)}; {row['n_flagged']} of the runs {words.FLAGGED}{minus(words.without_flagged(row))}). "
+    single = runs[runs["metric"] == "accuracy"].groupby("arm", sort=False)["value"].agg(["min", "max"])
+    each = [f"{of[arm]} {low:.3f} to {high:.3f}" for arm, low, high in single.itertuples()]
+    each += [f"{PLAIN}, pre-trained on {one.corpus}, {one.lowest:.3f} to {one.highest:.3f}" for one in again.itertuples()]
+    evidence += f"Accuracy of single runs: {'; '.join(each)}."
+    for one in few[(few["arm"] == "logistic_regression") & (few["metric"] == "accuracy")].to_dict("records"):
+        evidence += (
+            f" With {percent(one['fraction'])} of the labels and the profile's rule, {LR} − {of[one['reference']]} is "
+            f"{points(one)}; where that rule is the authors' ten epochs, these are fewer steps in proportion, and had not ended."
+        )
     caveat = "scBERT's weights are chosen on the reported cells where the protocol is the authors', which favours it. "
-    caveat += f"{_flagged(beside, lambda row: BARE[row['reference']])}"
-    again = corpora[(corpora["metric"] == "accuracy") & (corpora["arm"] == "logistic_regression")]
-    caveat += _flagged(again, lambda row: f"{PLAIN}, pre-trained on {row['corpus']}")
-    scarce = few[few["metric"] == "accuracy"].drop_duplicates("reference")
-    caveat += _flagged(scarce, lambda row: f"{of[row['reference']]} with {_share(row['fraction'])} of the labels")
-    caveat += (
-        "With few labels the authors' ten epochs are fewer steps in proportion: more of them might narrow that difference. "
-    )
-    return _sentences(told), evidence, f"{caveat}The arm that the paper is about has a gene embedding, and is not among them."
-
-
-def verdicts(rows: pd.DataFrame, first: str, second: str) -> str:
-    """Differences between the same two in one sentence, those of one verdict together; sizes in points.
-
-    Parameters
-    ----------
-    rows : DataFrame
-        ``difference``, ``low``, ``high``, ``verdict``, and ``of``, what each is a difference of, in words.
-
-    Examples
-    --------
-    >>> row = {"difference": 0.04, "low": -0.01, "high": 0.09, "verdict": "undecided", "of": "accuracy"}
-    >>> verdicts(pd.DataFrame([row]), "the one", "the other")
-    'it is undecided whether the one or the other is ahead in accuracy (+4.0 points, −1.0 to 9.0)'
-    """
-    told = []
-    for verdict, sentence in words.SAID.items():
-        if of := [f"{row['of']} ({points(row)})" for row in rows[rows["verdict"] == verdict].to_dict("records")]:
-            told.append(f"{sentence.format(first, second)} in {_and(of)}")
-    return "; ".join(told)
-
-
-def points(row: Mapping, who: str = "") -> str:
-    """A difference and its interval, with a minus sign: ``+4.2 points, 0.5 to 7.8``; ``who`` as in :func:`words.points`."""
-    return words.points(row, "{:+.1f} points, {:.1f} to {:.1f}", who).replace("-", "−")
-
-
-def _flagged(rows, names):
-    """How many runs did not end as they should, and the difference without them: a sentence and a blank, or nothing."""
-    told = [
-        f"{row['n_flagged']} of those of {names(row)}{_minus(words.without_flagged(row))}"
-        for row in rows.to_dict("records")
-        if row["n_flagged"]
-    ]
-    return f"Of the runs, {_and(told)} {words.FLAGGED}. " if told else ""
-
-
-def _minus(text):
-    """With a true minus sign before numbers."""
-    return text.replace("-", "−")
-
-
-def _basis(rows):
-    row = rows.to_dict("records")[0]
-    return f"{int(row['n_cells'])} test cells, {words.runs(row)} of scBERT."
-
-
-def _adjusted(family):
-    """p before and after Holm's method, where that turns what is said; a sentence with a blank behind it, or nothing."""
-    turned = family[(family["p"] < 0.05) & (family["p_holm"] >= 0.05) & (family["verdict"] == "undecided")]
-    told = [f"of {SCORES[row.metric]} p is {row.p:.2g}, {row.p_holm:.2g} when adjusted" for row in turned.itertuples()]
-    return f"{_sentences([_and(told) + f' for the {len(family)} questions of the family'])} " if told else ""
-
-
-def _paper(card, experiment, arm, name=""):
-    rows = card[(card["experiment"] == experiment) & (card["arm"] == arm) & (card["metric"] == "accuracy")]
-    if rows.empty:
-        return f"The paper published no runs of both{name and f' ({name})'} on cells of this kind."
-    row = rows.iloc[0]
-    few = f" with {_share(row['fraction'])} of the labels" if row["fraction"] < 1 else ""
-    return f"In the paper the difference{name and f' of {name}'} is {points(row, 'paper')}{few}, in accuracy."
-
-
-def _share(value, digits=0):
-    return f"{100 * value:.{digits}f} %"
-
-
-def _and(told):
-    return " and ".join([*([", ".join(told[:-1])] if told[1:] else []), told[-1]])
-
-
-def _sentences(told):
-    """Sentences, which begin with a capital, but for scBERT."""
-    return " ".join(f"{text if text.startswith('scBERT') else text[0].upper() + text[1:]}." for text in told if text)
+    caveat += flagged(beside, lambda row: BARE[row["reference"]])
+    caveat += flagged(again, lambda row: f"{PLAIN}, pre-trained on {row['corpus']}")
+    return joined(told), evidence, f"{caveat}The arm that the paper is about has a gene embedding, and is not among them."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import statistics
@@ -110,8 +111,8 @@ class Measured:
     def __init__(self, kind: str):
         self.path = settings.cache() / "benchmark" / f"{fingerprint(kind)}.json"
         self.rows, self.kept = [], {}
-        if self.path.exists():
-            self.kept = json.loads(self.path.read_text(encoding="utf-8"))
+        with contextlib.suppress(OSError, ValueError):  # none, or damaged: measured anew
+            self.kept = dict(json.loads(self.path.read_text(encoding="utf-8")))
             print(f"{len(self.kept)} measurements of an interrupted run are kept in {self.path}: it goes on.", flush=True)
 
     def __call__(self, key: str, function: Callable[..., list[dict]], *arguments) -> list[dict]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from lib.evaluate.intervals import confidence_interval
-from lib.programs import benchmark, benchmark_jobs, benchmark_turns
+from lib.programs import benchmark, benchmark_jobs, benchmark_turns, speed
 from lib.scbert.model import ScBert, ScBertConfig
 from lib.settings import ROOT
 
@@ -118,6 +118,13 @@ def test_what_was_measured_before_an_interruption_is_kept(monkeypatch, tmp_path)
     again("b", lambda: [{"seconds": 2.0}])
     assert again.rows == [{"seconds": 1.5}, {"seconds": 2.0}]
     assert benchmark_turns.Measured("another machine").kept == {}
+    again.path.write_text("[broken")
+    assert benchmark_turns.Measured("this machine").kept == {}
+
+
+def test_the_texts_know_the_models_and_jobs():
+    """speed has their names of its own, since it needs no torch."""
+    assert (speed.MODELS, speed.KEPT, tuple(speed.STEPS)) == (benchmark_jobs.MODELS, benchmark_jobs.KEPT, benchmark_jobs.JOBS)
 
 
 @pytest.mark.slow
@@ -130,7 +137,7 @@ def test_what_is_read_is_said_with_its_size():
 @pytest.mark.slow
 def test_benchmark_writes_its_table(tmp_path):
     """``python -m lib.benchmark`` on few genes: a row for each model and job with all that README quotes, and a figure."""
-    command = [sys.executable, "-m", "lib.benchmark", "--full", "200", "--genes", "100", "--small", "50", "--turns", "2", "2"]
+    command = [sys.executable, "-m", "lib.benchmark", "--full", "200", "--genes", "--small", "50", "--turns", "2", "2"]
     where = {"SCBERT_FIGURES": str(tmp_path), "SCBERT_CACHE": str(tmp_path / "cache")}
     subprocess.run([*command, "--cells", "500"], check=True, cwd=ROOT, env=os.environ | where)
     table = pd.read_csv(tmp_path / "benchmark" / "cpu.csv")
