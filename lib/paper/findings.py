@@ -230,7 +230,7 @@ def _without_embedding(family, other, few, corpora, runs):
     for one in few[(few["arm"] == "logistic_regression") & (few["metric"] == "accuracy")].to_dict("records"):
         evidence += (
             f" With {percent(one['fraction'])} of the labels and the profile's rule, {LR} − {of[one['reference']]} is "
-            f"{points(one)}; where that rule is the authors' ten epochs, these are fewer steps in proportion, and had not ended."
+            f"{points(one)}; where that rule is the authors' ten epochs, these are fewer steps in proportion and had not ended."
         )
     caveat = "scBERT's weights are chosen on the reported cells where the protocol is the authors', which favours it. "
     caveat += flagged(beside, lambda row: BARE[row["reference"]])
