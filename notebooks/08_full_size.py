@@ -17,15 +17,12 @@
 # without a gene embedding or scBERT with neither that nor pre-training is ahead in accuracy (−21.0 points, −107.9 to
 # 65.8) and macro-F1 (−20.8 points, −111.2 to 69.7). It is undecided whether logistic regression or scBERT without a gene
 # embedding, pre-trained on 11,562 other cells, is ahead in accuracy (+27.4 points, −36.2 to 91.1) and macro-F1 (+30.9
-# points, −37.3 to 99.2). Logistic regression is ahead of scBERT with neither that nor pre-training in accuracy with 10 %
-# of the labels (+6.4 points, 3.3 to 9.4) and macro-F1 with 10 % of the labels (+12.4 points, 8.4 to 16.4). scBERT's
-# weights are chosen on the reported cells where the protocol is the authors', which favours it. Of the runs, 2 of those
-# of scBERT without a gene embedding (without their seeds +14.3 points, −58.4 to 86.9) and 1 of those of scBERT with
-# neither that nor pre-training (without their seeds +1.5 points, −0.6 to 3.6) stopped at their maximum, learnt nothing or
-# fell back to a guess. Of the runs, 1 of those of scBERT without a gene embedding, pre-trained on 11,562 other cells
-# (without their seeds +21.2 points, −51.9 to 94.3) stopped at their maximum, learnt nothing or fell back to a guess. With
-# few labels the authors' ten epochs are fewer steps in proportion: more of them might narrow that difference. The arm
-# that the paper is about has a gene embedding, and is not among them.
+# points, −37.3 to 99.2). scBERT's weights are chosen on the reported cells where the protocol is the authors', which
+# favours it. Of the runs, 2 of those of scBERT without a gene embedding (without their seeds +14.3 points, −58.4 to 86.9)
+# and 1 of those of scBERT with neither that nor pre-training (without their seeds +1.5 points, −0.6 to 3.6) stopped at
+# their maximum, learnt nothing or fell back to a guess. Of the runs, 1 of those of scBERT without a gene embedding,
+# pre-trained on 11,562 other cells (without their seeds +21.2 points, −51.9 to 94.3) stopped at their maximum, learnt
+# nothing or fell back to a guess. The arm that the paper is about has a gene embedding, and is not among them.
 # <!-- end of finding -->
 #
 # **What is done here.** Without a gene embedding, all genes of a cell that show one token are in one state in every layer, so that
