@@ -65,8 +65,10 @@ def expected(wanted: tuple[str, str], took: dict[tuple[str, str], list[float]]) 
     return TOOK.get(wanted, SHORT) * (here / there if known else 1)
 
 
-def share_and_left(left: Counter, took: dict, elapsed: float, places: int | None) -> tuple[float, float]:
-    """The share of the work that is done, and the seconds that are left, about.
+def share_and_left(
+    left: Counter, took: dict, elapsed: float, places: int | None, idle: float = 0.0
+) -> tuple[float, float | None]:
+    """The share of the work that is done, and the seconds that are left, about; None where runs take longer than expected.
 
     Parameters
     ----------
@@ -78,18 +80,24 @@ def share_and_left(left: Counter, took: dict, elapsed: float, places: int | None
     places : int, optional
         How many runs go side by side. What these have spent on runs that have not finished counts as done, up to nine tenths.
         Where it is not known, as on a cluster, it is told from the seconds of the finished ones.
+    idle : float
+        Seconds for which places had no run, all of them together.
 
     Examples
     --------
     >>> share_and_left(Counter({("cell_types", "own"): 3}), {("cell_types", "own"): [10.0]}, 10.0, 1)
     (0.25, 30.0)
+    >>> share_and_left(Counter({("cell_types", "own"): 1}), {("cell_types", "own"): [10.0]}, 30.0, 1)
+    (0.95, None)
     """
     rest = sum(count * expected(which, took) for which, count in left.items())
     done = sum(map(sum, took.values()))
     places = places or max(1.0, done / max(elapsed, 1))
-    under_way = min(max(0.0, elapsed * places - done), 0.9 * rest)
+    spent, most = max(0.0, elapsed * places - idle - done), 0.9 * rest
+    under_way = min(spent, most)
     rest -= under_way
-    return (done + under_way) / max(done + under_way + rest, 1e-9), rest / places
+    seconds = None if spent > most else rest / max(1, min(places, left.total()))
+    return (done + under_way) / max(done + under_way + rest, 1e-9), seconds
 
 
 @contextlib.contextmanager
@@ -110,6 +118,7 @@ def shown(specs: Iterable[dict], places: int | None, quiet: bool) -> Iterator[Ca
     """
     left, took, started = Counter(map(kind, specs)), defaultdict(list), time.monotonic()
     total, mode, over = left.total(), settings.progress(), threading.Event()
+    idle, changed = 0.0, started
     if not total:
         yield lambda *_: None
         return
@@ -120,9 +129,13 @@ def shown(specs: Iterable[dict], places: int | None, quiet: bool) -> Iterator[Ca
 
     def tell():
         elapsed = time.monotonic() - started
-        share, seconds = share_and_left(left.copy(), took, elapsed, places)
+        share, seconds = share_and_left(left.copy(), took, elapsed, places, idle + unused(time.monotonic() - changed))
         learnt = took and (took.keys() & TOOK.keys() or not (+left).keys() & TOOK.keys())  # not from short runs about long ones
-        words = f"{total - left.total()} of {total} done" + (f", about {clock(seconds)} left" if learnt else "")
+        words = f"{total - left.total()} of {total} done"
+        if seconds is None:
+            words += ", the rest takes longer than expected"
+        elif learnt:
+            words += f", about {clock(seconds)} left"
         if bar is not None:
             bar.n = 100 * share
             bar.set_description_str(words)
@@ -133,7 +146,14 @@ def shown(specs: Iterable[dict], places: int | None, quiet: bool) -> Iterator[Ca
         while not over.wait(1 if bar is not None else EVERY):
             tell()
 
+    def unused(seconds):
+        """Seconds of all places without a run, of this time since ``left`` changed."""
+        return max(0, (places or 0) - left.total()) * seconds
+
     def finished(name, spec, seconds):
+        nonlocal idle, changed
+        now = time.monotonic()
+        idle, changed = idle + unused(now - changed), now
         left.subtract([kind(spec)])
         took[kind(spec)].append(seconds)
         note("computed", [name])

@@ -123,7 +123,7 @@ class Effect(Strict):
 class FewLabels(Strict):
     fraction: Share = 0.1
     seeds: Seeds | None = None
-    without: list[str] = []
+    slow: dict[str, Seeds] = {}
 
 
 class Corpus(Strict):

@@ -157,16 +157,22 @@ def pretraining_effect(profile: dict) -> Specs:
     return cell_types(profile, ["full", "no_pretraining"], fractions or profile["fractions"], seeds)
 
 
-def few_labels(profile: dict) -> Specs:
-    """Specifications of what is not pre-trained, with a gene embedding and without, on few labels, beside logistic regression.
+def few_labels(profile: dict) -> dict[str, Specs]:
+    """Specifications of what is not pre-trained, with a gene embedding and without, on few labels, by protocol.
 
-    ``few_labels`` of the profile, where there, says of which ``fraction``, which ``seeds``, and arms to do ``without``: with a
-    gene embedding a run takes an hour and more at full size.
+    Under the profile's protocol, beside logistic regression. Where that is the authors' ten epochs, which are few steps of
+    few cells, also to the plateau of ``other_protocol``, but for arms that are ``slow``. ``few_labels`` of the profile, where
+    there, says of which ``fraction``, which ``seeds``, and which fewer seeds of an arm that is ``slow``.
     """
     thin = profile.get("few_labels", {})
-    arms = ["logistic_regression", "majority", "no_gene2vec_no_pretraining", "no_pretraining"]
-    arms = [arm for arm in arms if arm not in thin.get("without", [])]
-    return cell_types(profile, arms, [thin.get("fraction", 0.1)], thin.get("seeds", profile["few_shot_seeds"]))
+    seeds, slow = thin.get("seeds", profile["few_shot_seeds"]), thin.get("slow", {})
+    at, bare = [thin.get("fraction", 0.1)], ["no_gene2vec_no_pretraining", "no_pretraining"]
+    found = {profile["protocol"]: cell_types(profile, ["logistic_regression", "majority"], at, seeds)}
+    found[profile["protocol"]] += [spec for arm in bare for spec in cell_types(profile, [arm], at, slow.get(arm, seeds))]
+    if profile["protocol"] == "paper":
+        other = profile | profile["other_protocol"]
+        found[other["protocol"]] = cell_types(other, [arm for arm in bare if arm not in slow], at, seeds)
+    return found
 
 
 def corpora(profile: dict) -> dict[str, Specs]:
@@ -218,7 +224,7 @@ def asked(profile: dict) -> Specs:
         *tuning(profile),
         *factorial(profile),
         *pretraining_effect(profile),
-        *few_labels(profile),
+        *(spec for each in few_labels(profile).values() for spec in each),
         *(spec for each in corpora(profile).values() for spec in each),
         *masked(profile),
         *representations(profile),

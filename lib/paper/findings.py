@@ -193,11 +193,15 @@ def _unsure(calibration, unknown):
 
 def at_full_size(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict]:
     """Of notebook 08, logistic regression against each arm in accuracy, as :func:`questions` gives them."""
-    if not {"08_family.csv", "08_corpora.csv"} <= set(tables):
+    if not {"08_family.csv", "08_corpora.csv", "08_few_labels.csv"} <= set(tables):
         return {}
     names = {"no_gene2vec": f"{LR} − {HERE}, paper's size, no gene embedding, accuracy"}
     names["no_gene2vec_no_pretraining"] = "the same, not pre-trained"
     found = {names[row["reference"]]: row for row in _of_accuracy(tables["08_family.csv"]) if row["reference"] in names}
+    few = tables["08_few_labels.csv"]
+    for row in _of_accuracy(few[few["protocol"] == "clean"]):
+        if row["reference"] in names:
+            found[f"{names[row['reference']]}, {percent(row['fraction'])} of the labels"] = row
     for row in _of_accuracy(tables["08_corpora.csv"]):
         found[f"the same, pre-trained on {row['corpus']}"] = row
     return found
@@ -217,6 +221,9 @@ def _without_embedding(family, other, few, corpora, runs):
         told.append(verdicts(rows.assign(of=rows["metric"].map(SCORES)), first, second))
     for corpus, rows in corpora[corpora["arm"] == named[LR]].groupby("corpus", sort=False):
         told.append(verdicts(rows.assign(of=rows["metric"].map(SCORES)), LR, f"{PLAIN}, pre-trained on {corpus},"))
+    ended = few[(few["protocol"] == "clean") & (few["arm"] == named[LR])]
+    ended = ended.assign(of=ended["metric"].map(SCORES) + " with " + ended["fraction"].map(percent) + " of the labels")
+    told += [verdicts(rows, LR, of[arm]) for arm, rows in ended.groupby("reference", sort=False)]
     beside = family[(family["metric"] == "accuracy") & (family["arm"] == "logistic_regression")]
     again = corpora[(corpora["metric"] == "accuracy") & (corpora["arm"] == "logistic_regression")]
     [row] = other[other["metric"] == "accuracy"].to_dict("records")
@@ -227,10 +234,10 @@ def _without_embedding(family, other, few, corpora, runs):
     each = [f"{of[arm]} {low:.3f} to {high:.3f}" for arm, low, high in single.itertuples()]
     each += [f"{PLAIN}, pre-trained on {one.corpus}, {one.lowest:.3f} to {one.highest:.3f}" for one in again.itertuples()]
     evidence += f"Accuracy of single runs: {'; '.join(each)}."
-    for one in few[(few["arm"] == "logistic_regression") & (few["metric"] == "accuracy")].to_dict("records"):
+    for one in _of_accuracy(few[few["protocol"] == "paper"]):
         evidence += (
-            f" With {percent(one['fraction'])} of the labels and the profile's rule, {LR} − {of[one['reference']]} is "
-            f"{points(one)}; where that rule is the authors' ten epochs, these are fewer steps in proportion and had not ended."
+            f" With {percent(one['fraction'])} of the labels, after the authors' ten epochs, {LR} − {of[one['reference']]} is "
+            f"{points(one)} ({words.runs(one)}): these are fewer steps in proportion, and had not ended."
         )
     caveat = "scBERT's weights are chosen on the reported cells where the protocol is the authors', which favours it. "
     caveat += flagged(beside, lambda row: BARE[row["reference"]])

@@ -92,12 +92,16 @@ def dots(axes, table: pd.DataFrame, titles: dict[str, str]) -> None:
 
 
 def by_row(axes, table: pd.DataFrame, metrics: Sequence[str]) -> None:
-    """Arms in rows, a panel a metric, every run (a row of the table) a point, their mean with Student's interval below."""
-    arms = list(dict.fromkeys(table["arm"]))
+    """Arms in rows, a panel a metric, every run (a row of the table) a point, their mean with Student's interval below.
+
+    Where the table has a column ``row``, that names the rows in place of the arm.
+    """
+    table = table if "row" in table else table.assign(row=table["arm"].map(label))
+    rows = list(dict.fromkeys(table["row"]))
     for ax, metric in zip(axes, metrics):
         part = table[table["metric"] == metric]
-        marks.runs(ax, part, part["arm"].map(arms.index), orient="y")
-        marks.rows(ax, [label(arm) for arm in arms])
+        marks.runs(ax, part, part["row"].map(rows.index), orient="y")
+        marks.rows(ax, rows)
         ax.set(title=METRICS[metric], xlim=(0, 1), xlabel="", ylabel="")
     marks.legend(ax, ours="each run", **marks.crosses(table), mean="mean, 95 % Student interval")
 

@@ -31,7 +31,14 @@ def test_what_is_under_way_counts():
 def test_an_estimate_never_says_that_all_is_done():
     """However long the last run takes beyond what was expected, a tenth of it is left."""
     share, left = progress.share_and_left(Counter({SHORT: 1}), {SHORT: [1.0]}, 1000.0, 1)
-    assert share < 1 and left == pytest.approx(0.1)
+    assert share < 1 and left is None, "no second is promised that is not known"
+
+
+def test_the_last_run_is_not_shared_by_idle_places():
+    """Of two places one has nothing to do for 5 s: the run that is left is half done, and takes its other half alone."""
+    kind = ("masked", "own")
+    share, left = progress.share_and_left(Counter({kind: 1}), {kind: [10.0] * 3}, 20.0, 2, idle=5.0)
+    assert share == pytest.approx(35 / 40) and left == pytest.approx(5.0)
 
 
 def test_in_a_log_a_line_at_a_time_and_one_at_the_end(profile, monkeypatch, capsys, tmp_path):
@@ -68,7 +75,7 @@ def test_a_bar_of_text(monkeypatch, capfd):
     monkeypatch.setenv("SCBERT_PROGRESS", "bar")
     spec = {"task": "cell_types", "model": "majority"}
     with progress.shown([spec] * 2, 1, True) as finished:
-        finished("a", spec, 0.5)
+        finished("a", spec, 5.0)
         time.sleep(1.3)
     output, errors = capfd.readouterr()
     assert "1 of 2 done, about 0:0" in errors and errors.split("\r")[-1].strip() == "" and output.count("\n") == 1

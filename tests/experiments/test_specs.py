@@ -21,7 +21,8 @@ def everything(profile):
     wanted = specs.cell_types(profile, arms) + specs.cell_types(profile, arms, profile["fractions"], profile["few_shot_seeds"])
     for part in (specs.masked, specs.representations, specs.controls, specs.other_protocol, specs.repeated, specs.factorial):
         wanted += part(profile)
-    wanted += specs.pretraining_effect(profile) + specs.unknown(profile) + specs.few_labels(profile)
+    wanted += specs.pretraining_effect(profile) + specs.unknown(profile)
+    wanted += sum(specs.few_labels(profile).values(), [])
     wanted += sum(specs.corpora(profile).values(), [])
     return wanted + specs.external({"dataset": "elsewhere", "fingerprint": "1"}, wanted[:3])
 
@@ -114,6 +115,20 @@ def test_pre_trained_arms_are_crossed_with_their_pre_trainings(profile):
     several["pretraining"] |= {"checkpoint": "original"}  # one set of weights
     assert found(specs.cell_types(several, ["full"])) == [(3, 0), (3, 1)]
     assert found(specs.cell_types(several, ["no_gene2vec"])) == crossed
+
+
+def test_few_labels_are_learnt_to_the_end_too(profile):
+    """Ten epochs of few cells are few steps: beside them the plateau, but not of what is slow; beside a plateau, nothing."""
+    arms = ["logistic_regression", "majority", "no_gene2vec_no_pretraining", "no_pretraining"]
+    thin = profile | {"protocol": "paper", "few_labels": {"fraction": 0.2, "seeds": [0, 1, 2], "slow": {"no_pretraining": [1]}}}
+    other = {"protocol": "clean", "seeds": [0], "finetuning": {"ends": {"every": 5}}}
+    found = specs.few_labels(thin | {"other_protocol": other})
+    told = {key: [(spec["arm"], spec["seed"]) for spec in each] for key, each in found.items()}
+    assert told["paper"] == [(arm, seed) for arm in arms[:3] for seed in (0, 1, 2)] + [("no_pretraining", 1)]
+    assert told["clean"] == [(arms[2], seed) for seed in (0, 1, 2)]
+    assert {spec["fraction"] for each in found.values() for spec in each} == {0.2}
+    assert found["clean"][0]["training"]["ends"] == {"every": 5} and found["clean"][0]["protocol"] == "clean"
+    assert list(specs.few_labels(thin | {"protocol": "clean", "other_protocol": {"protocol": "paper"}})) == ["clean"]
 
 
 def test_trials_are_as_many_for_both_and_say_what_they_try(profile):

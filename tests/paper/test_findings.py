@@ -70,7 +70,9 @@ def test_what_flagged_runs_weigh_is_told():
     family = [row("undecided", 0.1, -0.3, 0.5, n_flagged=1, **arms, **ended)]
     family.append(row("ahead", **arms | {"reference": "no_gene2vec_no_pretraining"}))
     other = {"08_other_protocol.csv": pd.DataFrame([row("behind", -0.2, -0.3, -0.1, n_flagged=2, crossed=False)])}
-    other |= {"08_few_labels.csv": pd.DataFrame([row("ahead", **arms | {"reference": "no_gene2vec_no_pretraining"})])}
+    bare = arms | {"reference": "no_gene2vec_no_pretraining", "fraction": 0.1}
+    short = [row("ahead", **bare, protocol="paper"), row("undecided", **bare, protocol="clean")]
+    other |= {"08_few_labels.csv": pd.DataFrame(short[:1])}
     pretrained = pd.DataFrame([row("equivalent", 0.001, -0.01, 0.012, **arms, corpus="some cells", lowest=0.2, highest=0.9)])
     single = [{"arm": "no_gene2vec", "metric": "accuracy", "value": value} for value in (0.8, 0.1)]
     other["08_full_size.csv"] = pd.DataFrame(single)
@@ -86,12 +88,14 @@ def test_what_flagged_runs_weigh_is_told():
     assert "stopped" not in calm.caveat
     asked = findings.at_full_size({"08_family.csv": pd.DataFrame(family)} | other)
     assert [found["verdict"] for found in asked.values()] == ["undecided", "ahead"] and findings.at_full_size({}) == {}
-    other["08_corpora.csv"] = pretrained
+    other |= {"08_corpora.csv": pretrained, "08_few_labels.csv": pd.DataFrame(short)}
     [told] = findings.findings({"08_family.csv": pd.DataFrame(family)} | other)
     assert "scBERT without a gene embedding, pre-trained on some cells, are equivalent within 2 points" in told.claim
     assert "pre-trained on some cells, 0.200 to 0.900" in told.evidence
     asked = findings.at_full_size({"08_family.csv": pd.DataFrame(family)} | other)
     assert asked["the same, pre-trained on some cells"]["verdict"] == "equivalent"
+    assert asked["the same, not pre-trained, 10 % of the labels"]["verdict"] == "undecided"
+    assert "pre-training is ahead in accuracy with 10 % of the labels" in told.claim, "runs that have ended are a finding"
 
 
 def test_a_notebook_without_its_tables_is_left_out():
