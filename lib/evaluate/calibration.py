@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm, rankdata
 
-from lib.evaluate import measures
+from lib.evaluate import differences, measures
 from lib.evaluate.intervals import LEVEL, percentiles, resample, wilson
 
 
@@ -166,3 +166,24 @@ def elsewhere(runs: list) -> pd.DataFrame:
                 row[f"recall[{name}]"] = float(right[p["labels"] == k].mean())
         rows.append(row | {"run": run.id})
     return pd.DataFrame(rows)
+
+
+def elsewhere_difference(first: list, second: list, resamples: int = 2000) -> dict:
+    """Accuracy on another data set's cells of known types, first − second, of models with the same seeds.
+
+    As :func:`lib.evaluate.differences.by_luck` gives it: for other such cells, seeds and pre-trainings.
+    """
+    by_seed = {run.spec["seed"]: run for run in second}
+    pairs = [(run, by_seed[run.spec["seed"]]) for run in first if run.spec["seed"] in by_seed]
+    more = np.stack([_right(a) - _right(b) for a, b in pairs], 1)  # (cells, pairs)
+    weights = resample(len(more), resamples)
+    begun = [[run.spec["trained"].get("pretraining", {}).get("seed") for run in pair] for pair in pairs]
+    drawn = [(a if b is None else b, run.spec["seed"]) for (a, b), (run, _) in zip(begun, pairs)]
+    return differences.by_luck(weights @ more / weights.sum(1, keepdims=True), drawn, len(more))
+
+
+def _right(run):
+    """Whether each cell of a type that a classifier knows is named right by it: 0 or 1."""
+    p = run.predictions
+    known = np.isin(p["label_names"], p["classes"])[p["labels"]]
+    return (p["classes"][p["probabilities"].argmax(1)] == p["label_names"][p["labels"]])[known].astype(float)

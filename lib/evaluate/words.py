@@ -249,6 +249,8 @@ def show_family(table: pd.DataFrame, names: Callable[[str], str]):
         shown["minus"] = names(row["reference"])
         if "fraction" in row:
             shown["labels"] = f"{row['fraction']:.0%}"
+        if "corpus" in row:
+            shown["pre-trained on"] = row["corpus"] or "the training cells, or nothing"
         if "because" in row:
             shown["because"] = row["because"]
         shown |= {"metric": _score(row["metric"]), "points": points(row), "p": f"{row['p']:.2g}"}

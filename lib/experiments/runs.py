@@ -23,6 +23,7 @@ from lib.experiments.archive import PublishedRun, computed_by, published
 from lib.experiments.names import code_hash, edited, run_id
 from lib.experiments.store import Run, compute, is_done, small
 from lib.experiments.tasks import dependencies
+from lib.prepare import cells
 from lib.settings import ROOT
 
 ATTEMPTS = 3  # with processes that may be ended from outside
@@ -43,8 +44,8 @@ def complete(specs: list[dict], scheduler: str | None = None, again: str | None 
         ``SCBERT_SCHEDULER``, or run here: small models on as many processes as there are cores (``SCBERT_WORKERS``), up
         to 8, others, and all that a GPU computes, one after the other.
     again : str, optional
-        A word: runs whose mark carries another, or none, are done again, published ones too, but for those whose corpus is
-        known by its content alone. Default: ``SCBERT_FORCE``, or what is done serves.
+        A word: runs whose mark carries another, or none, are done again, published ones too, but for those whose cells are
+        known by their content alone. Default: ``SCBERT_FORCE``, or what is done serves.
 
     Returns
     -------
@@ -76,9 +77,21 @@ def complete(specs: list[dict], scheduler: str | None = None, again: str | None 
     return [found[run_id(spec, code)] or Run(spec, code) for spec in specs]
 
 
+def to_be_had(specs: list[dict]) -> list[dict]:
+    """Without those that are not published and need cells that are not here: how many is said."""
+    kept = [spec for spec in specs if not _only_published(spec) or published(spec)]
+    if left := len(specs) - len(kept):
+        print(
+            f"{left} of {len(specs)} runs are left out: they need cells that are not here, and are not published.", flush=True
+        )
+    return kept
+
+
 def _only_published(spec):
-    """Whether a run was pre-trained on a corpus that is named by its content, while nobody says where it lies."""
+    """Whether a run needs cells that are named by their content and not here: those pre-trained on, or asked about."""
     file = (spec.get("pretraining") or {}).get("corpus", {}).get("file")
+    if spec["task"] == "external" and not cells.are_there(spec["data"]["fingerprint"]):
+        return True
     return isinstance(file, dict) and "_path" not in file
 
 

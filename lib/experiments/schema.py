@@ -130,6 +130,11 @@ class Corpus(Strict):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]  # of its files (lib.prepare.corpus.content), wherever they lie
 
 
+class Probe(Strict):
+    name: str
+    fingerprint: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]  # of the prepared cells (lib.prepare.cells.store)
+
+
 class Profile(Strict):
     """A file of lib/experiments/ladder."""
 
@@ -156,6 +161,7 @@ class Profile(Strict):
     crossed: bool = True
     unknown: dict[str, Annotated[int, Field(ge=0)]] | None = None
     external: str | None = None
+    probe: Probe | None = None
     for_dataset: dict[str, dict[str, Any]] = {}
 
 

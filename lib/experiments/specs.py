@@ -212,6 +212,12 @@ def external(there: dict, trained: Sequence[dict]) -> Specs:
     return [other | {key: spec[key] for key in ("arm", "seed", "fraction")} | {"trained": spec} for spec in trained]
 
 
+def probe(profile: dict, trained: Sequence[dict]) -> Specs:
+    """What these say of the profile's ``probe``, other labelled cells named by their content: published runs need no file."""
+    given = profile.get("probe")
+    return external({"dataset": given["name"], "fingerprint": given["fingerprint"]}, trained) if given else []
+
+
 def asked(profile: dict) -> Specs:
     """Specifications of what notebooks 01 to 08 ask for of a profile, but for cells from elsewhere and what runs depend on."""
     arms = ["logistic_regression", "full", "majority", "no_pretraining", "no_gene2vec", "no_gene2vec_no_pretraining"]

@@ -49,6 +49,7 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
             "08_other_protocol.csv",
             "08_few_labels.csv",
             "08_corpora.csv",
+            "08_elsewhere.csv",
             "08_full_size.csv",
         ): _without_embedding,
     }
@@ -212,7 +213,7 @@ def _of_accuracy(table):
     return table[(table["arm"] == "logistic_regression") & (table["metric"] == "accuracy")].to_dict("records")
 
 
-def _without_embedding(family, other, few, corpora, runs):
+def _without_embedding(family, other, few, corpora, elsewhere, runs):
     told, named = [], {LR: "logistic_regression", f"{HERE} without pre-training": "no_pretraining"}
     named |= {name: arm for arm, name in BARE.items()}
     of = {arm: name for name, arm in named.items()}
@@ -239,6 +240,13 @@ def _without_embedding(family, other, few, corpora, runs):
             f" With {percent(one['fraction'])} of the labels, after the authors' ten epochs, {LR} − {of[one['reference']]} is "
             f"{points(one)} ({words.runs(one)}): these are fewer steps in proportion, and had not ended."
         )
+    outside = []
+    for row in elsewhere.fillna({"corpus": ""}).to_dict("records"):
+        on = row["corpus"] and f", pre-trained on {row['corpus']}"
+        outside.append(f"{of[row['reference']]}{on} is {points(row)} ({row['verdict']})")
+    if outside:
+        cells = int(elsewhere["n_cells"].iloc[0])
+        evidence += f" Asked about {cells} cells of another preparation, {LR} − {listed(outside)}, in accuracy."
     caveat = "scBERT's weights are chosen on the reported cells where the protocol is the authors', which favours it. "
     caveat += flagged(beside, lambda row: BARE[row["reference"]])
     caveat += flagged(again, lambda row: f"{PLAIN}, pre-trained on {row['corpus']}")

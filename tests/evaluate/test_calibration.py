@@ -241,3 +241,12 @@ def test_true_zheng68k_cells_are_named_by_models_of_other_cells(smoke, shared):
     [one] = runs.complete(specs.external(there, specs.cell_types(smoke, ["logistic_regression"], seeds=[0])))
     row = calibration.elsewhere([one]).iloc[0]
     assert row["cells"] + row["unknown_cells"] == 165 and row["low"] > 0.2
+    first, second = (
+        runs.complete(specs.external(there, specs.cell_types(smoke, [arm], seeds=[0, 1])))
+        for arm in ("logistic_regression", "no_gene2vec")
+    )
+    found = calibration.elsewhere_difference(first, second)
+    means = [calibration.elsewhere(each)["accuracy"].mean() for each in (first, second)]
+    assert found["difference"] == pytest.approx(means[0] - means[1]) and found["low"] < found["difference"] < found["high"]
+    assert found["n_cells"] == row["cells"] and found["n_seeds"] == 2 and found["n_pretrainings"] == 1
+    assert calibration.elsewhere_difference(first, first)["difference"] == 0

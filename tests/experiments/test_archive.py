@@ -126,7 +126,9 @@ def test_a_corpus_known_by_its_content_alone_is_served_or_refused(place, profile
         assert isinstance(there, archive.PublishedRun)
         np.testing.assert_allclose(there.predictions["probabilities"], here.predictions["probabilities"], atol=1.5e-5)
     assert str(path) not in (place / "smoke.zip").read_bytes().decode("latin1")
+    assert runs.to_be_had([asked]) == [asked]
     (place / "smoke.zip").unlink()
+    assert runs.to_be_had([asked, spec]) == [spec], "what says where its files lie can be computed"
     with pytest.raises(DataError, match="not published here. To compute them, give where it lies"):
         runs.complete([asked])
 

@@ -76,6 +76,8 @@ def test_what_flagged_runs_weigh_is_told():
     pretrained = pd.DataFrame([row("equivalent", 0.001, -0.01, 0.012, **arms, corpus="some cells", lowest=0.2, highest=0.9)])
     single = [{"arm": "no_gene2vec", "metric": "accuracy", "value": value} for value in (0.8, 0.1)]
     other["08_full_size.csv"] = pd.DataFrame(single)
+    outside = pd.DataFrame([row("ahead", **arms, corpus=""), row("undecided", **arms, corpus="some cells")])
+    other["08_elsewhere.csv"] = outside.iloc[:0]
     other["08_corpora.csv"] = pretrained.iloc[:0]  # a profile without other cells to pre-train on
     [told] = findings.findings({"08_family.csv": pd.DataFrame(family)} | other)
     assert "5 seeds, each on one of 3 pre-trainings): scBERT without a gene embedding is behind" in told.evidence
@@ -88,10 +90,12 @@ def test_what_flagged_runs_weigh_is_told():
     assert "stopped" not in calm.caveat
     asked = findings.at_full_size({"08_family.csv": pd.DataFrame(family)} | other)
     assert [found["verdict"] for found in asked.values()] == ["undecided", "ahead"] and findings.at_full_size({}) == {}
-    other |= {"08_corpora.csv": pretrained, "08_few_labels.csv": pd.DataFrame(short)}
+    other |= {"08_corpora.csv": pretrained, "08_few_labels.csv": pd.DataFrame(short), "08_elsewhere.csv": outside}
     [told] = findings.findings({"08_family.csv": pd.DataFrame(family)} | other)
     assert "scBERT without a gene embedding, pre-trained on some cells, are equivalent within 2 points" in told.claim
     assert "pre-trained on some cells, 0.200 to 0.900" in told.evidence
+    said = "logistic regression − scBERT without a gene embedding is +4.0 points, 1.0 to 7.0 (ahead) and scBERT without a gene"
+    assert said in told.evidence and "Asked about" not in calm.evidence
     asked = findings.at_full_size({"08_family.csv": pd.DataFrame(family)} | other)
     assert asked["the same, pre-trained on some cells"]["verdict"] == "equivalent"
     assert asked["the same, not pre-trained, 10 % of the labels"]["verdict"] == "undecided"
