@@ -105,10 +105,11 @@ def flagged(runs: list) -> dict[str, str]:
     Returns
     -------
     dict
-        Reason by run id: it *stopped at its maximum* of steps, before its loss was flat; it *learnt nothing*, its loss never
-        left that of a guess by more than a twentieth: ln(types), or, where types do not weigh alike, the entropy of their
-        shares; or it *fell back to a guess*, where its loss was at the end, as after a redraw of the random features that no
-        token of any cell passes the head's ReLU behind.
+        Reason by run id: it *stopped at its maximum* of steps, before its loss was flat; it *learnt nothing*: its loss never
+        left that of a guess by more than a twentieth (ln(types), or, where types do not weigh alike, the entropy of their
+        shares), or its accuracy that of naming the most common type, by more than a twentieth of what lies above that; or it
+        *fell back to a guess*, where its loss was at the end, as after a redraw of the random features that no token of any
+        cell passes the head's ReLU behind.
     """
     found = {}
     for run in (run for run in runs if "ended" in run.predictions):  # others are not trained in steps
@@ -120,7 +121,18 @@ def flagged(runs: list) -> dict[str, str]:
 
 
 def _learnt_nothing(run):
-    return all(_guesses(run))
+    return all(_guesses(run)) or _names_the_most_common(run)
+
+
+def _names_the_most_common(run):
+    """Whether a run's accuracy is not a twentieth of the way from the share of the most common type to all right."""
+    p = run.predictions
+    if "labels" not in p:
+        return False
+    met = p["classes"][p["labels"]] != run.spec.get("left_out", "")  # a type that was left out cannot be named
+    labels, named = p["labels"][met], p["probabilities"][met].argmax(1)
+    share = np.bincount(labels).max() / len(labels)
+    return bool((labels == named).mean() <= share + 0.05 * (1 - share) and share < 1)
 
 
 def _guesses(run):
@@ -239,7 +251,8 @@ def endings(runs: list) -> pd.DataFrame:
         ``arm``, ``runs``, ``steps`` (the fewest and the most), ``ended``: after fixed *epochs*, at a *plateau* of the loss on
         cells that are not reported, or at the *maximum*, which is no end; ``best``: where between begin (0) and end (1) the
         weights that are kept lie, the mean; ``heads drawn again``, since no token of any cell passed them; ``learnt nothing``:
-        runs whose loss never left that of a guess; ``fell back``: those that were there again at the end (:func:`flagged`).
+        runs whose loss, or accuracy, never left that of a guess; ``fell back``: those that were there again at the end
+        (:func:`flagged`).
     """
     rows = []
     for arm in dict.fromkeys(run.spec["arm"] for run in runs if "ended" in run.predictions):

@@ -199,6 +199,23 @@ def test_a_guess_by_the_shares_is_nothing_learnt():
     assert flagged(0.9 * entropy, training={"weighted": False}) == {}
 
 
+def test_naming_the_most_common_type_is_nothing_learnt():
+    """Whatever the loss on trained cells; a type that was left out of training, which no run can name, does not count."""
+    labels = np.array([0] * 40 + [1] * 30 + [2] * 30)
+
+    def flagged(right, first=0, **spec):
+        named = np.where((np.arange(100) - first) % 100 < right, labels, (labels + 1) % 3)
+        found = run("full", labels, named, **spec)
+        found.log = pd.DataFrame({"loss": [0.1], "steps": [50]})
+        found.predictions["ended"] = np.array("plateau")
+        return measures.flagged([found])
+
+    assert [set(flagged(right).values()) for right in (7, 43)] == [{"learnt nothing"}] * 2
+    assert flagged(44) == {} and flagged(100) == {}
+    first = str(run("full", labels, labels).predictions["classes"][0])
+    assert flagged(42, first=40) and not flagged(42, first=40, left_out=first)
+
+
 def test_how_training_ended_is_said_arm_by_arm():
     """Steps, the rule that ended it, heads drawn again, and a loss that stayed at ln(classes); other models have no row."""
 
