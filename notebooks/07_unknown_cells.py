@@ -154,7 +154,7 @@ if there is None:
 else:
     trained = [run.spec for run in done if run.spec["arm"] in arms]
     found = calibration.elsewhere(runs.complete(specs.external(there, trained)))
-    found.to_csv(plots.folder(chosen) / "07_elsewhere.csv", index=False, float_format="%.6g")
+    found.assign(run="run-" + found["run"]).to_csv(plots.folder(chosen) / "07_elsewhere.csv", index=False, float_format="%.6g")
     report = there["adata"].uns["alignment"]
     cells = f"{there['adata'].n_obs:,} cells of {there['dataset'].rsplit('/')[-1]}"
     display(Markdown(f"{cells}; {report['matched']:,} of {chosen['adata'].n_vars:,} genes matched."))

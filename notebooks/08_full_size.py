@@ -92,6 +92,11 @@ done, bracketing, other = map(runs.complete, wanted)
 few = {protocol: runs.complete(each) for protocol, each in wanted_few.items()}
 elsewhere = {cells: runs.complete(each) for cells, each in pretrained_on.items() if each}
 ours = measures.table(done)
+begun = {run.id: corpus for corpus, each in elsewhere.items() for run in each}
+every = {run.id: run for run in sum([done, other, *few.values(), *elsewhere.values()], [])}
+rows = measures.table(list(every.values()))
+rows["corpus"], rows["protocol"] = rows["run"].map(begun), rows["run"].map(lambda name: every[name].spec["protocol"])
+rows.assign(run="run-" + rows["run"]).to_csv(plots.folder(chosen) / "08_runs.csv", index=False, float_format="%.6g")
 paper = published.runs().query("experiment in ['baseline', 'ablation'] and dataset == @chosen['reproduces']")
 measures.endings(done + bracketing + other).assign(arm=lambda table: table["arm"].map(plots.label)).style.hide()
 
@@ -158,7 +163,7 @@ plots.save(fig, "08_learning", logs, chosen)
 # recorded are not in it.
 
 # %%
-told = heads.passing(sum([done, other, *few.values(), *elsewhere.values()], []))
+told = heads.passing(list(every.values()))
 if len(told):
     begun = told["pretraining"].notna().map({True: "pre-trained", False: "not pre-trained"})
     told["training"] = begun.where(told["flagged"] == "", "learnt nothing, or not ended")
@@ -215,9 +220,8 @@ families = []
 for name, pretrained in elsewhere.items():
     beside = pretrained + [run for run in done if run.spec["arm"] != "no_gene2vec"]
     asked = [(arm, "no_gene2vec", metric, {}) for arm in (arms[0], arms[2]) for metric in differences.METRICS]
-    ends = measures.table(pretrained).query("metric == 'accuracy'")["value"].agg(["min", "max"])
-    families.append(differences.family(asked, beside).assign(corpus=name, lowest=ends["min"], highest=ends["max"]))
-corpora = pd.concat(families) if families else scarce.iloc[:0].assign(corpus="", lowest=0.0, highest=0.0)
+    families.append(differences.family(asked, beside).assign(corpus=name))
+corpora = pd.concat(families) if families else scarce.iloc[:0].assign(corpus="")
 corpora.to_csv(plots.folder(chosen) / "08_corpora.csv", index=False, float_format="%.6g")
 if families:
     display(words.show_family(corpora, plots.label))
@@ -246,7 +250,7 @@ outside = differences.judged(rows) if rows else scarce.iloc[:0].assign(corpus=""
 outside.to_csv(plots.folder(chosen) / "08_elsewhere.csv", index=False, float_format="%.6g")
 if rows:
     found = pd.concat([calibration.elsewhere(each).assign(group=name) for name, each in probed.items() if each])
-    found.to_csv(plots.folder(chosen) / "08_elsewhere_runs.csv", index=False, float_format="%.6g")
+    found.assign(run="run-" + found["run"]).to_csv(plots.folder(chosen) / "08_elsewhere_runs.csv", index=False)
     told = found.groupby("group", sort=False)[["accuracy", "auc"]].agg(["median", "min", "max"])
     display(told.style.format(precision=3), words.show_family(outside, plots.label))
 

@@ -12,10 +12,11 @@ import pandas as pd
 
 from lib.arms import label
 from lib.evaluate import words
-from lib.paper.sentences import SCORES, adjusted, basis, flagged, joined, listed, minus, paper, percent, points, verdicts
+from lib.paper import full_size
+from lib.paper.full_size import LR, PLAIN
+from lib.paper.sentences import SCORES, adjusted, basis, flagged, joined, listed, paper, percent, points, verdicts
 
-LR, HERE, PLAIN = "logistic regression", "scBERT", "scBERT without a gene embedding"
-BARE = {"no_gene2vec": PLAIN, "no_gene2vec_no_pretraining": "scBERT with neither that nor pre-training"}
+HERE = "scBERT"
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,7 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
         ("04_difference.csv", "04_masked_task.csv", "04_hidden_genes.csv", "04_against_pca.csv"): _masked,
         ("05_scorecard_claims.csv",): _scorecard,
         ("07_calibration_error.csv", "07_unknown.csv"): _unsure,
-        (
-            "08_family.csv",
-            "08_other_protocol.csv",
-            "08_few_labels.csv",
-            "08_corpora.csv",
-            "08_elsewhere.csv",
-            "08_full_size.csv",
-        ): _without_embedding,
+        full_size.TABLES: full_size.finding,
     }
     return [
         Finding(names[0][:2], *make(*(tables[name] for name in names)), names)
@@ -190,64 +184,3 @@ def _unsure(calibration, unknown):
         f"{label(arm)} {row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})" for arm, row in error.iterrows()
     )
     return (joined(told), f"{evidence}.", "0.5 is chance. Left-out types were among the cells of the pre-training, unlabelled.")
-
-
-def at_full_size(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict]:
-    """Of notebook 08, logistic regression against each arm in accuracy, as :func:`questions` gives them."""
-    if not {"08_family.csv", "08_corpora.csv", "08_few_labels.csv"} <= set(tables):
-        return {}
-    names = {"no_gene2vec": f"{LR} − {HERE}, paper's size, no gene embedding, accuracy"}
-    names["no_gene2vec_no_pretraining"] = "the same, not pre-trained"
-    found = {names[row["reference"]]: row for row in _of_accuracy(tables["08_family.csv"]) if row["reference"] in names}
-    few = tables["08_few_labels.csv"]
-    for row in _of_accuracy(few[few["protocol"] == "clean"]):
-        if row["reference"] in names:
-            found[f"{names[row['reference']]}, {percent(row['fraction'])} of the labels"] = row
-    for row in _of_accuracy(tables["08_corpora.csv"]):
-        found[f"the same, pre-trained on {row['corpus']}"] = row
-    return found
-
-
-def _of_accuracy(table):
-    """The rows of a family that ask logistic regression against something in accuracy."""
-    return table[(table["arm"] == "logistic_regression") & (table["metric"] == "accuracy")].to_dict("records")
-
-
-def _without_embedding(family, other, few, corpora, elsewhere, runs):
-    told, named = [], {LR: "logistic_regression", f"{HERE} without pre-training": "no_pretraining"}
-    named |= {name: arm for arm, name in BARE.items()}
-    of = {arm: name for name, arm in named.items()}
-    for first, second in (*((LR, name) for name in BARE.values()), BARE.values()):
-        rows = family[(family["arm"] == named[first]) & (family["reference"] == named[second])]
-        told.append(verdicts(rows.assign(of=rows["metric"].map(SCORES)), first, second))
-    for corpus, rows in corpora[corpora["arm"] == named[LR]].groupby("corpus", sort=False):
-        told.append(verdicts(rows.assign(of=rows["metric"].map(SCORES)), LR, f"{PLAIN}, pre-trained on {corpus},"))
-    ended = few[(few["protocol"] == "clean") & (few["arm"] == named[LR])]
-    ended = ended.assign(of=ended["metric"].map(SCORES) + " with " + ended["fraction"].map(percent) + " of the labels")
-    told += [verdicts(rows, LR, of[arm]) for arm, rows in ended.groupby("reference", sort=False)]
-    beside = family[(family["metric"] == "accuracy") & (family["arm"] == "logistic_regression")]
-    again = corpora[(corpora["metric"] == "accuracy") & (corpora["arm"] == "logistic_regression")]
-    [row] = other[other["metric"] == "accuracy"].to_dict("records")
-    verdict = words.SAID[row["verdict"]].format(*BARE.values())
-    evidence = f"{basis(family)} {adjusted(family)}By the other rule for the end of training ({words.runs(row)}): {verdict} "
-    evidence += f"({points(row)}; {row['n_flagged']} of the runs {words.FLAGGED}{minus(words.without_flagged(row))}). "
-    single = runs[runs["metric"] == "accuracy"].groupby("arm", sort=False)["value"].agg(["min", "max"])
-    each = [f"{of[arm]} {low:.3f} to {high:.3f}" for arm, low, high in single.itertuples()]
-    each += [f"{PLAIN}, pre-trained on {one.corpus}, {one.lowest:.3f} to {one.highest:.3f}" for one in again.itertuples()]
-    evidence += f"Accuracy of single runs: {'; '.join(each)}."
-    for one in _of_accuracy(few[few["protocol"] == "paper"]):
-        evidence += (
-            f" With {percent(one['fraction'])} of the labels, after the authors' ten epochs, {LR} − {of[one['reference']]} is "
-            f"{points(one)} ({words.runs(one)}): these are fewer steps in proportion, and had not ended."
-        )
-    outside = []
-    for row in elsewhere.fillna({"corpus": ""}).to_dict("records"):
-        on = row["corpus"] and f", pre-trained on {row['corpus']}"
-        outside.append(f"{of[row['reference']]}{on} is {points(row)} ({row['verdict']})")
-    if outside:
-        cells = int(elsewhere["n_cells"].iloc[0])
-        evidence += f" Asked about {cells} cells of another preparation, {LR} − {listed(outside)}, in accuracy."
-    caveat = "scBERT's weights are chosen on the reported cells where the protocol is the authors', which favours it. "
-    caveat += flagged(beside, lambda row: BARE[row["reference"]])
-    caveat += flagged(again, lambda row: f"{PLAIN}, pre-trained on {row['corpus']}")
-    return joined(told), evidence, f"{caveat}The arm that the paper is about has a gene embedding, and is not among them."

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 
 from lib.evaluate import words
-from lib.paper import findings
+from lib.paper import findings, full_size
 from lib.settings import ROOT
 
 Tables = Mapping[str, pd.DataFrame]
@@ -73,7 +73,7 @@ def claims(load: Load) -> str:
         line(question, *(_points(rows[question]) if question in rows else "–" for rows in answers.values()))
         for question in asked
     ]
-    for question, row in (pair for profile in FULL_SIZE for pair in findings.at_full_size(load(profile)).items()):
+    for question, row in (pair for profile in FULL_SIZE for pair in full_size.questions(load(profile)).items()):
         lines.append(line(question, _points(row), *["–"] * (len(answers) - 1)))
     return "\n".join(lines) + "\n"
 

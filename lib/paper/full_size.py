@@ -1,0 +1,101 @@
+"""What notebook 08 found at the paper's size: how many runs learn at all, and where those that do stand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from lib.evaluate import words
+from lib.paper.sentences import adjusted, basis, flagged, joined, listed, minus, percent, points, verdicts
+
+LR, PLAIN = "logistic regression", "scBERT without a gene embedding"
+NAMES = {
+    "logistic_regression": LR,
+    "no_gene2vec": PLAIN,
+    "no_gene2vec_no_pretraining": "scBERT with neither a gene embedding nor pre-training",
+    "no_pretraining": "scBERT without pre-training",
+}
+# How the arm without a gene embedding began, by arm; of other cells it is their name.
+BEGUN = {"no_gene2vec": "pre-trained on the training cells", "no_gene2vec_no_pretraining": "not pre-trained"}
+TABLES = ("08_family.csv", "08_other_protocol.csv", "08_few_labels.csv", "08_corpora.csv", "08_elsewhere.csv", "08_runs.csv")
+
+
+def questions(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict]:
+    """Logistic regression against each arm in accuracy, by what is asked in a few words; empty where tables are missing."""
+    if not set(TABLES) <= set(tables):
+        return {}
+    found, few = {}, tables["08_few_labels.csv"]
+    for row in _asked(tables["08_family.csv"]):
+        if row["reference"] in BEGUN:
+            name = f"{LR} − scBERT, paper's size, no gene embedding, accuracy"
+            found[f"the same, {BEGUN[row['reference']]}" if found else name] = row
+    for row in _asked(few[few["protocol"] == "clean"]):
+        if row["reference"] == "no_gene2vec_no_pretraining":
+            found[f"the same, not pre-trained, {percent(row['fraction'])} of the labels"] = row
+    for row in _asked(tables["08_corpora.csv"]):
+        found[f"the same, pre-trained on {row['corpus']}"] = row
+    return found
+
+
+def _asked(table):
+    """The rows of a family that ask logistic regression against something in accuracy."""
+    return table[(table["arm"] == "logistic_regression") & (table["metric"] == "accuracy")].to_dict("records")
+
+
+def finding(family, other, few, corpora, elsewhere, runs) -> tuple[str, str, str]:
+    """Claim, evidence and caveat, from :data:`TABLES`."""
+    whole = runs[(runs["metric"] == "accuracy") & (runs["fraction"] == 1)]
+    own = whole[whole["protocol"].iloc[0] == whole["protocol"]].fillna({"corpus": "", "flagged": ""})
+    rows = [row | {"of": f"accuracy, {BEGUN[row['reference']]}"} for row in _asked(family) if row["reference"] in BEGUN]
+    rows += [row | {"of": f"accuracy, pre-trained on {row['corpus']}"} for row in _asked(corpora)]
+    ended = [
+        row | {"of": f"accuracy, not pre-trained, with {percent(row['fraction'])} of the labels"}
+        for row in _asked(few[few["protocol"] == "clean"])
+        if row["reference"] == "no_gene2vec_no_pretraining"
+    ]
+    told = [_learnt(own), verdicts(pd.DataFrame(rows), LR, PLAIN)]
+    told += [verdicts(pd.DataFrame(ended), LR, PLAIN)] if ended else []
+    return joined(told), _evidence(family, other, few, elsewhere, own), _caveat(family, corpora)
+
+
+def _learnt(runs):
+    """Of each beginning, how many runs learn, and what those that do name right."""
+    failed, kept = [], []
+    for (arm, corpus), each in runs[runs["arm"].isin(BEGUN)].groupby(["arm", "corpus"], sort=False):
+        begun = f"pre-trained on {corpus}" if corpus else BEGUN[arm]
+        failed.append(f"{(each['flagged'] != '').sum()} of {len(each)} {begun}")
+        kept.append(each.loc[each["flagged"] == "", "value"])
+    better, linear = pd.concat(kept), runs.loc[runs["arm"] == "logistic_regression", "value"]
+    others = f"the others name {better.min():.3f} to {better.max():.3f} of the test cells right" if len(better) else "none learns"
+    return f"of the runs of {PLAIN} {listed(failed)} stay at a guess; {others}, {LR} {linear.min():.3f} to {linear.max():.3f}"
+
+
+def _evidence(family, other, few, elsewhere, own):
+    arms = ("no_gene2vec", "no_gene2vec_no_pretraining")
+    told = [f"{basis(family)} {adjusted(family)}".strip()]
+    for rows, where in ((family[family["arm"] == arms[0]], "by the profile's rule"), (other, "by the other rule for the end")):
+        [row] = rows[rows["metric"] == "accuracy"].to_dict("records")
+        bad = f"; {row['n_flagged']} of the runs {words.FLAGGED}{minus(words.without_flagged(row))}" * bool(row["n_flagged"])
+        verdict = words.SAID[row["verdict"]].format(*(NAMES[arm] for arm in arms))
+        told.append(joined([f"{where} ({words.runs(row)}) {verdict} ({points(row)}{bad})"]))
+    told += [
+        f"With {percent(row['fraction'])} of the labels, after the authors' ten epochs, {LR} − {NAMES[row['reference']]} is "
+        f"{points(row)} ({words.runs(row)}): these are fewer steps in proportion, and had not ended."
+        for row in _asked(few[few["protocol"] == "paper"])
+    ]
+    outside = []
+    for row in elsewhere.fillna({"corpus": ""}).to_dict("records"):
+        on = row["corpus"] and f", pre-trained on {row['corpus']}"
+        outside.append(f"{NAMES[row['reference']]}{on} is {points(row)} ({row['verdict']})")
+    if outside:
+        cells = int(elsewhere["n_cells"].iloc[0])
+        told.append(f"Asked about {cells} cells of another preparation, {LR} − {listed(outside)}, in accuracy.")
+    return " ".join(told)
+
+
+def _caveat(family, corpora):
+    asked = [pd.DataFrame(_asked(table)) for table in (family, corpora)]
+    told = ["scBERT's weights are chosen on the reported cells where the protocol is the authors', which favours it. "]
+    told += [flagged(rows, lambda row: NAMES[row["reference"]]) for rows in asked if len(rows)]
+    return "".join(told) + "The arm that the paper is about has a gene embedding, and is not among them."
