@@ -100,7 +100,7 @@ def test_at_full_size_it_is_told_how_many_runs_learn(at_full_size):
         "regression 0.910 to 0.910."
     )
     said = (
-        "it is undecided whether logistic regression or scBERT without a gene embedding is ahead in accuracy, not pre-trained, "
+        "t is undecided whether logistic regression or scBERT without a gene embedding is ahead in accuracy, not pre-trained, "
     )
     assert f"{said}with 10 % of the labels" in told.claim, "runs that have ended are a finding"
     assert "had not ended" in told.evidence and "after the authors' ten epochs" not in told.claim, "runs of few steps are none"
