@@ -232,12 +232,13 @@ measures.endings(sum(elsewhere.values(), [])).style.hide()
 #
 # The models trained above, asked about cells that they have nothing to do with: in `standard` 165 of Zheng68K, which were not sorted,
 # 15 of each type by labels that come from their expression; Dendritic is one that the models never met. Look at whether who is ahead
-# on the test cells is ahead here, and how far all fall. *auc*: as in notebook 07. Where a profile names no such cells, there is no table.
+# on the test cells is ahead here, how far all fall, and whether logistic regression on scBERT's input (*tokens*) or on detected genes
+# falls as far: if not, the input explains it, not the transformer. *auc*: as in notebook 07. Without such cells there is no table.
 
 # %%
-groups = {arm: [run.spec for run in done if run.spec["arm"] == arm] for arm in arms} | {
-    f"no_gene2vec, {cells}": each for cells, each in pretrained_on.items()
-}
+asked = {run.id: run.spec for run in done + bracketing if "depths" not in run.spec}.values()
+groups = {arm: [spec for spec in asked if spec["arm"] == arm] for arm in dict.fromkeys(spec["arm"] for spec in asked)}
+groups |= {f"no_gene2vec, {cells}": each for cells, each in pretrained_on.items()}
 probed = {name: runs.complete(runs.to_be_had(specs.probe(chosen, each))) for name, each in groups.items()}
 first, *others = probed
 rows = [

@@ -151,7 +151,7 @@ def computed_by(runs: list[PublishedRun]) -> str:
     return f"of data/runs/{' and '.join(files)}, computed {when} by {code} ({'; '.join(where)}); --force computes them here"
 
 
-def write(name: str, fingerprints: set[str]) -> tuple[Path, int]:
+def write(name: str, fingerprints: set[str], probes: frozenset[str] = frozenset()) -> tuple[Path, int]:
     """Publish all finished runs of the store over these cells, beside those that the archive has already.
 
     Parameters
@@ -161,6 +161,8 @@ def write(name: str, fingerprints: set[str]) -> tuple[Path, int]:
     fingerprints : set of str
         Of prepared cells (:func:`lib.prepare.cells.store`). Runs over cells from a file that has no name here are left out:
         their specification names a place on this machine.
+    probes : set of str
+        Of cells that are named by their content, which these runs' models may have been asked about.
 
     Returns
     -------
@@ -178,7 +180,8 @@ def write(name: str, fingerprints: set[str]) -> tuple[Path, int]:
     for run in _finished():
         data = [part["data"] for part in (run.spec, run.spec.get("trained", run.spec))]
         wanted = fingerprints & {each["fingerprint"] for each in data}
-        if wanted and all(each["dataset"] in catalogue.CARDS for each in data) and is_done(run):
+        named = all(each["dataset"] in catalogue.CARDS or each["fingerprint"] in probes for each in data)
+        if wanted and named and is_done(run):
             index[name_of(run.spec)] = _entry(run, members)
     if not index:
         raise DataError(

@@ -137,7 +137,8 @@ def verify() -> int:
 def export(name: str, parameters: dict) -> int:
     """Write data/runs/<profile>.zip from the store."""
     chosen = profiles.load(name, **parameters)
-    path, count = archive.write(chosen["name"], {chosen["fingerprint"]})
+    probes = frozenset([chosen["probe"]["fingerprint"]]) if chosen.get("probe") else frozenset()
+    path, count = archive.write(chosen["name"], {chosen["fingerprint"]}, probes)
     print(f"{path}: {count} runs, {bytes_in_words(path.stat().st_size)}")
     return 0
 

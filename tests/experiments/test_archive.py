@@ -215,6 +215,25 @@ def test_cells_from_a_file_are_not_published(place, profile, cells, tmp_path, pu
     assert archive.published(published[0].spec) and archive.published(run.spec) is None
 
 
+def test_cells_named_by_their_content_are_asked_about_without_their_file(
+    place, profile, cells, tmp_path, published, monkeypatch
+):
+    """What models say of a profile's probe is published with them, and served where the cells are not."""
+    cells.write_h5ad(tmp_path / "mine.h5ad")
+    fingerprint = profiles.external(profile, tmp_path / "mine.h5ad")["fingerprint"]
+    asked = specs.probe(profile | {"probe": {"name": "my cells", "fingerprint": fingerprint}}, [published[0].spec])
+    [here] = runs.complete(asked)
+    archive.write("smoke", {profile["fingerprint"]}, frozenset({fingerprint}))
+    assert str(tmp_path) not in str(archive.published(asked[0]).spec)
+    monkeypatch.setenv("SCBERT_CACHE", str(tmp_path / "another"))
+    for again in (None, "anew"):
+        [there] = runs.complete(runs.to_be_had(asked), again=again)
+        assert isinstance(there, archive.PublishedRun)
+        np.testing.assert_allclose(there.predictions["probabilities"], here.predictions["probabilities"], atol=1.5e-5)
+    (place / "smoke.zip").unlink()
+    assert runs.to_be_had(asked) == [] and specs.probe(profile, [published[0].spec]) == []
+
+
 def test_the_same_runs_make_the_same_file_and_weights_stay_out(published, profile, place):
     before = (place / "smoke.zip").read_bytes()
     archive.write("smoke", {profile["fingerprint"]})
