@@ -12,7 +12,8 @@ import re
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from types import MappingProxyType
 
 from tqdm.auto import tqdm as tqdm_auto
 from tqdm.std import tqdm as tqdm_text
@@ -101,23 +102,29 @@ def share_and_left(
 
 
 @contextlib.contextmanager
-def shown(specs: Iterable[dict], places: int | None, quiet: bool) -> Iterator[Callable[[str, dict, float], None]]:
+def shown(
+    specs: Mapping[str, dict], places: int | None, quiet: bool, needs: Mapping[str, Set[str]] = MappingProxyType({})
+) -> Iterator[Callable[[str, dict, float], None]]:
     """Show how far some runs are, from now to the end of the block; gives what is to be called as each finishes.
 
     Parameters
     ----------
-    specs : iterable of dict
+    specs : mapping
+        Of runs, by name.
     places : int, optional
         How many of them go side by side, where that is known.
     quiet : bool
         Whether the runs' own bars are left out.
+    needs : mapping
+        By name, those which a run waits for; a place that has to wait too does no work.
 
     Yields
     ------
     callable (name, spec, seconds)
     """
-    left, took, started = Counter(map(kind, specs)), defaultdict(list), time.monotonic()
-    total, mode, over = left.total(), settings.progress(), threading.Event()
+    waiting, left = dict.fromkeys(specs), Counter(map(kind, specs.values()))
+    took, started = defaultdict(list), time.monotonic()
+    total, mode, over = len(specs), settings.progress(), threading.Event()
     idle, changed = 0.0, started
     if not total:
         yield lambda *_: None
@@ -147,13 +154,15 @@ def shown(specs: Iterable[dict], places: int | None, quiet: bool) -> Iterator[Ca
             tell()
 
     def unused(seconds):
-        """Seconds of all places without a run, of this time since ``left`` changed."""
-        return max(0, (places or 0) - left.total()) * seconds
+        """Seconds of all places without a run, of this time since one finished."""
+        ready = sum(not waiting.keys() & needs.get(name, set()) for name in list(waiting))
+        return max(0, (places or 0) - ready) * seconds
 
     def finished(name, spec, seconds):
         nonlocal idle, changed
         now = time.monotonic()
         idle, changed = idle + unused(now - changed), now
+        waiting.pop(name, None)
         left.subtract([kind(spec)])
         took[kind(spec)].append(seconds)
         note("computed", [name])

@@ -71,7 +71,8 @@ def complete(specs: list[dict], scheduler: str | None = None, again: str | None 
     progress.note("published", [run.id for run in served])
     progress.note("stored", [run.id for run in there if run not in served])
     places = min(_places(), len(missing)) if missing and not scheduler else None
-    with progress.shown(missing.values(), places, all(map(small, missing.values()))) as finished:
+    needs = {name: {run_id(other, code) for other in dependencies(spec)} for name, spec in missing.items()}
+    with progress.shown(missing, places, all(map(small, missing.values())), needs) as finished:
         for spec, seconds in computed:
             finished(run_id(spec, code), spec, seconds)
     return [found[run_id(spec, code)] or Run(spec, code) for spec in specs]

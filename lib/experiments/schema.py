@@ -178,7 +178,7 @@ class Parameters(Strict):
     label: str | None = None
     labels: str | None = None
     group: str | None = None
-    minutes: Positive = 10
+    minutes: Positive = 5
     min_genes: Annotated[int, Field(ge=0)] | None = None
     min_cells_per_type: Count | None = None
 

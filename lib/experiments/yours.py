@@ -31,7 +31,7 @@ def load(
     profile: str,
     data: str | Path | None = None,
     label: str | None = None,
-    minutes: float = 10,
+    minutes: float = 5,
     *,
     labels: str | Path | None = None,
     group: str | None = None,

@@ -62,7 +62,7 @@ def test_a_failure_leaves_the_settings_as_they_were(monkeypatch, capsys):
     """And says how many were computed."""
     monkeypatch.setenv("SCBERT_PROGRESS", "log")
     spec = {"task": "cell_types", "model": "majority"}
-    with pytest.raises(ZeroDivisionError), progress.shown([spec] * 3, 1, True) as finished:
+    with pytest.raises(ZeroDivisionError), progress.shown(dict.fromkeys("abc", spec), 1, True) as finished:
         assert progress.settings.progress() == "off"
         finished("a", spec, 0.1)
         raise ZeroDivisionError
@@ -74,12 +74,29 @@ def test_a_bar_of_text(monkeypatch, capfd):
     """It moves while nothing finishes, and is gone at the end."""
     monkeypatch.setenv("SCBERT_PROGRESS", "bar")
     spec = {"task": "cell_types", "model": "majority"}
-    with progress.shown([spec] * 2, 1, True) as finished:
+    with progress.shown(dict.fromkeys("ab", spec), 1, True) as finished:
         finished("a", spec, 5.0)
         time.sleep(1.3)
     output, errors = capfd.readouterr()
     assert "1 of 2 done, about 0:0" in errors and errors.split("\r")[-1].strip() == "" and output.count("\n") == 1
     assert progress.without(errors + "\r" + output) == ""
+
+
+def test_a_place_that_waits_for_a_pre_training_does_no_work(monkeypatch, capfd):
+    """Two places, one pre-training of 1.2 s, then two runs that begin with it: these are still to come, not overdue."""
+    monkeypatch.setenv("SCBERT_PROGRESS", "log")
+    monkeypatch.setattr(progress, "EVERY", 0.4)
+    monkeypatch.setattr(progress, "TOOK", {("pretraining", "own"): 1.0, ("cell_types", "own"): 1.0})
+    before = {"task": "pretraining", "model": "scBERT", "gene_embedding": "own"}
+    runs = {"a": before} | dict.fromkeys("bc", before | {"task": "cell_types"})
+    with progress.shown(runs, 2, True, {"b": {"a"}, "c": {"a"}}) as finished:
+        time.sleep(1.2)
+        finished("a", before, 1.2)
+        time.sleep(0.1)
+        capfd.readouterr()
+        time.sleep(0.4)
+    told = capfd.readouterr().out.splitlines()[0]
+    assert "1 of 3 done, about 0:01 left" in told
 
 
 def test_what_a_notebook_printed_itself_stays():
