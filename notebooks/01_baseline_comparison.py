@@ -6,7 +6,7 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/OWNER/REPOSITORY/blob/main/notebooks/01_baseline_comparison.ipynb)
 # <!-- end of badges -->
 #
-# **The paper's claim.** No. On 68,450 blood cells, L1 logistic regression reaches the accuracy of scBERT, a
+# **The paper's claim.** No. On 68,450 blood cells L1 logistic regression is at least as accurate as scBERT, a
 # transformer pre-trained on 1.1 million cells, and on the two cell types that are hardest to tell apart too.
 #
 # <!-- finding: python -m lib.readme -->
@@ -27,9 +27,9 @@
 # the same held-out cells: overall, type by type, and on the hard pair; then on other splits. Controls, from a type at
 # random to scBERT's head without its transformer, show what a score is worth.
 #
-# **Caveat.** In the `quick` profile the cells are 700 of the paper's 68,450, the genes 765 of 16,906, and scBERT is a
-# small one, pre-trained on the training cells alone. The *direction* of a difference can be compared with the
-# paper's, its size cannot.
+# **Caveat.** scBERT is a small one here, pre-trained on the training cells alone, and there are fewer cells and genes than the
+# paper's 68,450 and 16,906 (in `quick` 700 and 765; the table of the cells has those of this page). The *direction* of a difference
+# can be compared with the paper's, its size cannot.
 
 # %% tags=["parameters"]
 profile = "quick"  # a rung of the ladder, see README
@@ -86,9 +86,10 @@ profiles.describe(chosen)
 #   and the head are trained, the rest is frozen. With the protocol `clean` training ends at a plateau of the loss on a fifth of
 #   the labelled cells, which are then not trained on, and the weights with the best accuracy there are kept; with `paper` it takes
 #   ten epochs, and the best is chosen on the very cells that are reported, as the authors did. Figure 1 shows both. Every
-#   pre-training is fine-tuned with every seed. A plateau: no new low for four looks, where the training cells are by then learnt by
-#   heart, else for as many as the profile says; then the rate falls, and the next time it is the end. Every 1,000 steps scBERT draws
-#   the random features of its attention anew, which throws the loss back; looks in which it recovers do not count.
+#   pre-training is fine-tuned with every seed. *Plateau*: the loss is looked at every so many steps; without a new low for a number
+#   of looks (the profile says how many; four where the training cells are learnt by heart) the learning rate is lowered, and the
+#   second time training ends. Every 1,000 steps scBERT draws the random features of its attention anew, which throws the loss back:
+#   looks in which it recovers do not count.
 # - **Controls** that bracket them: a type at random, the most common type, nearest neighbours in principal components,
 #   logistic regression on the *tokens* that scBERT sees, logistic regression with the L2 penalty, and scBERT's
 #   classification head on the embeddings without any transformer between (random token embedding, same gene embedding).
@@ -117,7 +118,7 @@ tried.to_csv(plots.folder(chosen) / "01_trials.csv", index=False, float_format="
 tried.style.hide().format(precision=3)
 
 # %% [markdown]
-# ## Is the bench sound?
+# ## Sanity checks
 #
 # Before models are compared: does the first of each pair stand above the second, as it must? *Behind* would mean a fault in
 # the data, the splits or the scores, or a finding that has to be explained first. Differences in points, with a 95 %
@@ -232,7 +233,7 @@ plots.save(fig, "01_confusion", pd.concat(shares), chosen)
 # p becomes 4 × 0.02 = 0.08, and it is *undecided*: of four questions about nothing, one is likelier to look like that.
 #
 # The paper's claim, by both scores, is a family of its own, and its verdicts are those of notebook 05; the controls against scBERT
-# are another (what was asked under "Is the bench sound?" is not asked again).
+# are another (what was asked under "Sanity checks" is not asked again).
 
 # %% tags=["answer", "table"]
 claim = scorecard.family("baseline", done)

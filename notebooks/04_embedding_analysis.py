@@ -13,15 +13,15 @@
 # <!-- finding: python -m lib.readme -->
 # **What we find** in sorted blood cells (`figures/laptop`): On hidden genes scBERT and a rule that counts bins, without a
 # transformer, are equivalent within 2 points either way (+0.4 points, −0.5 to 1.4). Without a gene embedding its answer
-# is right for 0.609 of the hidden genes, the cell's most common bin for 0.608. The space of scBERT's states is behind
-# that of principal components in the share of cells whose neighbours name them (−17.3 points, −25.2 to −9.4). 3
-# pre-trainings on the training cells, without their labels.
+# is right for 0.609 of the hidden genes, the cell's most common bin for 0.608. scBERT's representation of cells is behind
+# that by principal components in the share of cells that their nearest neighbours name right (−17.3 points, −25.2 to
+# −9.4). 3 pre-trainings on the training cells, without their labels.
 #
 # **What we find** in liver cells (`figures/liver-laptop`): On hidden genes it is undecided whether scBERT or a rule that
 # counts bins, without a transformer, is ahead (−1.1 points, −2.5 to 0.4). Without a gene embedding its answer is right
-# for 0.514 of the hidden genes, the cell's most common bin for 0.515. The space of scBERT's states is behind that of
-# principal components in the share of cells whose neighbours name them (−40.8 points, −45.7 to −36.0). 3 pre-trainings on
-# the training cells, without their labels.
+# for 0.514 of the hidden genes, the cell's most common bin for 0.515. scBERT's representation of cells is behind that by
+# principal components in the share of cells that their nearest neighbours name right (−40.8 points, −45.7 to −36.0). 3
+# pre-trainings on the training cells, without their labels.
 # <!-- end of finding -->
 #
 # **What is done here.** The masked task on held-out cells, with and without a gene embedding, against that rule and two

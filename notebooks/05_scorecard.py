@@ -139,7 +139,12 @@ whole["runs"] = [f"{ids.split()[0][:8]}…" if ids else "" for ids in card["runs
 whole[[*columns, "runs"]].style.hide().format(precision=2)
 
 # %% tags=["answer"]
-Markdown("Verdicts: " + ", ".join(f"**{name}** {count}" for name, count in card["verdict"].value_counts().items()) + ".")
+told = [f"{count} *{name}*" for name, count in claims["verdict"].value_counts().items()]
+beside = int(((card["n_ours"] > 0) & card["paper"].notna()).sum())
+Markdown(
+    f"**Of the paper's {len(claims)} comparisons that these runs can be asked: {', '.join(told) or 'none'}.** "
+    f"Of its {len(card)} published numbers {beside} have one of ours beside them; of the others the table above says why not."
+)
 
 # %% [markdown]
 # ## The authors' printed statistics, computed again

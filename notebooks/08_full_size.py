@@ -10,19 +10,7 @@
 # with six blocks of width 200?
 #
 # <!-- finding: python -m lib.readme -->
-# **What we find** in sorted blood cells at the paper's size (`figures/standard`): It is undecided whether logistic
-# regression or scBERT without a gene embedding is ahead in accuracy (+30.7 points, −35.2 to 96.6) and macro-F1 (+32.6
-# points, −35.7 to 100.9). It is undecided whether logistic regression or scBERT with neither that nor pre-training is
-# ahead in accuracy (+9.7 points, −9.8 to 29.3) and macro-F1 (+11.8 points, −10.2 to 33.9). It is undecided whether scBERT
-# without a gene embedding or scBERT with neither that nor pre-training is ahead in accuracy (−21.0 points, −107.9 to
-# 65.8) and macro-F1 (−20.8 points, −111.2 to 69.7). It is undecided whether logistic regression or scBERT without a gene
-# embedding, pre-trained on 11,562 other cells, is ahead in accuracy (+27.4 points, −36.2 to 91.1) and macro-F1 (+30.9
-# points, −37.3 to 99.2). scBERT's weights are chosen on the reported cells where the protocol is the authors', which
-# favours it. Of the runs, 2 of those of scBERT without a gene embedding (without their seeds +14.3 points, −58.4 to 86.9)
-# and 1 of those of scBERT with neither that nor pre-training (without their seeds +1.5 points, −0.6 to 3.6) stopped at
-# their maximum, learnt nothing or fell back to a guess. Of the runs, 1 of those of scBERT without a gene embedding,
-# pre-trained on 11,562 other cells (without their seeds +21.2 points, −51.9 to 94.3) stopped at their maximum, learnt
-# nothing or fell back to a guess. The arm that the paper is about has a gene embedding, and is not among them.
+#
 # <!-- end of finding -->
 #
 # **What is done here.** Without a gene embedding, all genes of a cell that show one token are in one state in every layer, so that
@@ -273,6 +261,8 @@ display(words.show_family(claims, plots.label), words.show_family(theirs, plots.
 named = {arm: plots.label(arm) for arm in arms}
 accuracy = claims.query("metric == 'accuracy'").to_dict("records")
 sentences = [words.describe(row, named[row["arm"]], named[row["reference"]]) for row in accuracy]
+if chosen["size"]["dim"] < 200:
+    sentences.insert(0, f"**A small scBERT, of width {chosen['size']['dim']}**: of the paper's size `figures/standard` tells.")
 Markdown("\n".join(f"- {sentence}" for sentence in sentences))
 
 # %% [markdown]

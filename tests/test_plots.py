@@ -412,7 +412,7 @@ def test_unknown_has_a_row_a_type_in_the_order_of_the_table(ax):
     (coin,) = ax.lines
     assert list(coin.get_xdata()) == [0.5, 0.5] and coin.get_linestyle() == ":"
     assert ax.get_xlim()[0] == 0 and 1 < ax.get_xlim()[1] < 1.1
-    assert ax.get_xlabel() == "Area under the ROC curve (0.5: a coin), 95 % DeLong interval"
+    assert ax.get_xlabel() == "Area under the ROC curve (0.5: chance), 95 % DeLong interval"
     assert named(ax) == dict(map(arm_line, ["logistic_regression", "full"]))
 
 

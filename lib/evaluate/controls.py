@@ -1,4 +1,4 @@
-"""Is the bench sound: controls that bracket every model, and what choosing the epoch on reported cells is worth."""
+"""Sanity checks: controls that bracket every model, and what choosing the epoch on reported cells is worth."""
 
 from __future__ import annotations
 

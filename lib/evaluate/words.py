@@ -85,9 +85,10 @@ def cell_by_cell(found: dict, first: str, second: str) -> str:
     )
     return (
         f"Cell by cell, {found['only_first']} test cells are named right by {one} alone, {found['only_second']} by {other} "
-        f"alone; McNemar's p = {found['p']:.2g}. Single runs, {found['pairs']} pair{'s' * (found['pairs'] > 1)} of them: "
-        f"{found['pair_only_first']:g} and {found['pair_only_second']:g} cells, p = {found['pair_p']:.2g} (medians), p below "
-        f"0.05 in {found['pairs_below']}."
+        f"alone; McNemar's p = {found['p']:.2g}. Of single runs, one of each ({found['pairs']} pair"
+        f"{'s' * (found['pairs'] > 1)}), {first} alone names {found['pair_only_first']:g} right and {second} alone "
+        f"{found['pair_only_second']:g}, p = {found['pair_p']:.2g} (medians); p is below 0.05 in {found['pairs_below']} of the "
+        "pairs."
     )
 
 
@@ -98,7 +99,8 @@ def points(found: dict, template="{:+.1f} ({:+.1f} to {:+.1f})", who="") -> str:
     '+4.5 (+3.2 to +5.8)'
     """
     names = [f"{name}_{who}" for name in ("effect", "low", "high")] if who else ["difference", "low", "high"]
-    return template.format(*(100 * found[name] for name in names))
+    values = [100 * found[name] for name in names]
+    return template.format(*values) if np.isfinite(values).all() else f"{values[0]:+.1f} (no interval)"
 
 
 def describe(found: dict, first: str, second: str, where: str = "Here") -> str:
@@ -124,7 +126,7 @@ def describe(found: dict, first: str, second: str, where: str = "Here") -> str:
     }
     basis = "".join(text for key, text in basis.items() if key in found).format(**found)[2:]
     basis += f"; no verdict from fewer than {LEAST} runs" if few(found) else ""
-    basis += "; under it stands a single pre-training" if found.get("n_pretrainings") == 1 else ""
+    basis += "; of a single pre-training, so that its luck is not covered" if found.get("n_pretrainings") == 1 else ""
     basis += f"; {found['n_flagged']} of the runs {FLAGGED}{without_flagged(found)}" if found.get("n_flagged") else ""
     effect, low, high = points(found, "{:+.1f} {:+.1f} {:+.1f}").split()
     return (
@@ -149,7 +151,7 @@ def power(found: dict) -> str:
     """What an undecided difference could have shown, so that *undecided* is not read as *no difference*.
 
     >>> power({"difference": 0.05, "low": -0.1, "high": 0.2, "detectable": 0.21})
-    'With so many cells and runs, four of five such experiments would show a true difference of 21.0 points.'
+    'With so many cells and runs, a true difference of less than 21.0 points is often missed (power below 80 %).'
     >>> power({"difference": 0.2, "low": -0.6, "high": 1.0, "detectable": 1.07})
     'So few cells and runs could hardly have shown any difference.'
     """
@@ -158,8 +160,8 @@ def power(found: dict) -> str:
     if found["detectable"] >= 1:
         return "So few cells and runs could hardly have shown any difference."
     return (
-        "With so many cells and runs, four of five such experiments would show a true difference of "
-        f"{100 * found['detectable']:.1f} points."
+        f"With so many cells and runs, a true difference of less than {100 * found['detectable']:.1f} points is often missed "
+        "(power below 80 %)."
     )
 
 
@@ -221,8 +223,10 @@ def ensembles(bracket: pd.DataFrame, arms: list[str], names: Callable[[str], str
 def summary(name: str, table: pd.DataFrame) -> str:
     """A family of differences in a sentence: how many are said to be what, and their range in points."""
     counts = table["verdict"].value_counts()
-    said = ", ".join(f"{counts[word]} {word}" for word in SAID if word in counts)
     low, high = 100 * table["difference"].min(), 100 * table["difference"].max()
+    if len(table) == 1:
+        return f"- {name}: {low:+.1f} points, {table['verdict'].iloc[0]}."
+    said = ", ".join(f"{counts[word]} {word}" for word in SAID if word in counts)
     return f"- {name}: differences from {low:+.1f} to {high:+.1f} points; of {len(table)} questions {said}."
 
 

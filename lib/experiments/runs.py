@@ -23,7 +23,7 @@ from lib.experiments.archive import PublishedRun, computed_by, published
 from lib.experiments.names import code_hash, edited, run_id
 from lib.experiments.store import Run, compute, is_done, small
 from lib.experiments.tasks import dependencies
-from lib.prepare import cells
+from lib.prepare.cells import fault
 from lib.settings import ROOT
 
 ATTEMPTS = 3  # with processes that may be ended from outside
@@ -91,7 +91,8 @@ def to_be_had(specs: list[dict]) -> list[dict]:
 def _only_published(spec):
     """Whether a run needs cells that are named by their content and not here: those pre-trained on, or asked about."""
     file = (spec.get("pretraining") or {}).get("corpus", {}).get("file")
-    if spec["task"] == "external" and not cells.are_there(spec["data"]["fingerprint"]):
+    asked = settings.cache() / "cells" / f"{spec['data']['fingerprint']}.npz"
+    if spec["task"] == "external" and (not asked.exists() or fault(asked)):
         return True
     return isinstance(file, dict) and "_path" not in file
 

@@ -14,7 +14,7 @@ from lib.arms import label
 from lib.evaluate import words
 from lib.paper import full_size
 from lib.paper.full_size import LR, PLAIN
-from lib.paper.sentences import SCORES, adjusted, basis, flagged, joined, listed, paper, percent, points, verdicts
+from lib.paper.sentences import SCORES, adjusted, basis, flagged, joined, listed, minus, paper, percent, points, verdicts
 
 HERE = "scBERT"
 
@@ -82,16 +82,19 @@ def _baseline(family, controls, card):
     value = controls[controls["metric"] == "accuracy"].set_index("arm")
     mean, runs, whole = value["mean"], int(value.loc["full", "n_runs"]), value.loc["full"]
     others = family[(family["experiment"] == "controls") & (family["metric"] == "accuracy")]
-    ways = {"ahead": "ahead of it", "behind": "behind it", "equivalent": "equivalent to it", "undecided": "undecided"}
+    ways = {"ahead": "ahead of it", "behind": "behind it", "equivalent": "equivalent to it"}
     found = []
     for verdict, said in ways.items():
         rows = others[others["verdict"] == verdict].to_dict("records")
         if rows:
-            found.append(
-                f"{said} {'are' if rows[1:] else 'is'} " + listed([f"{label(row['arm'])} ({points(row)})" for row in rows])
-            )
+            names = listed([f"{label(row['arm'])} ({points(row)})" for row in rows])
+            found.append(f"{said} {'are' if rows[1:] else 'is'} {names}")
+    if len(rest := others[others["verdict"] == "undecided"]):
+        names, low, high = listed(list(rest["arm"].map(label))), rest["difference"].min(), rest["difference"].max()
+        span = f"{100 * low:+.1f} to {100 * high:+.1f} points" if len(rest) > 1 else f"{100 * low:+.1f} points"
+        found.append(f"undecided {'are' if len(rest) > 1 else 'is'} {names} ({minus(span)})")
     evidence = f"{basis(claims)} {adjusted(asked)}{paper(card, 'baseline', 'logistic_regression')}"
-    evidence += f" Of simpler models and variants, asked against scBERT in accuracy, {'; '.join(found)}."
+    evidence += f" Of {len(others)} simpler models and variants, asked against scBERT in accuracy, {'; '.join(found)}."
     caveat = [
         f"one training of scBERT has a mean accuracy of {mean['full']:.3f}, its {runs} trainings averaged into one classifier "
         f"{whole['ensemble']:.3f} ({whole['ensemble_low']:.3f} to {whole['ensemble_high']:.3f}), logistic regression "
@@ -126,14 +129,14 @@ def _masked(family, task, parts, pca):
     score = task.set_index(["arm", "metric"])["ours"]
     share = parts.set_index("arm")
     near = pca[(pca["arm"] == "full") & (pca["metric"] == "knn_accuracy")].assign(
-        of="the share of cells whose neighbours name them"
+        of="the share of cells that their nearest neighbours name right"
     )
     told = [
         f"on hidden genes {words.SAID[over['verdict']].format(HERE, 'a rule that counts bins, without a transformer,')} "
         f"({points(over)})",
         f"without a gene embedding its answer is right for {score['no_gene2vec', 'masked_accuracy']:.3f} of the hidden genes, "
         f"the cell's most common bin for {score['no_gene2vec', 'accuracy_of_most_common_bin']:.3f}",
-        verdicts(near, "the space of scBERT's states", "that of principal components"),
+        verdicts(near, "scBERT's representation of cells", "that by principal components"),
     ]
     known = percent(share.loc["full", "the gene"] + share.loc["full", "the cell"])
     beside = share["the gene's neighbours in the cell"]
@@ -164,7 +167,8 @@ def _scorecard(card):
 def _unsure(calibration, unknown):
     value = calibration.set_index(["arm", "metric"])["value"]
     told = [
-        f"{name} names {percent(value[arm, 'accuracy'])} of the cells right and is sure to {percent(value[arm, 'confidence'])}"
+        f"{name} names {percent(value[arm, 'accuracy'])} of the cells right, with a mean confidence of "
+        f"{percent(value[arm, 'confidence'])}"
         for arm, name in (("logistic_regression", LR), ("full", HERE))
     ]
     auc = unknown.groupby("arm")["auc"]

@@ -28,7 +28,7 @@ def questions(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict]:
     found, few = {}, tables["08_few_labels.csv"]
     for row in _asked(tables["08_family.csv"]):
         if row["reference"] in BEGUN:
-            name = f"{LR} − scBERT, paper's size, no gene embedding, accuracy"
+            name = f"{LR} − scBERT of the paper's size without a gene embedding, {BEGUN['no_gene2vec']}"
             found[f"the same, {BEGUN[row['reference']]}" if found else name] = row
     for row in _asked(few[few["protocol"] == "clean"]):
         if row["reference"] == "no_gene2vec_no_pretraining":

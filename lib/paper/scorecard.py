@@ -161,12 +161,12 @@ def told(row: dict) -> str:
     """A row's verdict with what a reader needs beside it, in points: the size that could have been seen, or that was excluded.
 
     >>> told({"verdict": "cannot say", "detectable": 0.031, "n_pretrainings": 1})
-    'cannot say (one pre-training; four of five such experiments would show 3.1 points)'
+    'cannot say (one pre-training; less than 3.1 points is often missed)'
     """
     notes = ["one pre-training"] if row.get("n_pretrainings") == 1 else []
     notes += [f"some of the runs {FLAGGED}"] if row.get("n_flagged", 0) > 0 else []
     if row["verdict"] == "cannot say" and np.isfinite(row.get("detectable", np.nan)):
-        notes.append(f"four of five such experiments would show {100 * row['detectable']:.1f} points")
+        notes.append(f"less than {100 * row['detectable']:.1f} points is often missed")
     if row["verdict"] in ("same", "paper's size excluded") and _excluded({"low_gap": np.nan, "high_gap": np.nan} | row):
         size = "ours − paper" if row["verdict"] != "same" else "but not in size: ours − paper"
         notes.append(f"{size} {points({'difference': row['gap'], 'low': row['low_gap'], 'high': row['high_gap']})}")

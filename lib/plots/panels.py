@@ -162,7 +162,7 @@ def unknown(ax: mpl.axes.Axes, table: pd.DataFrame) -> None:
     marks.estimates(ax, table, at, "auc low high", s=12)
     ax.axvline(0.5, color=marks.INK, **marks.MARKS["dotted"])
     marks.rows(ax, [f"{name} ({cells})" for name, cells in types.items()])
-    ax.set(xlim=(0, 1.02), xlabel="Area under the ROC curve (0.5: a coin), 95 % DeLong interval")
+    ax.set(xlim=(0, 1.02), xlabel="Area under the ROC curve (0.5: chance), 95 % DeLong interval")
     marks.legend(ax, arms, ncols=2)
 
 

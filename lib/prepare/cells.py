@@ -110,11 +110,6 @@ def _path(name):
     return cache() / "cells" / f"{name}.npz"
 
 
-def are_there(fingerprint: str) -> bool:
-    """Whether prepared cells are in the cache, whole."""
-    return _path(fingerprint).exists() and not fault(_path(fingerprint))
-
-
 def fault(path: Path) -> str | None:
     """What is wrong with a file of prepared cells, or of their depths, in words; None where it holds what its name says."""
     return known(_fault, path)

@@ -131,6 +131,8 @@ def summary(paths: list[Path]) -> str:
         number, asked = title(book)
         said = " ".join(answers(book)[:1]).strip().splitlines() or ["no answer"]
         words = said[0].removeprefix("- ").replace("**", "")
+        if len(words) > 300:  # without what stands in brackets, which says what it rests on, before anything is cut
+            words = re.sub(r" \((?:[^()]|\([^()]*\))*\)", "", words)
         lines += [
             f"{number} · {asked}",
             textwrap.indent(textwrap.fill(textwrap.shorten(words, 300, placeholder=" …"), 96), "    "),

@@ -71,7 +71,7 @@ def test_trials_are_sorted_and_say_which_did_not_end():
         found.log = pd.DataFrame({"loss": [1.4, 0.5]})
         return found
 
-    table = controls.trials([trial(0.1, 10, "maximum"), trial(0.01, 30, "plateau"), trial(0.1, 20, "plateau")])
-    assert table["tried"].tolist() == ["max lr 0.01", "max lr 0.1"] and table["accuracy"].tolist() == [0.75, 0.375]
-    assert table["runs"].tolist() == [1, 2] and table.loc[1, ["lowest", "highest"]].tolist() == [0.25, 0.5]
+    table = controls.trials([trial(0.1, 14, "maximum"), trial(0.01, 30, "plateau"), trial(0.1, 20, "plateau")])
+    assert table["tried"].tolist() == ["max lr 0.01", "max lr 0.1"] and table["accuracy"].tolist() == [0.75, 0.425]
+    assert table["runs"].tolist() == [1, 2] and table.loc[1, ["lowest", "highest"]].tolist() == [0.35, 0.5]
     assert table["ended"].tolist() == ["as it should", "stopped at its maximum (1)"]

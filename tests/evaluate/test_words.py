@@ -113,7 +113,9 @@ def test_how_many_pre_trainings_stand_under_a_difference():
     assert text.endswith("(755 test cells, 5 seeds × 3 pre-trainings; p = 0.001).")
     text = words.describe(ours | {"n_pretrainings": 1}, "A", "B")
     assert text.startswith("**Here A is ahead of B**")
-    assert text.endswith("(755 test cells, 5 seeds × 1 pre-training; p = 0.001; under it stands a single pre-training).")
+    assert text.endswith(
+        "(755 test cells, 5 seeds × 1 pre-training; p = 0.001; of a single pre-training, so that its luck is not covered)."
+    )
     assert words.describe(ours | {"n_pretrainings": 0}, "A", "B").endswith("(755 test cells, 5 seeds; p = 0.001).")
 
 
@@ -142,8 +144,8 @@ def test_mcnemar_in_two_sentences():
     found |= {"pair_only_first": 51.0, "pair_only_second": 38.5, "pair_p": 0.17, "pairs_below": 4}
     assert words.cell_by_cell(found, "logistic regression", "scBERT") == (
         "Cell by cell, 40 test cells are named right by logistic regression (5 runs averaged) alone, 22 by scBERT (15 runs "
-        "averaged) alone; McNemar's p = 0.03. Single runs, 15 pairs of them: 51 and 38.5 cells, p = 0.17 (medians), p below "
-        "0.05 in 4."
+        "averaged) alone; McNemar's p = 0.03. Of single runs, one of each (15 pairs), logistic regression alone names 51 right "
+        "and scBERT alone 38.5, p = 0.17 (medians); p is below 0.05 in 4 of the pairs."
     )
 
 
@@ -194,6 +196,11 @@ def test_a_family_in_a_sentence():
     )
     mixed = pd.DataFrame({"difference": [-0.1, 0.1, 0.0], "verdict": ["equivalent", "behind", "equivalent"]})
     assert words.summary("X", mixed) == "- X: differences from -10.0 to +10.0 points; of 3 questions 1 behind, 2 equivalent."
+    assert (
+        words.summary("X", mixed.iloc[:1])
+        == f"- X: {100 * mixed['difference'].iloc[0]:+.1f} points, {mixed['verdict'].iloc[0]}."
+    )
+    assert words.points({"difference": 0.084, "low": np.nan, "high": np.nan}) == "+8.4 (no interval)"
 
 
 def test_few_labels_in_a_sentence():

@@ -133,7 +133,7 @@ def test_the_gap_between_two_differences_has_both_uncertainties():
             {"verdict": "paper's size excluded", "gap": 0.03, "low_gap": 0.01, "high_gap": 0.05, "n_pretrainings": 3},
             "paper's size excluded (ours − paper +3.0 (+1.0 to +5.0))",
         ),
-        ({"verdict": "cannot say", "detectable": 0.0312}, "cannot say (four of five such experiments would show 3.1 points)"),
+        ({"verdict": "cannot say", "detectable": 0.0312}, "cannot say (less than 3.1 points is often missed)"),
         ({"verdict": "cannot say", "detectable": np.nan, "n_pretrainings": 1}, "cannot say (one pre-training)"),
         ({"verdict": "no interval"}, "no interval"),
     ],

@@ -6,6 +6,7 @@ import subprocess
 import nbformat
 import pandas as pd
 import pytest
+from bs4 import BeautifulSoup
 
 from lib.errors import DataError
 from lib.programs import report
@@ -31,7 +32,9 @@ def folder(tmp_path):
         code('plots.save(fig, "02_more", table, chosen)', image_png=PIXEL),
         code("answer()", "answer", "table", text_html=table, text_markdown="**It is**, by 3 points.\n\n- more"),
         code("other()", text_markdown="Not this."),
+        code("table", text_html="<table><tr><td>a result</td></tr></table>"),
     ]
+    cells[-1].outputs[0] = nbformat.v4.new_output("execute_result", cells[-1].outputs[0].data, execution_count=1)
     nbformat.write(nbformat.v4.new_notebook(cells=cells), files_at(tmp_path / "mine" / "notebooks" / "02_few_shot.ipynb"))
     runs = pd.DataFrame({"arm": ["full", "full", "majority"], "run": ["a", "b", "c"], "source": ["ours"] * 2 + ["paper"]})
     for name in ("02_few_shot", "02_more"):
@@ -83,9 +86,37 @@ def test_the_page_of_a_notebook(folder):
     )
 
 
+def lacking(book, page):
+    """What the cells of an executed notebook gave, as tables and Markdown, that its page does not show."""
+    shown = BeautifulSoup(page, "html.parser").get_text()
+    gave = [o.data for c in book.cells if c.cell_type == "code" for o in c.outputs if "data" in o]
+    texts = [BeautifulSoup(data["text/html"], "html.parser").find_all(["td", "th"]) for data in gave if "text/html" in data]
+    words = [cell.get_text() for cells in texts for cell in cells]
+    words += [re.sub(r"\W+", " ", data["text/markdown"])[:40] for data in gave if "text/markdown" in data]
+    shown += re.sub(r"\W+", " ", shown)
+    return [word for word in words if word not in shown]
+
+
+def test_all_that_cells_gave_is_on_the_page(folder):
+    """What is displayed, and what a cell's last line gives: the latter once was not."""
+    path = folder / "notebooks" / "02_few_shot.ipynb"
+    assert lacking(nbformat.read(path, as_version=4), report.notebook(path)) == []
+    assert "a result" in report.notebook(path) and lacking(nbformat.read(path, as_version=4), "") != []
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("figures/*/notebooks/0[18]_*.ipynb")), ids=lambda path: str(path.parts[-3:]))
+def test_all_that_published_notebooks_gave_is_on_their_pages(path):
+    assert lacking(nbformat.read(path, as_version=4), path.with_suffix(".html").read_text(encoding="utf-8")) == []
+
+
 def test_the_closing_summary_is_short(folder):
     said = report.summary([folder / "notebooks" / "02_few_shot.ipynb"])
     assert said.splitlines() == ["", "2 · Is A < B?", "    It is, by 3 points."]
+    path = folder / "notebooks" / "02_few_shot.ipynb"
+    book = nbformat.read(path, as_version=4)
+    book.cells[4].outputs[1].data["text/markdown"] = f"**It is**, by 3 points ({'on this (and that), ' * 20}so)."
+    nbformat.write(book, path)
+    assert report.summary([path]).splitlines()[2:] == ["    It is, by 3 points."], "the sentence is whole"
 
 
 def test_a_notebook_without_an_answer_and_a_folder_without_notebooks(folder):
