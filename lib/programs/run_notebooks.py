@@ -46,10 +46,10 @@ def notebooks(only: list[str] | None = None) -> list[Path]:
 
 
 def _is_asked(path, start):
-    """Whether a notebook is meant by ``01``, ``01_base`` or the range ``01-03``."""
-    if ends := re.fullmatch(r"(\d\d)-(\d\d)", start):
-        return ends[1] <= path.name[:2] <= ends[2]
-    return bool(start) and path.name.startswith(start)
+    """Whether a notebook is meant by ``1``, ``01``, ``01_base`` or the range ``01-03``."""
+    if ends := re.fullmatch(r"(\d\d?)-(\d\d?)", start):
+        return int(ends[1]) <= int(path.name[:2]) <= int(ends[2])
+    return bool(start) and path.name.startswith(start.zfill(2) if start.isdigit() else start)
 
 
 def check_parameters(path: Path, parameters: Iterable[str]) -> None:
@@ -168,12 +168,14 @@ def main(arguments: list[str]) -> int:
     parameters = {"profile": chosen.profile} | command_line.read_parameters(chosen.parameters)
     for name in parameters.keys() & {"data", "external", "labels"}:  # the notebooks run in their own folder
         parameters[name] = command_line.place(name, parameters[name], chosen.called_from)
+    about = {name: parameters.get(name) for name in ("label", "labels", "group")}
     books = notebooks([start for given in chosen.only or () for start in given.split(",")])
     if not chosen.only:
         books = with_parameters(books, parameters)
     for path in books:
         check_parameters(path, parameters)
         check_pair(path)
+    command_line.check_cells(parameters.get("data"), **about)
     variables = settings.given() | {"SCBERT_PROGRESS": settings.progress() or ("bar" if sys.stderr.isatty() else "log")}
     if chosen.force:
         variables["SCBERT_FORCE"] = settings.force() or uuid.uuid4().hex
@@ -185,8 +187,7 @@ def main(arguments: list[str]) -> int:
         cluster.connected(address).close()  # one that is not there is said now, not by each notebook
     for ask in (settings.offline, settings.mirror, settings.timeout, settings.workers, settings.force):
         ask()  # a value that means nothing is refused now
-    asked = [parameters.get(name) for name in ("label", "labels", "group")]
-    folder = profiles.figures(chosen.profile, parameters.get("data") or parameters.get("dataset"), *asked)
+    folder = profiles.figures(chosen.profile, parameters.get("data") or parameters.get("dataset"), **about)
     with files.writable(settings.figures() / folder, "Point SCBERT_FIGURES to a folder that can."):
         target = plots.folder({"name": folder})
         (target / ".writable").touch()

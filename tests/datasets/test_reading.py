@@ -638,7 +638,7 @@ def test_tables_of_labels_that_cannot_be_joined(real, tmp_path):
         ("none", None, "There is no table of labels"),
         ("others", "cell,type\nx,B\ny,T\n", "No column of .* names cells of .*obs_names"),
         ("one", f"cell\n{real.obs_names[0]}\n", "one column only"),
-        ("many", f"cell,a,b\n{real.obs_names[0]},1,2\n", "no label column 'cell_type'. Columns: a, b. Name the one"),
+        ("many", f"cell,a,b\n{real.obs_names[0]},1,2\n", "no label column 'cell_type'. Its columns: a, b"),
         ("twice", f"cell,type\n{real.obs_names[0]},B\n{real.obs_names[0]},T\n", "more than once"),
     ):
         if text:
