@@ -2,6 +2,7 @@
 
 import shlex
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -137,3 +138,38 @@ def test_own_cells_that_serve_are_let_through(mine, monkeypatch):
         group = ["-p", "group", "donor_id"]
         assert run_notebooks.main(["--profile", "smoke", "--only", "06", "--from", str(mine), *more, *column, *group]) == 1
     assert [given["data"] for given in ran] == [str(mine / "my_cells.h5ad"), str(mine / "expression.csv")]
+
+
+def test_a_refusal_in_a_notebook_is_a_paragraph(place):
+    """Another error comes with its cell."""
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("")])
+    said = []
+    for name in ("DataError", "ValueError"):
+        book.cells[0].source = f"class DataError(ValueError): pass\n\nraise {name}('no such cells')"
+        nbformat.write(book, place / "a.ipynb")
+        said.append(run_notebooks.execute(place / "a.ipynb", place / "out" / "a.ipynb", {}))
+    assert isinstance(said[0], DataError) and str(said[0]) == "no such cells"
+    assert said[1].startswith("cell 0 (In [1]):\nclass DataError") and said[1].endswith("ValueError: no such cells")
+
+
+@pytest.mark.parametrize("made", ["nothing", "a figure", "before"])
+def test_what_a_failed_run_of_own_cells_leaves(mine, monkeypatch, capsys, made):
+    """No folder that holds the failed notebook alone; what was there, or was made by then, stays."""
+    folder = mine / "figures" / "my_cells-smoke"
+    if made == "before":
+        folder.mkdir(parents=True)
+
+    def execute(path, output, given):
+        output.parent.mkdir(parents=True)
+        output.write_text("failed"), output.with_suffix(".html").write_text("failed")
+        if made == "a figure":
+            (folder / "06_few_shot.png").write_text("a figure")
+        return DataError("Refused.", "Do otherwise.")
+
+    monkeypatch.setattr(run_notebooks, "execute", execute)
+    given = ["-p", "data", "my_cells.h5ad", "-p", "label", "CellType-fine"]
+    assert run_notebooks.main(["--profile", "smoke", "--only", "06", "--from", str(mine), *given]) == 1
+    assert folder.exists() == (made != "nothing")
+    said = capsys.readouterr()
+    assert said.err == "\nFAILED 06_your_data: Refused. Do otherwise.\n"
+    assert "figures in" not in said.out and "Runs:" not in said.out
