@@ -56,6 +56,7 @@ def read(path: Path, label: str | None = None, labels: str | Path | None = None)
         "gene names": names,
         "library size from": chosen.totals_from,
         "labels from": joined,
+        "columns that could be labels": candidates.told(obs, candidates.could_be_labels(obs)) or "none",
         "not read": "; ".join([f"{part} {why}" for part, why in found.unreadable.items()] + found.notes) or None,
     }
     report = {title: words for title, words in report.items() if words}

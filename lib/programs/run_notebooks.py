@@ -88,7 +88,7 @@ def cells(path: Path) -> list[tuple[str, str]]:
 
 
 def execute(path: Path, output: Path, parameters: dict) -> str | DataError | None:
-    """Execute one notebook into ``output`` (.ipynb, and .html beside it); return its error: a refusal, another as text, or None.
+    """Execute one notebook into ``output`` (.ipynb, and .html beside it); return a refusal, another error as text, or None.
 
     The notebook is written also when a cell fails, so that the reader sees where; whole, when it has ended.
     """
