@@ -88,7 +88,8 @@ profiles.describe(chosen)
 arms = ["logistic_regression", "full", "majority"]
 asked = specs.cell_types(chosen, arms)
 below = specs.cell_types(chosen, arms, chosen["fractions"], chosen["few_shot_seeds"])
-print(notes.about_work(chosen, asked + below), flush=True)
+if data is not None:
+    print(notes.about_work(chosen, asked + below), flush=True)
 found = runs.complete(asked + below)
 done, few = found[: len(asked)], found[len(asked) :]
 by_arm = {arm: [run for run in done if run.spec["arm"] == arm] for arm in arms}
@@ -147,6 +148,8 @@ if shares:
     answer += (
         f"\n\n{words.by_fraction(family, 'logistic regression', 'scBERT')} Mean accuracy: {', '.join(said)} of the labels."
     )
+    if bad := measures.flagged([run for run in few if run.spec["fraction"] < 1]):
+        answer += f" {len(bad)} of these runs {words.FLAGGED}."
 Markdown(f"{answer}\n\n{notes.about_model(chosen)}")
 
 # %% [markdown]

@@ -137,15 +137,17 @@ def about_time(plan: dict) -> list[str]:
 
 
 def about_work(chosen: dict, specs: Sequence[dict]) -> str:
-    """How long runs (``specs``, of :mod:`lib.experiments.specs`) take about, how many they are, and of how many cells × genes.
+    """How long runs over a reader's cells take about, how many they are, and of how many cells × genes.
 
-    ``chosen`` is what :func:`lib.experiments.yours.load` gives; the time is known of a reader's cells alone.
+    Parameters
+    ----------
+    chosen : dict
+        As :func:`lib.experiments.yours.load` gives it for ``data``.
+    specs : sequence of dict
+        Of :mod:`lib.experiments.specs`; pre-trainings that they need are counted too.
     """
-    code, (n_cells, n_genes) = code_hash(), chosen["adata"].shape
+    code, plan, (n_cells, n_genes), (cells, genes) = code_hash(), chosen["plan"], chosen["adata"].shape, chosen["could_be"]
     number = len({run_id(one, code) for spec in specs for one in (spec, *tasks.dependencies(spec))})
-    if not (plan := chosen.get("plan")):
-        return f"{number} run{'s' * (number > 1)}: {n_cells:,} cells × {n_genes:,} genes."
-    cells, genes = chosen["could_be"]
     minutes = f"About {plan['minutes']:.2g} minutes" if plan["minutes"] >= 1 else "Less than a minute"
     apart = f", and those of the split by {chosen['groups'][0]!r} after them" if chosen["time_apart"] else ""
     return (

@@ -203,10 +203,9 @@ def main(arguments: list[str]) -> int:
         settings.put(variables)
         if used := _used(journal):
             print(used)
-    if committed.content(f"figures/{target.name}/{committed.SUMS}"):
-        begins = tuple(path.name[:3] for path in books if path.stem not in dict(failed))
-        print(committed.report(published, target, begins))
     done = [path for path in books if path.stem not in dict(failed)]
+    if done and committed.content(f"figures/{target.name}/{committed.SUMS}"):
+        print(committed.report(published, target, tuple(path.name[:3] for path in done)))
     if done:
         print(report.summary([target / "notebooks" / path.name for path in done]))
         print(f"Open {report.write(target)}: all answers, figures and tables; the executed notebooks and CSV lie beside it.")
