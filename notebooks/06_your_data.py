@@ -53,7 +53,7 @@ from IPython.display import Markdown, display
 
 from lib import plots
 from lib.evaluate import differences, measures, words
-from lib.experiments import profiles, runs, specs, yours
+from lib.experiments import notes, profiles, runs, specs, yours
 from lib.paper import scorecard
 
 plots.style()
@@ -86,8 +86,12 @@ profiles.describe(chosen)
 
 # %% tags=["table"]
 arms = ["logistic_regression", "full", "majority"]
-done = runs.complete(specs.cell_types(chosen, arms))
-few = runs.complete(specs.cell_types(chosen, arms, chosen["fractions"], chosen["few_shot_seeds"]))
+asked = specs.cell_types(chosen, arms)
+below = specs.cell_types(chosen, arms, chosen["fractions"], chosen["few_shot_seeds"])
+if data is not None:
+    print(notes.about_work(chosen, asked + below), flush=True)
+found = runs.complete(asked + below)
+done, few = found[: len(asked)], found[len(asked) :]
 by_arm = {arm: [run for run in done if run.spec["arm"] == arm] for arm in arms}
 ours = measures.table(done)
 summary = measures.summarise(ours[ours["metric"].isin(["accuracy", "macro_f1"])], ["arm", "metric"])
@@ -101,16 +105,18 @@ summary.assign(arm=summary["arm"].map(plots.label)).pivot(index="arm", columns="
 # %% [markdown]
 # ## Figure: few labels and all labels
 #
-# Every point is a run. Look at whether scBERT's curve lies above logistic regression's anywhere, above all on the left,
-# where labels are few. Macro-F1 counts every type the same, however rare.
+# Every point is a run; a mean and its interval are drawn where there are three runs or more. Look at whether scBERT's points
+# lie above logistic regression's anywhere, above all on the left, where labels are few. Macro-F1 counts every type the same,
+# however rare.
 
 # %% tags=["figure"]
 fig, axes = plt.subplots(1, 2, figsize=plots.mm(183, 71))
 curve = measures.table(few)
 for ax, metric in zip(axes, ["accuracy", "macro_f1"]):
     plots.curves(ax, curve, metric, arms)
-plots.legend(fig, arms, ours="each run", mean="mean, 95 % Student interval")
 table = curve[curve["metric"].isin(["accuracy", "macro_f1"])]
+each = f"each run, {len(chosen['few_shot_seeds'])} seeds a share"
+plots.legend(fig, arms, 3, ours=each, **plots.crosses(table), **plots.means(table, ["arm", "metric", "fraction"]))
 plots.save(fig, "06_few_shot", table, chosen)
 
 # %% [markdown]
@@ -121,6 +127,7 @@ plots.save(fig, "06_few_shot", table, chosen)
 # where the difference lies within 2 points either way by two one-sided tests at 5 %; else it is undecided, which is not *no
 # difference*: how large one must be to be seen here stands behind it. Where a `group` is
 # kept apart, the interval is over the cells of those held out: how much others would differ from them it does not know.
+# Then the same for few labels, as a family of its own: p is adjusted by Holm's method.
 
 # %% tags=["answer"]
 question = [("logistic_regression", "full", "accuracy", {})]
@@ -130,8 +137,34 @@ if data is None:  # the profile's own cells: judged as in notebook 01, among the
     found = scorecard.family("baseline", done).iloc[0].to_dict()
 else:  # a family of one
     found = differences.family(question, done).drop(columns="p_holm").iloc[0].to_dict()
-answer = words.describe(found, "logistic regression", "scBERT", where)
-Markdown(f"{answer} {words.power(found)} {words.caveat(learnt)}")
+told = [words.describe(found, "logistic regression", "scBERT", where), words.power(found), words.caveat(learnt)]
+answer = " ".join(filter(None, told))
+shares = [fraction for fraction in chosen["fractions"] if fraction < 1]
+if shares:
+    asked = [("logistic_regression", "full", "accuracy", {"fraction": share}) for share in shares]
+    family = scorecard.family("few_shot", few) if data is None else differences.family(asked, few)
+    means = table.query("metric == 'accuracy'").pivot_table(index="fraction", columns="arm", values="value").loc[shares]
+    said = [f"{one['logistic_regression']:.2f} against {one['full']:.2f} with {share:.0%}" for share, one in means.iterrows()]
+    answer += (
+        f"\n\n{words.by_fraction(family, 'logistic regression', 'scBERT')} Mean accuracy: {', '.join(said)} of the labels."
+    )
+    if bad := measures.flagged([run for run in few if run.spec["fraction"] < 1]):
+        answer += f" {len(bad)} of these runs {words.FLAGGED}."
+Markdown(f"{answer}\n\n{notes.about_model(chosen)}")
+
+# %% [markdown]
+# ## Type by type
+#
+# Recall: the share of a type's test cells that are named so, the mean over the runs with all labels. Look at the types that you
+# care for, and at how many test cells stand behind a number: of ten cells, one is 0.1.
+
+# %%
+tested = by_arm["full"][0].predictions
+recall = ours[ours["metric"].str.startswith("recall[") & (ours["arm"] != "majority")]
+recall = recall.assign(arm=recall["arm"].map(plots.label), type=recall["metric"].str[len("recall[") : -1])
+recall = recall.pivot_table(index="type", columns="arm", values="value").round(2)
+recall.insert(0, "test cells", pd.Series(tested["classes"][tested["labels"]]).value_counts())
+recall.sort_values("test cells", ascending=False)
 
 # %% [markdown]
 # ## The other split: donors that were not learnt from
@@ -200,6 +233,13 @@ words.show_family(differences.family([("my model", arm, "accuracy", {}) for arm 
 # `classifiers.ScBertClassifier` is scBERT in the same form, for code that compares models by itself:
 # `ScBertClassifier(chosen["size"], chosen["pretraining"], chosen["finetuning"]).fit(x, labels, seed)`.
 #
+# ## What to do next
+
+# %%
+better = max(["logistic_regression", "full"], key=lambda arm: summary.set_index(["arm", "metric"])["mean"][arm, "accuracy"])
+Markdown("\n".join(f"- {step}" for step in notes.next_steps(chosen, by_arm[better][0].id)))
+
+# %% [markdown]
 # ## Where these numbers come from
 #
 # Every run above is a folder below `data/cache/runs`, with its specification, its log and its predictions, cell by

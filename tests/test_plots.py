@@ -333,6 +333,15 @@ def test_factorial_draws_every_arm_in_its_panel_and_column(ax):
     assert told == dict(map(arm_line, ["full", "random_vectors", "no_gene2vec"]))
 
 
+def test_a_legend_promises_means_where_they_are_drawn():
+    """Three runs at one place have a mean with an interval, two have not; as the points are drawn."""
+    rows = [("full", "accuracy", fraction, value) for fraction in (0.1, 1.0) for value in (0.5, 0.6)]
+    by = ["arm", "metric", "fraction"]
+    two = table(*rows, columns="arm metric fraction value")
+    three = table(*rows, ("full", "accuracy", 1.0, 0.7), columns="arm metric fraction value")
+    assert plots.means(two, by) == {} and list(plots.means(three, by)) == ["mean"]
+
+
 def test_curves_go_through_the_means_of_each_fraction(ax):
     """Runs at their fraction, a line through the means in order, Student's intervals, ticks as shares of the labels."""
     columns = "arm fraction metric value"

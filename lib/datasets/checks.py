@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
 import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
+from lib.datasets import candidates
 from lib.errors import DataError
 
 # Label columns that are taken without being named: scverse's usual name and the paper's authors'.
@@ -216,10 +218,7 @@ def labels(obs: pd.DataFrame, label: str, where, var_columns=()) -> tuple[pd.Ser
         There is no such column, no cell has a label, or it holds a measurement or an identifier.
     """
     if label not in obs:
-        remedy = "Name the one that holds the cell types."
-        if label in var_columns:
-            remedy = "It is a column of var: is the matrix transposed, genes × cells? Then save adata.T."
-        raise DataError(f"{where} has no label column {label!r}. Columns of obs: {columns(obs)}. {remedy}")
+        raise candidates.missing(obs, label, where, var_columns)
     column = obs[label]
     text = column.astype(str).str.strip()
     spelt = column.astype(str).groupby(text.to_numpy()).unique()
@@ -239,11 +238,12 @@ def labels(obs: pd.DataFrame, label: str, where, var_columns=()) -> tuple[pd.Ser
         if not fractions:  # clusters 0.0, 1.0 … are 0, 1 …
             text[~none] = values.astype(np.int64).astype(str).to_numpy()
     if different > max(has / 2, 10) or (numeric and different > (50 if fractions else 200)):
-        others = [str(name) for name in obs if 1 < obs[name].nunique() <= min(100, len(obs) / 2)]
+        others = [name for name in candidates.could_be_labels(obs) if name != label]
         raise DataError(
             f"{label!r} of {where} has {different:,} different values for {has:,} cells "
             f"({', '.join(text[~none].unique()[:3])} …): {'a measurement' if numeric else 'an identifier'}, not a cell type. "
-            f"Is the label column right? Columns with 2 to 100 values: {', '.join(others) or 'none'}."
+            f"Is the label column right? Columns that could be: {candidates.told(obs, others) or 'none'}."
+            + (f" Name one: -p label {shlex.quote(others[0])}" if others else "")
         )
     said = {"no_label": aside} if aside else {}
     if joined := [sorted(map(str, names)) for name, names in spelt.items() if len(names) > 1 and not means_none(name)]:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import anndata
 import numpy as np
+import pandas as pd
 import zarr
 
-from lib.datasets import causes, checks, foreign, genes, h5ad, matrices, opening, texts
+from lib.datasets import candidates, causes, checks, foreign, genes, h5ad, matrices, opening, texts
 from lib.datasets.held import Held
 from lib.errors import DataError
 
@@ -41,28 +42,11 @@ def read(path: Path, label: str | None = None, labels: str | Path | None = None)
     DataError
         With the true cause, and the part that cannot be read.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            found = opened(path, stack)
-            found.obs.index = found.obs.index.astype(str)
-            names = None
-            with contextlib.suppress(DataError):  # genes that cannot be read are refused with their matrix
-                names = found.matrices[0].genes().index.astype(str)
-            if names is not None:
-                checks.orientation(found.obs.index, names, path)
-            chosen = matrices.choose(found)
-        except (OSError, RuntimeError, KeyError, MemoryError) as error:  # of h5py and zarr, where nobody looked for it
-            what, remedy = causes.reason(error)
-            raise DataError(f"{path} {what}.", remedy, path) from error
+    with contextlib.ExitStack() as stack, _refusing(path):
+        found = _turned_right(opened(path, stack))
+        chosen = matrices.choose(found)
     x, var, names = genes.symbols(chosen.x, chosen.var, chosen.scale.name)
-    obs = found.obs
-    if (name := obs.index.name) in (label, *checks.LABEL_COLUMNS) and name is not None and name not in obs:
-        obs = obs.assign(**{name: obs.index.to_numpy()})  # cells that are named by their types
-        found.beside[name] = "the cells' names"
-    column = label or next((one for one in checks.LABEL_COLUMNS if one in obs), None)
-    joined = f"{column!r} of {found.beside[column]}" if column in found.beside else None
-    if labels is not None:
-        obs, label, there, joined = texts.join_labels(obs, labels, label, path)
+    obs, label, there, joined = _labelled(found, label, labels)
     aside = ", ".join(f"{count:,} {name}" for name, count in chosen.aside.items())
     report = {
         "matrix": chosen.matrix,
@@ -72,6 +56,7 @@ def read(path: Path, label: str | None = None, labels: str | Path | None = None)
         "gene names": names,
         "library size from": chosen.totals_from,
         "labels from": joined,
+        "columns that could be labels": candidates.told(obs, candidates.could_be_labels(obs)) or "none",
         "not read": "; ".join([f"{part} {why}" for part, why in found.unreadable.items()] + found.notes) or None,
     }
     report = {title: words for title, words in report.items() if words}
@@ -79,7 +64,7 @@ def read(path: Path, label: str | None = None, labels: str | Path | None = None)
         log.info("%s: %s: %s", path.name, title, words)
     adata = anndata.AnnData(x, obs=obs.rename_axis(None), var=var.rename_axis(None))
     adata.obs["library_size"] = np.nan if chosen.totals is None else chosen.totals
-    if labels is not None and not there.all():
+    if not there.all():
         adata = adata[there].copy()
     warnings = [] if chosen.scale.worth < 4 else [f"{chosen.matrix.split(' (')[0]}. Give counts, if there are any."]
     shown = np.median(np.diff(x.indptr)) / x.shape[1]
@@ -99,6 +84,78 @@ def read(path: Path, label: str | None = None, labels: str | Path | None = None)
         "report": report,
     }
     return adata, card | ({"gene_names": names} if names else {}), label
+
+
+def glance(path: Path, label: str | None = None, labels: str | Path | None = None) -> pd.DataFrame | None:
+    """The labels of a file, checked as when it is loaded, but before its matrix is read: in seconds.
+
+    Parameters
+    ----------
+    path, label, labels
+        As :func:`read` takes them.
+
+    Returns
+    -------
+    DataFrame or None
+        The cells' table, with ``cell_type``. None where that cannot be had without the matrix: of a 10x folder or a table
+        of text whose labels stand in another table.
+
+    Raises
+    ------
+    DataError
+        What opening refuses; no such label column, or one that holds no cell types.
+    """
+    kind = opening.kind(path)
+    if kind in ("10x folder", "table") and labels is not None:
+        return None
+    if kind == "10x folder":
+        raise candidates.missing(pd.DataFrame(), label, path)
+    with contextlib.ExitStack() as stack, _refusing(path):
+        found = _turned_right(texts.text(path, texts.LINES) if kind == "table" else opened(path, stack))
+        obs, label, there, _ = _labelled(found, label, labels)
+        var_columns = ()
+        with contextlib.suppress(DataError):
+            var_columns = found.matrices[0].genes().columns
+    label = label or next((one for one in checks.LABEL_COLUMNS if one in obs), None)
+    checks.readable(obs, label, found.unreadable, path)
+    if label is None:
+        raise candidates.missing(obs, label, path)
+    obs = obs[there]
+    return obs.assign(cell_type=checks.labels(obs, label, path, var_columns)[0])
+
+
+@contextlib.contextmanager
+def _refusing(path):
+    """What h5py and zarr raise where nobody looked for it."""
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError, MemoryError) as error:
+        what, remedy = causes.reason(error)
+        raise DataError(f"{path} {what}.", remedy, path) from error
+
+
+def _turned_right(found):
+    """The same, with the cells' names as text; refused where these are genes."""
+    found.obs.index = found.obs.index.astype(str)
+    names = None
+    with contextlib.suppress(DataError):  # genes that cannot be read are refused with their matrix
+        names = found.matrices[0].genes().index.astype(str)
+    if names is not None:
+        checks.orientation(found.obs.index, names, found.path)
+    return found
+
+
+def _labelled(found, label, labels):
+    """The cells' table with its labels, their column if it is known, which cells have a label, and from where, in words."""
+    obs = found.obs
+    if (name := obs.index.name) in (label, *checks.LABEL_COLUMNS) and name is not None and name not in obs:
+        obs = obs.assign(**{name: obs.index.to_numpy()})  # cells that are named by their types
+        found.beside[name] = "the cells' names"
+    if labels is not None:
+        return texts.join_labels(obs, labels, label, found.path)
+    column = label or next((one for one in checks.LABEL_COLUMNS if one in obs), None)
+    joined = f"{column!r} of {found.beside[column]}" if column in found.beside else None
+    return obs, label, np.ones(len(obs), bool), joined
 
 
 def opened(path: Path, stack: contextlib.ExitStack) -> Held:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from lib.datasets import causes, checks, opening
+from lib.datasets import candidates, causes, checks, opening
 from lib.datasets.held import Held, Matrix
 from lib.errors import DataError
 
@@ -58,8 +59,11 @@ def _named(path, how):
     return column.dtype.kind not in "biuf" or column.is_unique
 
 
-def text(path: Path) -> Held:
-    """A CSV or TSV of cells × genes or genes × cells, in blocks of lines; columns of words become the table of the cells."""
+def text(path: Path, first: int | None = None) -> Held:
+    """A CSV or TSV of cells × genes or genes × cells, in blocks of lines; columns of words become the table of the cells.
+
+    Of its ``first`` lines alone, where that is given.
+    """
     try:
         how = _manner(path)
         if how["sep"] is None:
@@ -68,8 +72,9 @@ def text(path: Path) -> Held:
                 "Give the path of an .h5ad file (adata.write_h5ad(path)), or of a table of cells × genes.",
                 path,
             )
-        rows, words, names, header = [], [], [], None
-        for block in pd.read_csv(path, index_col=0 if _named(path, how) else False, chunksize=LINES, low_memory=False, **how):
+        rows, words, names, header = [], [], [], []
+        how |= {"index_col": 0 if _named(path, how) else False, "chunksize": LINES, "low_memory": False}
+        for block in pd.read_csv(path, nrows=first, **how):
             header = block.columns.astype(str)
             numbers = block.dtypes.map(lambda kind: kind.kind in "biuf").to_numpy() & ~header.str.match(MEASURES)
             words.append(block.loc[:, ~numbers])
@@ -80,15 +85,21 @@ def text(path: Path) -> Held:
     except causes.ERRORS as error:
         what = f"cannot be read as a table of text ({type(error).__name__}: {str(error).strip()[:200]})"
         raise DataError(f"{path} {what}.", "Write it with to_csv, or as .h5ad.", path) from error
-    columns = rows[0][1] if rows else []
-    if not rows or any(len(found) != len(columns) for _, found in rows):
+    genes = rows[0][1] if rows else []
+    if not rows or any(len(found) != len(genes) for _, found in rows):
         raise DataError(f"{path} holds no table of numbers: some columns are words in some lines.", "Write it as .h5ad.", path)
+    if not len(genes):
+        raise DataError(
+            f"{path} looks like a table of labels, not of expression: no column is a gene's (it has {', '.join(header[:5])}).",
+            f"Give it beside the cells: -p data CELLS -p labels {shlex.quote(path.name)}",
+            path,
+        )
     x = sp.vstack([part for part, _ in rows], format="csr")
     if x.nnz and np.isnan(x[-1, -1]) and np.isfinite(x[:-1].data).all():
         raise DataError(f"{path} is truncated: its last line, {names[-1]!r}, is not whole.", "Copy it again, whole.", path)
     beside = pd.concat(words).set_axis(names) if len(words[0].columns) else pd.DataFrame(index=pd.Index(names))
     beside.index.name = words[0].index.name
-    obs, var = beside, pd.DataFrame(index=columns.astype(str))
+    obs, var = beside, pd.DataFrame(index=genes.astype(str))
     if len(header) and checks.is_transposed(pd.Index(names), var.index):
         x, obs, var = x.T.tocsr(), var, beside
     return Held(path, obs, [Matrix("X", x, lambda: var)])
@@ -156,11 +167,7 @@ def join_labels(obs: pd.DataFrame, labels: str | Path, label: str | None, where)
         (one for one in (label, "cell_type", "celltype", *(others if len(others) == 1 else ())) if one in others), None
     )
     if column is None or (label is not None and label not in others and label not in obs):
-        raise DataError(
-            f"{path} has no label column {label or 'cell_type'!r}. Columns: {', '.join(others) or 'none'}.",
-            "Name the one with the cell types: -p label COLUMN.",
-            path,
-        )
+        raise candidates.missing(found[others], label, path)
     keyed = found.assign(**{names: short(found[names].str.strip())}).drop_duplicates()
     keyed = keyed[keyed[names].isin(set(short(cells)))].set_index(names)
     if not keyed.index.is_unique:

@@ -1,4 +1,4 @@
-"""What the reader should know of his file before he believes a number, in sentences."""
+"""What the reader should know of his file before he believes a number, and of the runs and the answer, in sentences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 from anndata import AnnData
 
 from lib.datasets import checks
-from lib.experiments import classifiers
+from lib.experiments import classifiers, tasks
+from lib.experiments.names import code_hash, run_id
 from lib.prepare import screen, splits
 
 
@@ -133,3 +134,47 @@ def about_time(plan: dict) -> list[str]:
     if plan["minutes"] <= plan["asked"]:
         return []
     return [f"The runs take about {plan['minutes']:.3g} minutes here, not {plan['asked']:g}: {plan['because']}."]
+
+
+def about_work(chosen: dict, specs: Sequence[dict]) -> str:
+    """How long runs over a reader's cells take about, how many they are, and of how many cells × genes.
+
+    Parameters
+    ----------
+    chosen : dict
+        As :func:`lib.experiments.yours.load` gives it for ``data``.
+    specs : sequence of dict
+        Of :mod:`lib.experiments.specs`; pre-trainings that they need are counted too.
+    """
+    code, plan, (n_cells, n_genes), (cells, genes) = code_hash(), chosen["plan"], chosen["adata"].shape, chosen["could_be"]
+    number = len({run_id(one, code) for spec in specs for one in (spec, *tasks.dependencies(spec))})
+    minutes = f"About {plan['minutes']:.2g} minutes" if plan["minutes"] >= 1 else "Less than a minute"
+    apart = f", and those of the split by {chosen['groups'][0]!r} after them" if chosen["time_apart"] else ""
+    return (
+        f"{minutes} if none is stored: {number} runs{apart}; {n_cells:,} of {cells:,} cells × {n_genes:,} of {genes:,} genes."
+    )
+
+
+def about_model(chosen: dict) -> str:
+    """Which scBERT an answer is about, where it is pre-trained on the training cells alone."""
+    size, before = chosen["size"], chosen["pretraining"]
+    if before.get("corpus") or before.get("checkpoint"):
+        return ""
+    whose = "your own" if "asked" in chosen else "these"
+    return (
+        f"This scBERT ({size['dim']} wide, {size['depth']} layers) was pre-trained on {whose} training cells alone. It is not "
+        "the published scBERT (200 wide, 6 layers), which was pre-trained on a million cells: how well that one would do is "
+        "not asked here."
+    )
+
+
+def next_steps(chosen: dict, run: str) -> list[str]:
+    """What to do after the answer; ``run`` is the identifier of the one to name other cells by."""
+    if "asked" not in chosen:
+        return ["Your own cells: `./run_all.sh --only 06 -p data my_cells.h5ad -p label cell_type`."]
+    plan, (cells, genes), said = chosen["plan"], chosen["could_be"], []
+    if plan["cells"] < cells or plan["genes"] < genes:
+        used = f"{plan['cells']:,} of {cells:,} cells, {plan['genes']:,} of {genes:,} genes"
+        said.append(f"More of your cells and genes (here: {used}): `-p minutes {4 * plan['asked']:g}`.")
+    said += [f"Judged on values of {one!r} that were not learnt from: `-p group {one}`." for one in chosen["groups"][:1]]
+    return [*said, f"Name other cells: `.venv/bin/python -m lib.predict other_cells.h5ad --model {run}`."]

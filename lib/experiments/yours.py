@@ -24,7 +24,7 @@ SIZES = [(n_cells, n_genes) for n_cells in (20_000, 10_000, 5000, 3000, 2000, 10
 FEW = 50  # training cells of a fraction, at least: among fewer there may be a single type
 # Steps until the loss is flat, where a profile trains until it is: about, and not known beforehand. Twice as many are the most.
 PLATEAU = {"pretraining": 2500, "finetuning": 600}
-SEEDS, FRACTIONS, FEW_SHOT_SEEDS = [0, 1, 2], [0.1, 0.3, 1.0], [0, 1]
+SEEDS, FRACTIONS = [0, 1, 2], [0.1, 0.3, 1.0]  # three runs a share of the labels: fewer give neither interval nor verdict
 
 
 def load(
@@ -65,8 +65,8 @@ def load(
     dict
         As :func:`lib.experiments.profiles.load` gives it; ``adata.uns["sizing"]`` (dict of text) says what was chosen and why,
         ``notes`` (list of str) what the reader should know of his file before he believes a number, ``groups`` names
-        columns that look as ``group`` should, if it is not given, and ``time_apart`` says whether the minutes suffice to do
-        all again by the first of them, as :func:`apart` does.
+        columns that look as ``group`` should, if it is not given, ``time_apart`` says whether the minutes suffice to do
+        all again by the first of them, as :func:`apart` does, and ``could_be`` how many cells and genes could be used.
     """
     given = {"minutes": minutes, "min_genes": min_genes, "min_cells_per_type": min_cells_per_type}
     for name, value in given.items():
@@ -97,7 +97,8 @@ def load(
         notes.about_groups(whole, seen, groups, base["split"]) if group is None else []
     )
     said += notes.about_sides(chosen) + notes.about_time(plan)
-    return chosen | {"groups": groups, "time_apart": plan["apart"], "asked": asked, "plan": plan, "notes": said}
+    about = {"groups": groups, "time_apart": plan["apart"], "asked": asked, "plan": plan, "notes": said}
+    return chosen | about | {"could_be": whole.shape}
 
 
 def apart(chosen: dict) -> dict:
@@ -111,7 +112,7 @@ def apart(chosen: dict) -> dict:
 def _base(profile, data, label, labels, group, min_genes, least):
     """The profile without its size, and what the file holds."""
     base = profiles.read(profile)
-    base |= {"reproduces": None, "seeds": SEEDS, "fractions": FRACTIONS, "few_shot_seeds": FEW_SHOT_SEEDS}
+    base |= {"reproduces": None, "seeds": SEEDS, "fractions": FRACTIONS, "few_shot_seeds": SEEDS}
     read = catalogue.load(data, label, **({} if labels is None else {"labels": labels}))
     selection = read.uns["dataset"].get("selection", False) or read.n_vars < WHOLE
     least_genes = (1 if selection else MIN_GENES) if min_genes is None else min_genes
@@ -187,14 +188,14 @@ def _plan(adata, profile, minutes, groups):
 def _visits(profile, n_cells, training, few):
     """How many cells all trainings go through together, each counted as it costs in a step of pre-training."""
     before, fine = profile["pretraining"], profile["finetuning"]
-    runs, share = len(SEEDS) + len(few) * len(FEW_SHOT_SEEDS), sum(few) * len(FEW_SHOT_SEEDS) + len(SEEDS)
+    runs, share = len(SEEDS) * (1 + len(few)), len(SEEDS) * (1 + sum(few))
     visits = PLATEAU["pretraining"] * before["batch_size"] if "ends" in before else 0.95 * training * before["epochs"]
     # With all but the last block frozen a step costs about half, and looking at cells a tenth. The frozen blocks: once a run.
     if "ends" in fine:
         looks = PLATEAU["finetuning"] / fine["ends"]["every"]
         visits += 0.5 * PLATEAU["finetuning"] * fine["batch_size"] * runs + 0.1 * looks * 0.2 * training * share
         return visits + 0.3 * n_cells * runs
-    return visits + training * fine["epochs"] * (0.5 * share + 0.1 * (len(SEEDS) + 2 * len(FEW_SHOT_SEEDS)))
+    return visits + training * fine["epochs"] * (0.5 * share + 0.1 * runs)
 
 
 def _seconds_a_token(profile, n_cells=16, n_genes=500):

@@ -7,7 +7,7 @@ function of axes and a table). All of it is called by the folder's name: ``plots
 import lazy_loader
 
 _FUNCTIONS = {
-    "marks": "INK PALETTE crosses estimates folder label legend mm percent rows runs save style",
+    "marks": "INK PALETTE crosses estimates folder label legend means mm percent rows runs save style",
     "panels": "METRICS by_row claim compare confusion curves differences dots epoch_rules factorial masked_task recall "
     "reliability shares unknown",
 }

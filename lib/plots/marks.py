@@ -115,6 +115,11 @@ def crosses(*tables: pd.DataFrame) -> dict[str, str]:
     return {"flagged": "learnt nothing, fell back, or not ended"} if any(flags(table).any() for table in tables) else {}
 
 
+def means(table: pd.DataFrame, by: Sequence[str]) -> dict[str, str]:
+    """What a legend says of means, where :func:`runs` draws any; ``by``: the columns whose values a place stands for."""
+    return {"mean": "mean, 95 % Student interval"} if (table.groupby(list(by)).size() >= LEAST).any() else {}
+
+
 def estimates(ax: mpl.axes.Axes, table: pd.DataFrame, at, columns="value low high", source="ours", orient="y", **look) -> None:
     """A point and its interval for each row of ``table`` (``arm`` and three ``columns``) at ``at``; without ends, the point."""
     value, low, high = table[columns.split()].to_numpy(float).T

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -46,10 +47,10 @@ def notebooks(only: list[str] | None = None) -> list[Path]:
 
 
 def _is_asked(path, start):
-    """Whether a notebook is meant by ``01``, ``01_base`` or the range ``01-03``."""
-    if ends := re.fullmatch(r"(\d\d)-(\d\d)", start):
-        return ends[1] <= path.name[:2] <= ends[2]
-    return bool(start) and path.name.startswith(start)
+    """Whether a notebook is meant by ``1``, ``01``, ``01_base`` or the range ``01-03``."""
+    if ends := re.fullmatch(r"(\d\d?)-(\d\d?)", start):
+        return int(ends[1]) <= int(path.name[:2]) <= int(ends[2])
+    return bool(start) and path.name.startswith(start.zfill(2) if start.isdigit() else start)
 
 
 def check_parameters(path: Path, parameters: Iterable[str]) -> None:
@@ -86,8 +87,8 @@ def cells(path: Path) -> list[tuple[str, str]]:
     return [(cell.cell_type, cell.source) for cell in jupytext.read(path).cells]
 
 
-def execute(path: Path, output: Path, parameters: dict) -> str | None:
-    """Execute one notebook into ``output`` (.ipynb, and .html beside it); return the error as text, or None.
+def execute(path: Path, output: Path, parameters: dict) -> str | DataError | None:
+    """Execute one notebook into ``output`` (.ipynb, and .html beside it); return a refusal, another error as text, or None.
 
     The notebook is written also when a cell fails, so that the reader sees where; whole, when it has ended.
     """
@@ -100,7 +101,8 @@ def execute(path: Path, output: Path, parameters: dict) -> str | None:
             _in_a_thread(papermill.execute_notebook, _as_it_is(path), _as_it_is(partial), parameters, **kernel, **shown)
         except PapermillExecutionError as failure:
             place = f"cell {failure.cell_index} (In [{failure.exec_count}])"
-            error = f"{place}:\n{failure.source.strip()}\n\n{failure.ename}: {failure.evalue}"
+            said = f"{place}:\n{failure.source.strip()}\n\n{failure.ename}: {failure.evalue}"
+            error = DataError(failure.evalue) if failure.ename == DataError.__name__ else said
         except DeadKernelError:
             memory = psutil.virtual_memory()
             error = (
@@ -168,12 +170,14 @@ def main(arguments: list[str]) -> int:
     parameters = {"profile": chosen.profile} | command_line.read_parameters(chosen.parameters)
     for name in parameters.keys() & {"data", "external", "labels"}:  # the notebooks run in their own folder
         parameters[name] = command_line.place(name, parameters[name], chosen.called_from)
+    about = {name: parameters.get(name) for name in ("label", "labels", "group")}
     books = notebooks([start for given in chosen.only or () for start in given.split(",")])
     if not chosen.only:
         books = with_parameters(books, parameters)
     for path in books:
         check_parameters(path, parameters)
         check_pair(path)
+    command_line.check_cells(parameters.get("data"), **about)
     variables = settings.given() | {"SCBERT_PROGRESS": settings.progress() or ("bar" if sys.stderr.isatty() else "log")}
     if chosen.force:
         variables["SCBERT_FORCE"] = settings.force() or uuid.uuid4().hex
@@ -185,8 +189,8 @@ def main(arguments: list[str]) -> int:
         cluster.connected(address).close()  # one that is not there is said now, not by each notebook
     for ask in (settings.offline, settings.mirror, settings.timeout, settings.workers, settings.force):
         ask()  # a value that means nothing is refused now
-    asked = [parameters.get(name) for name in ("label", "labels", "group")]
-    folder = profiles.figures(chosen.profile, parameters.get("data") or parameters.get("dataset"), *asked)
+    folder = profiles.figures(chosen.profile, parameters.get("data") or parameters.get("dataset"), **about)
+    new = folder != chosen.profile and not (settings.figures() / folder).exists()
     with files.writable(settings.figures() / folder, "Point SCBERT_FIGURES to a folder that can."):
         target = plots.folder({"name": folder})
         (target / ".writable").touch()
@@ -197,16 +201,18 @@ def main(arguments: list[str]) -> int:
         settings.put(settings.given() | {"SCBERT_JOURNAL": str(journal)})
         failed = _execute_all(books, target, parameters)
         settings.put(variables)
-        print(_used(journal))
-    if committed.content(f"figures/{target.name}/{committed.SUMS}"):
-        begins = tuple(path.name[:3] for path in books if path.stem not in dict(failed))
-        print(committed.report(published, target, begins))
+        if used := _used(journal):
+            print(used)
     done = [path for path in books if path.stem not in dict(failed)]
+    if done and committed.content(f"figures/{target.name}/{committed.SUMS}"):
+        print(committed.report(published, target, tuple(path.name[:3] for path in done)))
     if done:
         print(report.summary([target / "notebooks" / path.name for path in done]))
         print(f"Open {report.write(target)}: all answers, figures and tables; the executed notebooks and CSV lie beside it.")
+    if new:
+        _remove_if_void(target, failed)
     for name, error in failed:
-        print(f"\nFAILED {name}, {error}", file=sys.stderr)
+        print(f"\nFAILED {name}{': ' if isinstance(error, DataError) else ', '}{error}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -221,15 +227,24 @@ def _execute_all(books, target, parameters):
         print(f"[{count}/{len(books)}] {path.stem}: {said} after {time.monotonic() - begun:.0f} s\n", flush=True)
         if error:
             failed.append((path.stem, error))
-    print(
-        f"{len(books) - len(failed)} of {len(books)} notebooks done in {time.monotonic() - started:.0f} s; figures in {target}"
-    )
+    if len(failed) < len(books):
+        done = f"{len(books) - len(failed)} of {len(books)} notebooks done in {time.monotonic() - started:.0f} s"
+        print(f"{done}; figures in {target}")
     return failed
 
 
+def _remove_if_void(folder, failed):
+    """Remove a folder of figures that holds failed notebooks alone."""
+    left = {f"{name}{ending}" for name, _ in failed for ending in (".ipynb", ".html")}
+    if all(path.name in left for path in folder.rglob("*") if path.is_file()):
+        shutil.rmtree(folder)
+
+
 def _used(journal):
-    """How many runs were computed here, and how many were there already, in a sentence."""
-    lines = journal.read_text(encoding="utf-8").splitlines() if journal.exists() else []
+    """How many runs were computed here, and how many were there already, in a sentence; nothing where there was none."""
+    if not journal.exists():
+        return ""
+    lines = journal.read_text(encoding="utf-8").splitlines()
     found = {what: set() for what in ("computed", "stored", "published")}
     for what, names in (item for line in lines for item in json.loads(line).items()):
         found[what] |= set(names)

@@ -30,7 +30,11 @@ BAD = {
     # what is wrong: (how the file is made, arguments of through(), words of the message: what, where, what to do)
     "one class": (with_labels(lambda y: "B"), {}, ["All 40 cells", "'B'", "two classes"]),
     "class too small": (with_labels(lambda y: y.where(y.index != "c5", "NK")), {}, ["NK (1)", "Merge or drop"]),
-    "no such label column": (written(lambda a: a), {"label": "type"}, [FILE, "'type'", "cell_type, donor", "Name"]),
+    "no such label column": (
+        written(lambda a: a),
+        {"label": "type"},
+        [FILE, "'type'", "mean 'cell_type'?", "-p label cell_type"],
+    ),
     "genes duplicated": (with_genes(lambda i: f"GENE{i % 28}A"), {}, [FILE, "2 gene", "GENE0A, GENE1A", "keep one"]),
     "numeric gene names": (with_genes(str), {}, [FILE, "numbers", "'0'", "symbols"]),
     "transposed, barcodes": (
@@ -96,7 +100,7 @@ BAD = {
             obs=pd.DataFrame({"score": np.arange(300) % 60 / 7, "type": ["B", "T"] * 150}, index=[f"c{i}" for i in range(300)]),
         ).write_h5ad(p),
         {"label": "score"},
-        [FILE, "'score'", "60 different", "a measurement", "2 to 100 values: score, type"],
+        [FILE, "'score'", "60 different", "a measurement", "could be: type (2: B, …)."],
     ),
 }
 

@@ -638,7 +638,7 @@ def test_tables_of_labels_that_cannot_be_joined(real, tmp_path):
         ("none", None, "There is no table of labels"),
         ("others", "cell,type\nx,B\ny,T\n", "No column of .* names cells of .*obs_names"),
         ("one", f"cell\n{real.obs_names[0]}\n", "one column only"),
-        ("many", f"cell,a,b\n{real.obs_names[0]},1,2\n", "no label column 'cell_type'. Columns: a, b. Name the one"),
+        ("many", f"cell,a,b\n{real.obs_names[0]},1,2\n", "no label column 'cell_type'. Its columns: a, b"),
         ("twice", f"cell,type\n{real.obs_names[0]},B\n{real.obs_names[0]},T\n", "more than once"),
     ):
         if text:
@@ -691,8 +691,20 @@ def test_the_shell_shows_what_was_understood(real, tmp_path):
     done = subprocess.run([sys.executable, "-m", "lib.datasets", tmp_path / MADE], cwd=ROOT, text=True, capture_output=True)
     report = reading.text(catalogue.load(tmp_path / MADE).uns["dataset"])
     assert done.stdout == f"{tmp_path / MADE}: 101 cells × 765 genes\n{report}\n" and done.returncode == 0
+    assert "columns that could be labels: cell_type (" in report
+    done = subprocess.run([sys.executable, "-m", "lib.datasets", "--help"], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 0 and "NAME|FILE" in done.stdout
     done = subprocess.run([sys.executable, "-m", "lib.datasets", ROOT / "README.md"], cwd=ROOT, text=True, capture_output=True)
     assert done.returncode == 1 and "is not an .h5ad file" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("program", ["lib.datasets", "lib.predict", "lib.runs"])
+def test_programs_before_the_installation(program):
+    """A Python without the packages: a sentence with the command that serves, and no traceback."""
+    bare = [sys.executable, "-S", "-m", program, "my cells.h5ad"]
+    done = subprocess.run(bare, cwd=ROOT, text=True, capture_output=True, env={"PATH": ""})
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "./run_all.sh once" in done.stderr and f".venv/bin/python -S -m {program} 'my cells.h5ad'" in done.stderr
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from lib import settings
 from lib.errors import DataError
 from lib.evaluate import differences, measures, words
-from lib.experiments import classifiers, inventory, profiles, runs, yours
+from lib.experiments import classifiers, inventory, notes, profiles, runs, specs, yours
 from lib.prepare import cells
 
 
@@ -174,8 +174,6 @@ def test_the_answer(low, high, said):
 
 def test_evaluate_is_the_stored_run(cache):
     """Our logistic regression, brought as if it were a stranger's, gives the probabilities of the stored runs."""
-    from lib.experiments import specs
-
     chosen = profiles.load("smoke")
     stored = runs.complete(specs.cell_types(chosen, ["logistic_regression", "majority"]))
     settings = chosen["logistic_regression"]
@@ -439,6 +437,31 @@ def test_rubbish_in_place_of_what_was_decided_is_decided_again(raw, cache):
     assert [where for _, where, wrong in inventory.verify() if wrong] == []
 
 
+def test_what_is_said_before_the_runs_and_after_the_answer(donors, monkeypatch):
+    """The time, how many runs and how much of the file; which scBERT it was; what to do next."""
+    monkeypatch.setattr(yours, "_seconds_a_token", lambda profile: 1e-3)
+    monkeypatch.setattr(yours, "SIZES", [(400, 700), (300, 400), (200, 300)])
+    chosen = yours.load("smoke", donors[0], minutes=1)
+    plan, (cells_, genes) = chosen["plan"], chosen["could_be"]
+    assert plan["cells"] < cells_ and plan["genes"] < genes
+    asked = specs.cell_types(chosen, ["logistic_regression", "full"], chosen["fractions"], chosen["few_shot_seeds"])
+    work = notes.about_work(chosen | {"plan": plan | {"minutes": 4.321}}, asked + asked)
+    number = len(asked) + 1  # a pre-training serves all; what is asked for twice is computed once
+    shape = [f"{n:,}" for n in chosen["adata"].shape]
+    assert work.startswith(f"About 4.3 minutes if none is stored: {number} runs")
+    assert work.endswith(f"; {shape[0]} of {cells_:,} cells × {shape[1]} of {genes:,} genes.")
+    more, apart, others = notes.next_steps(chosen, "0123abcd")
+    assert f"{plan['cells']:,} of {cells_:,} cells" in more and more.endswith("`-p minutes 4`.")
+    assert "`-p group donor_id`" in apart and "lib.predict other_cells.h5ad --model 0123abcd" in others
+    assert "8 wide, 2 layers" in notes.about_model(chosen) and "your own training cells alone" in notes.about_model(chosen)
+    assert notes.about_model(chosen | {"pretraining": chosen["pretraining"] | {"checkpoint": "published"}}) == ""
+
+
+def test_of_the_profiles_own_cells_the_next_step_is_the_readers(cache):
+    [step] = notes.next_steps(yours.load("smoke"), "0123abcd")
+    assert step == "Your own cells: `./run_all.sh --only 06 -p data my_cells.h5ad -p label cell_type`."
+
+
 @pytest.fixture
 def donors(raw, cache):
     """Cells of five donors, one type of one of them only; a batch that goes with the donor."""
@@ -511,8 +534,6 @@ def test_cells_processed_twice_are_said(raw, cache):
 @pytest.mark.slow
 def test_no_donor_on_two_sides_of_anything(donors):
     """Of a split, of a few labels, of the fifth by which scBERT's training ends; for ours and for a stranger's model."""
-    from lib.experiments import specs
-
     chosen = yours.load("smoke", donors[0], minutes=1e6, group="donor_id") | {"protocol": "clean"}
     stored = cells.read(chosen["fingerprint"])
     done = runs.complete(specs.cell_types(chosen, ["logistic_regression", "head_only"], [0.3, 1.0], [0, 1]))
@@ -556,7 +577,7 @@ def test_one_command_for_a_file(file, tmp_path):
     target = tmp_path / "figures" / "mine-smoke"
     assert (target / "06_few_shot.png").exists() and not (tmp_path / "figures" / "smoke").exists()
     book = (target / "notebooks" / "06_your_data.ipynb").read_text()
-    assert "On your" in book and "95 % interval" in book
+    assert "On your" in book and "95 % interval" in book and "of the labels." in book and "training cells alone" in book
 
 
 @pytest.mark.slow
@@ -574,5 +595,5 @@ def test_a_bad_file_ends_with_its_message(cache):
         text=True,
         timeout=300,
     )
-    assert process.returncode == 1
+    assert process.returncode == 2 and not (cache / "figures").exists()
     assert "notes.h5ad is not an .h5ad file" in process.stderr.strip().splitlines()[-1]
