@@ -21,6 +21,7 @@ MEASURES = re.compile(
     r"|(umap|tsne|pc)_?[._ ]\d+$|(seurat_)?clusters?$|leiden$|louvain$",
     re.IGNORECASE,
 )
+FEWEST = 10  # genes of a table that has columns of words too: with fewer numbers it is one of labels
 LINES = 2000  # of a table of text, read at a time
 
 
@@ -88,9 +89,10 @@ def text(path: Path, first: int | None = None) -> Held:
     genes = rows[0][1] if rows else []
     if not rows or any(len(found) != len(genes) for _, found in rows):
         raise DataError(f"{path} holds no table of numbers: some columns are words in some lines.", "Write it as .h5ad.", path)
-    if not len(genes):
+    if len(genes) < (FEWEST if len(words[0].columns) else 1):
         raise DataError(
-            f"{path} looks like a table of labels, not of expression: no column is a gene's (it has {', '.join(header[:5])}).",
+            f"{path} looks like a table of labels, not of expression: its columns are {', '.join(header[:5])}"
+            + ("." if len(header) <= 5 else " …."),
             f"Give it beside the cells: -p data CELLS -p labels {shlex.quote(path.name)}",
             path,
         )

@@ -76,6 +76,7 @@ def mine(place, raw):
     )
     adata.write_h5ad(place / "my_cells.h5ad")
     adata.obs[["CellType-fine", "donor_id"]].to_csv(place / "my_labels.csv")
+    adata.obs.assign(age=40).to_csv(place / "with_age.csv")
     adata.to_df().to_csv(place / "expression.csv")
     return place
 
@@ -92,6 +93,7 @@ COULD = "Columns that could be: CellType-fine (9: Dendritic, …), donor_id (3: 
         ("data my_cells.h5ad label CellType-fine group donor", "could be: donor_id (3: p, …). Name one: -p group donor_id"),
         ("data my_cells.h5ad labels my_labels.csv label kind", f"my_labels.csv has no label column 'kind'. {COULD}"),
         ("data my_labels.csv", "looks like a table of labels, not of expression.*-p data CELLS -p labels my_labels.csv"),
+        ("data with_age.csv label CellType-fine", "with_age.csv looks like a table of labels.*-p labels with_age.csv"),
         ("data expression.csv", "has no label column.*-p labels TABLE"),
         ("data my_cell.h5ad", "no such file below .* Did you mean my_cells.h5ad? -p data my_cells.h5ad"),
         ("data {here}/my_cell.h5ad", "no such file in {here}. Did you mean my_cells.h5ad? -p data {here}/my_cells.h5ad"),
