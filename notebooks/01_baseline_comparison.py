@@ -115,7 +115,7 @@ measures.endings(done + bracketing + other).assign(arm=lambda table: table["arm"
 trials = runs.complete(specs.tuning(chosen))
 tried = controls.trials(trials) if trials else pd.DataFrame({"trials": ["none in this profile: see `laptop`"]})
 tried.to_csv(plots.folder(chosen) / "01_trials.csv", index=False, float_format="%.6g")
-tried.style.hide().format(precision=3)
+tried.replace({"arm": {arm: plots.label(arm) for arm in arms}}).style.hide().format(precision=3)
 
 # %% [markdown]
 # ## Sanity checks
