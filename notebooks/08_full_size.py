@@ -224,17 +224,17 @@ measures.endings(sum(elsewhere.values(), [])).style.hide()
 # falls as far: if not, the input explains it, not the transformer. *auc*: as in notebook 07. Without such cells there is no table.
 
 # %%
-asked = {run.id: run.spec for run in done + bracketing if "depths" not in run.spec}.values()
-groups = {arm: [spec for spec in asked if spec["arm"] == arm] for arm in dict.fromkeys(spec["arm"] for spec in asked)}
-groups |= {f"no_gene2vec, {cells}": each for cells, each in pretrained_on.items()}
-probed = {name: runs.complete(runs.to_be_had(specs.probe(chosen, each))) for name, each in groups.items()}
-first, *others = probed
-rows = [
-    {"arm": first, "reference": probed[name][0].spec["arm"], "corpus": name.partition(", ")[2], "metric": "accuracy"}
-    | calibration.elsewhere_difference(probed[first], probed[name])
-    for name in others
-    if probed[first] and probed[name]
-]
+asked = {run.id: run for run in done + bracketing if "depths" not in run.spec}.values()
+groups = {arm: [run for run in asked if run.spec["arm"] == arm] for arm in dict.fromkeys(run.spec["arm"] for run in asked)}
+groups |= {f"no_gene2vec, {cells}": each for cells, each in elsewhere.items()}
+probed = {name: specs.probe(chosen, [run.spec for run in each]) for name, each in groups.items()}
+probed = {name: runs.complete(runs.to_be_had(each)) for name, each in probed.items()}
+(first, *others), reasons = probed, measures.flagged(sum(groups.values(), []))
+rows = []
+for name in (name for name in others if probed[first] and probed[name]):
+    bad = {run.spec["seed"] for run in groups[name] if run.id in reasons}
+    row = {"arm": first, "reference": groups[name][0].spec["arm"], "corpus": name.partition(", ")[2], "metric": "accuracy"}
+    rows.append(row | calibration.elsewhere_difference(probed[first], probed[name], bad))
 outside = differences.judged(rows) if rows else scarce.iloc[:0].assign(corpus="")
 outside.to_csv(plots.folder(chosen) / "08_elsewhere.csv", index=False, float_format="%.6g")
 if rows:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import numpy as np
 import pandas as pd
 from scipy.stats import norm, rankdata
 
 from lib.evaluate import differences, measures
 from lib.evaluate.intervals import LEVEL, percentiles, resample, wilson
+from lib.evaluate.words import LEAST
 
 
 def _bins(confidence, bins):
@@ -168,10 +171,11 @@ def elsewhere(runs: list) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def elsewhere_difference(first: list, second: list, resamples: int = 2000) -> dict:
+def elsewhere_difference(first: list, second: list, flagged: Set[int] = frozenset(), resamples: int = 2000) -> dict:
     """Accuracy on another data set's cells of known types, first − second, of models with the same seeds.
 
-    As :func:`lib.evaluate.differences.by_luck` gives it: for other such cells, seeds and pre-trainings.
+    As :func:`lib.evaluate.differences.by_luck` gives it, for other such cells, seeds and pre-trainings, with ``n_flagged`` and,
+    beside it, ``difference_ended`` … without the seeds of which a training is ``flagged``, where enough are left.
     """
     by_seed = {run.spec["seed"]: run for run in second}
     pairs = [(run, by_seed[run.spec["seed"]]) for run in first if run.spec["seed"] in by_seed]
@@ -179,7 +183,13 @@ def elsewhere_difference(first: list, second: list, resamples: int = 2000) -> di
     weights = resample(len(more), resamples)
     begun = [[run.spec["trained"].get("pretraining", {}).get("seed") for run in pair] for pair in pairs]
     drawn = [(a if b is None else b, run.spec["seed"]) for (a, b), (run, _) in zip(begun, pairs)]
-    return differences.by_luck(weights @ more / weights.sum(1, keepdims=True), drawn, len(more))
+    found = differences.by_luck(weights @ more / weights.sum(1, keepdims=True), drawn, len(more))
+    kept = [run for run in first if run.spec["seed"] not in flagged]
+    found["n_flagged"] = len(flagged & by_seed.keys())
+    if found["n_flagged"] and len(pairs) - found["n_flagged"] >= LEAST:
+        ended = elsewhere_difference(kept, second, resamples=resamples)
+        found |= {f"{name}_ended": ended[name] for name in ("difference", "low", "high")}
+    return found
 
 
 def _right(run):

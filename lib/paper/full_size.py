@@ -85,14 +85,22 @@ def _evidence(family, other, few, elsewhere, own):
         f"{points(row)} ({words.runs(row)}): these are fewer steps in proportion, and had not ended."
         for row in _asked(few[few["protocol"] == "paper"])
     ]
-    outside = []
-    for row in elsewhere.fillna({"corpus": ""}).to_dict("records"):
-        on = row["corpus"] and f", pre-trained on {row['corpus']}"
-        outside.append(f"{NAMES[row['reference']]}{on} is {points(row)} ({row['verdict']})")
-    if outside:
-        cells = int(elsewhere["n_cells"].iloc[0])
-        told.append(f"Asked about {cells} cells of another preparation, {LR} − {listed(outside)}, in accuracy.")
+    if len(elsewhere):
+        told.append(_outside(elsewhere.fillna({"corpus": ""})))
     return " ".join(told)
+
+
+def _outside(elsewhere):
+    """What was asked of cells from elsewhere, arm by arm; of the controls, from where to where."""
+    told, controls = [], elsewhere[~elsewhere["reference"].isin(NAMES)]
+    for row in elsewhere[elsewhere["reference"].isin(NAMES)].to_dict("records"):
+        on = row["corpus"] and f", pre-trained on {row['corpus']}"
+        bad = f", with {row['n_flagged']} of the runs at a guess{minus(words.without_flagged(row))}" * bool(row["n_flagged"])
+        told.append(f"{NAMES[row['reference']]}{on} is {points(row)} ({row['verdict']}{bad})")
+    said = f"Asked about {int(elsewhere['n_cells'].iloc[0])} cells of another preparation, {LR} − {listed(told)}, in accuracy"
+    learnt = controls[~controls["reference"].isin(["majority", "stratified_random"])]["difference"]
+    span = f"; minus {len(learnt)} controls that learn {100 * learnt.min():+.1f} to {100 * learnt.max():+.1f} points"
+    return f"{said}{minus(span) if len(learnt) else ''}."
 
 
 def _caveat(family, corpora):

@@ -249,4 +249,6 @@ def test_true_zheng68k_cells_are_named_by_models_of_other_cells(smoke, shared):
     means = [calibration.elsewhere(each)["accuracy"].mean() for each in (first, second)]
     assert found["difference"] == pytest.approx(means[0] - means[1]) and found["low"] < found["difference"] < found["high"]
     assert found["n_cells"] == row["cells"] and found["n_seeds"] == 2 and found["n_pretrainings"] == 1
-    assert calibration.elsewhere_difference(first, first)["difference"] == 0
+    assert calibration.elsewhere_difference(first, first)["difference"] == 0 == found["n_flagged"]
+    flagged = calibration.elsewhere_difference(first, second, {0})
+    assert flagged["n_flagged"] == 1 and "difference_ended" not in flagged, "of a single seed nothing is said"

@@ -74,7 +74,10 @@ def at_full_size():
     family = [row("undecided", 0.1, -0.3, 0.5, n_flagged=1, **ARMS, **ended), row("ahead", **BARE)]
     family += [row("behind", -0.1, -0.2, -0.05, arm="no_gene2vec", reference="no_gene2vec_no_pretraining")]
     few = [row("ahead", **BARE, protocol="paper"), row("undecided", **BARE, protocol="clean")]
-    outside = [row("ahead", **ARMS, corpus=""), row("undecided", **ARMS, corpus="some cells")]
+    outside = [row("ahead", **ARMS, corpus=""), row("undecided", **ARMS, corpus="some cells", n_flagged=2)]
+    outside += [
+        row("undecided", value, arm="logistic_regression", reference=f"control {value}", corpus="") for value in (-0.05, 0.02)
+    ]
     each = {"fraction": 1.0, "protocol": "paper", "metric": "accuracy", "corpus": "", "flagged": ""}
     runs = [("logistic_regression", 0.91, {}), ("no_gene2vec", 0.8, {}), ("no_gene2vec", 0.1, {"flagged": "learnt nothing"})]
     runs += [("no_gene2vec_no_pretraining", value, {}) for value in (0.85, 0.86)]
@@ -106,7 +109,8 @@ def test_at_full_size_it_is_told_how_many_runs_learn(at_full_size):
     assert "had not ended" in told.evidence and "after the authors' ten epochs" not in told.claim, "runs of few steps are none"
     assert "5 seeds, each on one of 3 pre-trainings) scBERT without a gene embedding is behind" in told.evidence
     said = "logistic regression − scBERT without a gene embedding is +4.0 points, 1.0 to 7.0 (ahead) and scBERT without a gene"
-    assert said in told.evidence
+    assert said in told.evidence and "(undecided, with 2 of the runs at a guess), in accuracy" in told.evidence
+    assert "; minus 2 controls that learn −5.0 to +2.0 points." in told.evidence
     said = "1 of those of scBERT without a gene embedding (without their seeds −0.1 points, −2.0 to 1.8) stopped"
     assert said in told.caveat
 
