@@ -28,7 +28,7 @@ def questions(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict]:
     found, few = {}, tables["08_few_labels.csv"]
     for row in _asked(tables["08_family.csv"]):
         if row["reference"] in BEGUN:
-            name = f"{LR} − scBERT of the paper's size without a gene embedding, {BEGUN['no_gene2vec']}"
+            name = f"{LR} − scBERT, paper's size, no gene embedding, pre-trained"
             found[f"the same, {BEGUN[row['reference']]}" if found else name] = row
     for row in _asked(few[few["protocol"] == "clean"]):
         if row["reference"] == "no_gene2vec_no_pretraining":
@@ -36,6 +36,23 @@ def questions(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict]:
     for row in _asked(tables["08_corpora.csv"]):
         found[f"the same, pre-trained on {row['corpus']}"] = row
     return found
+
+
+def adverse(tables: Mapping[str, pd.DataFrame]) -> str:
+    """What speaks for scBERT at the paper's size: on cells from elsewhere, those of its runs that learn; or nothing."""
+    table = tables.get("08_elsewhere.csv", pd.DataFrame())
+    if "high_ended" not in table:
+        return ""
+    rows = table[table["reference"].isin(NAMES) & (table["high_ended"] < 0)].sort_values("high_ended").to_dict("records")
+    if not rows:
+        return ""
+    row, size = rows[0], {"difference": "difference_ended", "low": "low_ended", "high": "high_ended"}
+    found = points({name: row[of] for name, of in size.items()})
+    return (
+        f"For scBERT speaks: on {int(row['n_cells'])} cells of another preparation, {LR} − the "
+        f"{int(row['n_seeds'] - row['n_flagged'])} of {int(row['n_seeds'])} runs of {NAMES[row['reference']]} that learn is "
+        f"{found}; with all runs it is {row['verdict']}."
+    )
 
 
 def _asked(table):
@@ -107,4 +124,4 @@ def _caveat(family, corpora):
     asked = [pd.DataFrame(_asked(table)) for table in (family, corpora)]
     told = ["scBERT's weights are chosen on the reported cells where the protocol is the authors', which favours it. "]
     told += [flagged(rows, lambda row: NAMES[row["reference"]]) for rows in asked if len(rows)]
-    return "".join(told) + "The arm that the paper is about has a gene embedding, and is not among them."
+    return "".join(told) + "The arm that the paper is about, with a gene embedding and pre-trained, is not among them."

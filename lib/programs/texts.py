@@ -78,6 +78,7 @@ def claims(load: Load) -> str:
     ]
     for question, row in (pair for profile in FULL_SIZE for pair in full_size.questions(load(profile)).items()):
         lines.append(line(question, _points(row), *["–"] * (len(answers) - 1)))
+    lines += [f"\n{_wrapped(told)}" for profile in FULL_SIZE if (told := full_size.adverse(load(profile)))]
     return "\n".join(lines) + "\n"
 
 

@@ -111,6 +111,13 @@ def test_at_full_size_it_is_told_how_many_runs_learn(at_full_size):
     said = "logistic regression − scBERT without a gene embedding is +4.0 points, 1.0 to 7.0 (ahead) and scBERT without a gene"
     assert said in told.evidence and "(undecided, with 2 of the runs at a guess), in accuracy" in told.evidence
     assert "; minus 2 controls that learn −5.0 to +2.0 points." in told.evidence
+    assert full_size.adverse(at_full_size) == "" == full_size.adverse({})
+    ended = {"difference_ended": -0.1, "low_ended": -0.2, "high_ended": -0.01}
+    rows = pd.DataFrame([row("undecided", **BARE, corpus="", n_flagged=1, **ended)])
+    said = "the 4 of 5 runs of scBERT with neither a gene embedding nor pre-training that learn is −10.0 points, −20.0 to −1.0;"
+    assert said in full_size.adverse({"08_elsewhere.csv": rows}) and "with all runs it is undecided" in full_size.adverse(
+        {"08_elsewhere.csv": rows}
+    )
     said = "1 of those of scBERT without a gene embedding (without their seeds −0.1 points, −2.0 to 1.8) stopped"
     assert said in told.caveat
 
