@@ -253,6 +253,8 @@ def show_family(table: pd.DataFrame, names: Callable[[str], str]):
         shown["minus"] = names(row["reference"])
         if "fraction" in row:
             shown["labels"] = f"{row['fraction']:.0%}"
+        if "protocol" in row:
+            shown["protocol"] = row["protocol"]
         if "corpus" in row:
             shown["pre-trained on"] = row["corpus"] or "the training cells, or nothing"
         if "because" in row:

@@ -231,6 +231,11 @@ def test_a_family_as_a_table():
         "first is": "undecided",
         "n": "140 cells, 4 seeds",
     }
+    more = words.show_family(
+        FAMILY[:2].assign(n_cells=9, n_seeds=4, protocol=["paper", "clean"], corpus=["", "some cells"]), str.upper
+    ).data
+    assert more["protocol"].tolist() == ["paper", "clean"], "what differs between rows stands in them"
+    assert more["pre-trained on"].tolist() == ["the training cells, or nothing", "some cells"]
     assert table["first is"].tolist() == ["ahead", "undecided"] and table["p, Holm"].tolist() == ["0.002", "1"]
     splits = pd.DataFrame(
         [
