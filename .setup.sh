@@ -162,7 +162,7 @@ install_requirements() {
     make_venv || return 1
   fi
 
-  setup_says "Installing requirements.txt into .venv (once, a few minutes; 0.5 GB to download, 2 GB on disk, with CUDA 3 and 7) ..."
+  setup_says "Installing requirements.txt into .venv (once, a few minutes; 0.5 GB to download, 2 GB on disk; beside a GPU 3 GB and 7 GB) ..."
   if ! mark; then
     setup_says "The folder $SETUP_VENV cannot be written. Is the disk full?"
     return 1
