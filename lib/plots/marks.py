@@ -148,7 +148,7 @@ def save(fig: mpl.figure.Figure, name: str, table: pd.DataFrame, profile: dict) 
     The same bytes at every rerun.
     """
     cells, genes = profile["adata"].shape
-    note = f"profile {profile['name']}: {profile['data']['dataset']}, {cells:,} cells × {genes:,} genes"
+    note = f"profile {profile['name']}: {Path(profile['data']['dataset']).name}, {cells:,} cells × {genes:,} genes"
     fig.supxlabel(note, fontsize="small", color="#666666", x=0.99, ha="right")
     if "run" in table:  # 234e7969240439a0, taken for a number, ends pandas' parser, and Python
         table = table.assign(run="run-" + table["run"])
