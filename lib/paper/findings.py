@@ -17,6 +17,10 @@ from lib.paper.full_size import LR, PLAIN
 from lib.paper.sentences import SCORES, adjusted, basis, flagged, joined, listed, minus, paper, percent, points, verdicts
 
 HERE = "scBERT"
+LABELS = (
+    "Both sides have the settings that were chosen with all labels. scBERT keeps a fifth of its labels to end by, logistic "
+    "regression learns from all; from the same four fifths it was not shown to be ahead of scBERT."
+)
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def _few_labels(family, card):
     asked = family["metric"].map(SCORES) + " at " + family["fraction"].map(percent)
     claim = f"with few labels {verdicts(family.assign(of=asked), LR, HERE)}"
     evidence = f"{basis(family)} {adjusted(family)}{paper(card, 'few_shot', 'logistic_regression')}"
-    return joined([claim]), evidence, "Both sides have the settings that were chosen with all labels."
+    return joined([claim]), evidence, LABELS
 
 
 def _ablations(family, few, card):

@@ -125,9 +125,9 @@ def test_few_labels_are_learnt_to_the_end_too(profile):
     found = specs.few_labels(thin | {"other_protocol": other})
     told = {key: [(spec["arm"], spec["seed"]) for spec in each] for key, each in found.items()}
     assert told["paper"] == [(arm, seed) for arm in arms[:3] for seed in (0, 1, 2)] + [("no_pretraining", 1)]
-    assert told["clean"] == [(arms[2], seed) for seed in (0, 1, 2)]
+    assert told["clean"] == [(arm, seed) for arm in ("logistic_regression_four_fifths", arms[2]) for seed in (0, 1, 2)]
     assert {spec["fraction"] for each in found.values() for spec in each} == {0.2}
-    assert found["clean"][0]["training"]["ends"] == {"every": 5} and found["clean"][0]["protocol"] == "clean"
+    assert found["clean"][-1]["training"]["ends"] == {"every": 5} and found["clean"][-1]["protocol"] == "clean"
     assert list(specs.few_labels(thin | {"protocol": "clean", "other_protocol": {"protocol": "paper"}})) == ["clean"]
 
 
