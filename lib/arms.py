@@ -63,7 +63,7 @@ _ROWS = (
     Arm(
         "logistic_regression_four_fifths",
         "Logistic regression (L1), labels as scBERT",
-        "#0072B2",
+        "#4A9BC8",
         "logistic_regression",
         penalty="l1",
         labelled="as scBERT",

@@ -30,8 +30,8 @@ def expected(wanted):
 
 @pytest.fixture
 def disk(tmp_path, monkeypatch):
-    """A disk of 24 MB that holds the cache, and the smoke profile's cells in it."""
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", tmp_path], capture_output=True).returncode:
+    """A disk of 64 MB that holds the cache, and the smoke profile's cells in it: room for two runs' checkpoints."""
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", tmp_path], capture_output=True).returncode:
         pytest.skip("no small disk can be mounted here")
     monkeypatch.setenv("SCBERT_CACHE", str(tmp_path / "cache"))
     profiles.load("smoke")
