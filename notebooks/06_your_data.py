@@ -127,7 +127,8 @@ plots.save(fig, "06_few_shot", table, chosen)
 # where the difference lies within 2 points either way by two one-sided tests at 5 %; else it is undecided, which is not *no
 # difference*: how large one must be to be seen here stands behind it. Where a `group` is
 # kept apart, the interval is over the cells of those held out: how much others would differ from them it does not know.
-# Then the same for few labels, as a family of its own: p is adjusted by Holm's method.
+# Then the same for few labels, as a family of its own: p is adjusted by Holm's method. Both may use as many labels: scBERT keeps a fifth
+# of them to end by, logistic regression learns from all. What that is worth on our cells, notebook 02 says.
 
 # %% tags=["answer"]
 question = [("logistic_regression", "full", "accuracy", {})]
