@@ -13,11 +13,10 @@ import pandas as pd
 from lib.arms import label
 from lib.evaluate import words
 from lib.paper import full_size
-from lib.paper.full_size import LR, PLAIN
+from lib.paper.full_size import LR, PLAIN, SAME
 from lib.paper.sentences import SCORES, adjusted, basis, flagged, joined, listed, minus, paper, percent, points, verdicts
 
 HERE = "scBERT"
-SAME = "logistic_regression_four_fifths"  # learnt from the labels that scBERT learns from
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def questions(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict]:
     for labels, rows in asked:
         for row in rows[rows["metric"].isin(SCORES)].fillna({"fraction": 1.0}).to_dict("records"):
             of = "all labels" if row["fraction"] == 1 else f"{percent(row['fraction'])} of the labels"
-            of += ", both from four fifths of them" * (labels == "same")
+            of += ", both from 4/5 of them" * (labels == "same")
             found[f"{LR} − {HERE}, {of}, {SCORES[row['metric']]}"] = row | {"labels": labels}
     for row in tables["03_difference.csv"].to_dict("records"):
         name = {"no_gene2vec": "without a gene embedding", "no_pretraining": "without pre-training"}[row["arm"]]

@@ -10,6 +10,7 @@ from lib.evaluate import words
 from lib.paper.sentences import adjusted, basis, flagged, joined, listed, minus, percent, points, verdicts
 
 LR, PLAIN = "logistic regression", "scBERT without a gene embedding"
+SAME = "logistic_regression_four_fifths"  # learnt from the labels that scBERT learns from
 NAMES = {
     "logistic_regression": LR,
     "no_gene2vec": PLAIN,
@@ -25,16 +26,14 @@ def questions(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict]:
     """Logistic regression against each arm in accuracy, by what is asked in a few words; empty where tables are missing."""
     if not set(TABLES) <= set(tables):
         return {}
-    found, few = {}, tables["08_few_labels.csv"]
+    found, few, asked = {}, tables["08_few_labels.csv"], f"{LR} − scBERT of the paper's size without a gene embedding"
     for row in _asked(tables["08_family.csv"]):
         if row["reference"] in BEGUN:
-            name = f"{LR} − scBERT, paper's size, no gene embedding, pre-trained"
-            found[f"the same, {BEGUN[row['reference']]}" if found else name] = row
-    for row in _asked(few[few["protocol"] == "clean"]):
-        if row["reference"] == "no_gene2vec_no_pretraining":
-            found[f"the same, not pre-trained, {percent(row['fraction'])} of the labels"] = row
-    for row in _asked(tables["08_corpora.csv"]):
-        found[f"the same, pre-trained on {row['corpus']}"] = row
+            found[f"{asked}, {BEGUN[row['reference']]}"] = row
+    rows = few[(few["protocol"] == "clean") & (few["reference"] == "no_gene2vec_no_pretraining")]
+    for row in rows[rows["metric"] == "accuracy"].to_dict("records"):
+        same = ", both from 4/5 of them" * (row["arm"] == SAME)
+        found[f"{asked}, not pre-trained, {percent(row['fraction'])} of the labels{same}"] = row
     return found
 
 
@@ -98,7 +97,7 @@ def _evidence(family, other, few, elsewhere, own):
         bad = f"; {row['n_flagged']} of the runs {words.FLAGGED}{minus(words.without_flagged(row))}" * bool(row["n_flagged"])
         verdict = words.SAID[row["verdict"]].format(*(NAMES[arm] for arm in arms))
         told.append(joined([f"{where} ({words.runs(row)}) {verdict} ({points(row)}{bad})"]))
-    same = few[(few["arm"] == "logistic_regression_four_fifths") & (few["metric"] == "accuracy")]
+    same = few[(few["arm"] == SAME) & (few["metric"] == "accuracy")]
     told += [
         f"At the plateau scBERT keeps a fifth of its labels to end by: from the same four fifths, {LR} − it is {points(row)} "
         f"({row['verdict']})."

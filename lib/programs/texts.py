@@ -31,6 +31,10 @@ MASKED = (
     ("saying the cell's most common bin", "no_gene2vec", "accuracy_of_most_common_bin"),
 )
 NEIGHBOURS = (("principal components", "pca"), ("scBERT", "full"), ("scBERT, not pre-trained", "no_pretraining"))
+VERDICTS = (
+    "In points, with 95 % intervals over cells, seeds and pre-trainings; *ahead*: above 0, and p, adjusted within its family, "
+    "below 0.05; *equivalent*: within 2 points; else *undecided*."
+)
 
 
 def _told(load):
@@ -62,27 +66,32 @@ def claims(load: Load) -> str:
     asked = pd.DataFrame([row for rows in answers.values() for row in rows.values() if row["labels"]])
     least, verdicts = asked["fraction"].min(), asked.loc[asked["labels"] == "all", "verdict"]
     shown = dict.fromkeys(question for rows in answers.values() for question, row in rows.items() if _shown(row, least))
-    counted = [f"{word} in {sum(verdicts == word)}" for word in words.SAID if (verdicts == word).any()]
-    none = "; scBERT is shown to be ahead in none" if "behind" not in set(verdicts) else ""
     same = asked.loc[asked["labels"] == "same", "verdict"]
-    ahead = f"{sum(same == 'ahead')} of {len(same)}" if "ahead" in set(same) else "none"
+    none = "" if "behind" in {*verdicts, *same} else " scBERT is shown to be ahead in none."
     said = (
         f"Of {len(verdicts)} comparisons of logistic regression with scBERT ({len(answers)} sets of cells, "
-        f"{asked['fraction'].nunique()} shares of the labels, two scores) it is {', '.join(counted)}{none}. scBERT keeps "
-        f"a fifth of its labels to end by: both learnt from the same four fifths, logistic regression is ahead in {ahead}. "
-        "In points, with 95 % intervals for other test "
-        "cells, seeds and pre-trainings; *ahead*: the interval leaves out 0, and p, adjusted for the questions of its family, "
-        "is below 0.05; *equivalent*: within 2 points; else *undecided*."
+        f"{asked['fraction'].nunique()} shares of the labels, two scores) it is {_counted(verdicts)}. scBERT keeps a "
+        f"fifth of its labels to end by: both learnt from the same four fifths, logistic regression is {_counted(same)}.{none} "
     )
-    lines = [_wrapped(said), "", *head("the first minus the second", *answers)]
-    lines += [
-        line(question, *(_points(rows[question]) if question in rows else "–" for rows in answers.values()))
-        for question in shown
-    ]
-    for question, row in (pair for profile in FULL_SIZE for pair in full_size.questions(load(profile)).items()):
-        lines.append(line(question, _points(row), *["–"] * (len(answers) - 1)))
+    lines = [_wrapped(said + VERDICTS), "", *head("the first minus the second", *answers)]
+    cells = {asked: [_points(rows[asked]) if asked in rows else "–" for rows in answers.values()] for asked in shown}
+    for profile in FULL_SIZE:
+        large = full_size.questions(load(profile))
+        cells |= {asked: [_points(row), *["–"] * (len(answers) - 1)] for asked, row in large.items()}
+    before = ""
+    for asked in cells:  # what a row has in common with the one above is not said again
+        of, _, rest = asked.partition(", ")
+        lines.append(line(f"… {rest}" if of == before else asked, *cells[asked]))
+        before = of
     lines += [f"\n{_wrapped(told)}" for profile in FULL_SIZE if (told := full_size.adverse(load(profile)))]
     return "\n".join(lines) + "\n"
+
+
+def _counted(verdicts):
+    """How many comparisons have which verdict; that none is *ahead* is said too."""
+    return ", ".join(
+        f"{word} in {sum(verdicts == word) or 'none'}" for word in words.SAID if word == "ahead" or word in set(verdicts)
+    )
 
 
 def _shown(row, least):

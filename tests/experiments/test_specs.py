@@ -18,7 +18,7 @@ LADDER = sorted(path.stem for path in profiles.FOLDER.glob("*.yaml"))
 def everything(profile):
     """All that the notebooks ask of a profile."""
     arms = ["logistic_regression", "full", "no_pretraining", "no_gene2vec", "majority"]
-    wanted = specs.cell_types(profile, arms) + specs.cell_types(profile, arms, profile["fractions"], profile["few_shot_seeds"])
+    wanted = specs.cell_types(profile, arms) + specs.few_shot(profile)
     for part in (specs.masked, specs.representations, specs.controls, specs.other_protocol, specs.repeated, specs.factorial):
         wanted += part(profile)
     wanted += specs.pretraining_effect(profile) + specs.unknown(profile)
@@ -115,6 +115,16 @@ def test_pre_trained_arms_are_crossed_with_their_pre_trainings(profile):
     several["pretraining"] |= {"checkpoint": "original"}  # one set of weights
     assert found(specs.cell_types(several, ["full"])) == [(3, 0), (3, 1)]
     assert found(specs.cell_types(several, ["no_gene2vec"])) == crossed
+
+
+def test_logistic_regression_is_asked_from_scberts_labels_where_those_are_fewer(profile):
+    """By the subsets, seeds and fractions of the learning curves; the authors' scBERT keeps no labels to end by."""
+    same = "logistic_regression_four_fifths"
+    found = {protocol: specs.few_shot(profile | {"protocol": protocol}) for protocol in ("clean", "paper")}
+    assert {spec["arm"] for spec in found["clean"]} - {spec["arm"] for spec in found["paper"]} == {same}
+    drawn = {arm: {(s["fraction"], s["seed"]) for s in found["clean"] if s["arm"] == arm} for arm in (same, "full")}
+    assert drawn[same] == drawn["full"] == {(f, s) for f in profile["fractions"] for s in profile["few_shot_seeds"]}
+    assert all((spec.get("labelled") == "as scBERT") == (spec["arm"] == same) for spec in found["clean"])
 
 
 def test_few_labels_are_learnt_to_the_end_too(profile):

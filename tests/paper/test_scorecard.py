@@ -356,6 +356,22 @@ def test_the_papers_claims_are_three_families(runs, families, monkeypatch):
         scorecard.family("few_shot", whole)
 
 
+def test_the_same_labels_are_a_family_of_their_own(runs):
+    """Logistic regression that learnt what scBERT did, at each share below all; no row where there is no such run."""
+    arm = "logistic_regression_four_fifths"
+    assert scorecard.same_labels(runs).empty
+    fewer = [one for one in runs if one.spec["arm"] == "logistic_regression"]
+    found = scorecard.same_labels(runs + [SimpleNamespace(**vars(one) | {"spec": one.spec | {"arm": arm}}) for one in fewer])
+    assert found[["arm", "reference", "fraction", "metric"]].to_numpy().tolist() == [
+        [arm, "full", fraction, metric] for fraction in (0.1, 0.5) for metric in ("accuracy", "macro_f1")
+    ]
+    assert np.allclose(found["p_holm"], intervals.holm(found["p"]))
+    usual = scorecard.family("few_shot", runs)
+    assert (
+        found["difference"].tolist() == usual["difference"].tolist() and found["verdict"].tolist() == usual["verdict"].tolist()
+    )
+
+
 def test_a_claim_has_one_verdict_everywhere(runs, families, masked):
     """The rows of the scorecard, the sentence and the table say the same word of the same pair."""
     card = scorecard.scorecard(measures.table(runs), masked, "zheng68k", families)
