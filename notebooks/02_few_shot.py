@@ -12,15 +12,15 @@
 # <!-- finding: python -m lib.readme -->
 # **What we find** in sorted blood cells (`figures/laptop`): With few labels logistic regression is ahead of scBERT in
 # accuracy at 10 % (+5.5 points, 1.7 to 9.2), macro-F1 at 10 % (+9.1 points, 5.4 to 12.7), accuracy at 30 % (+3.2 points,
-# 0.7 to 5.8) and macro-F1 at 30 % (+5.8 points, 2.5 to 9.1). From the same labels, which are four fifths since scBERT
-# ends by a fifth, it is undecided whether logistic regression or scBERT is ahead in accuracy at 10 % (+4.0 points, −0.0
+# 0.7 to 5.8) and macro-F1 at 30 % (+5.8 points, 2.5 to 9.1). Where both learn from the same four fifths of them (scBERT
+# ends by the rest), it is undecided whether logistic regression or scBERT is ahead in accuracy at 10 % (+4.0 points, −0.0
 # to 8.1), macro-F1 at 10 % (+7.0 points, 1.7 to 12.3), accuracy at 30 % (+2.3 points, −0.4 to 5.0) and macro-F1 at 30 %
 # (+4.3 points, 1.0 to 7.6). Both sides have the settings that were chosen with all labels.
 #
 # **What we find** in liver cells (`figures/liver-laptop`): With few labels it is undecided whether logistic regression or
 # scBERT is ahead in accuracy at 10 % (+1.9 points, −1.8 to 5.6), macro-F1 at 10 % (+2.9 points, −3.7 to 9.5), accuracy at
-# 30 % (+1.0 points, −1.1 to 3.1) and macro-F1 at 30 % (+3.0 points, −1.6 to 7.6). From the same labels, which are four
-# fifths since scBERT ends by a fifth, logistic regression and scBERT are equivalent within 2 points either way in
+# 30 % (+1.0 points, −1.1 to 3.1) and macro-F1 at 30 % (+3.0 points, −1.6 to 7.6). Where both learn from the same four
+# fifths of them (scBERT ends by the rest), logistic regression and scBERT are equivalent within 2 points either way in
 # accuracy at 30 % (−0.1 points, −2.1 to 1.8); it is undecided whether logistic regression or scBERT is ahead in accuracy
 # at 10 % (−0.1 points, −4.3 to 4.2), macro-F1 at 10 % (−2.8 points, −11.5 to 6.0) and macro-F1 at 30 % (+0.7 points, −2.9
 # to 4.3). Both sides have the settings that were chosen with all labels.

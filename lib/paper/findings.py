@@ -98,15 +98,15 @@ def _baseline(family, controls, card):
         found.append(f"undecided {'are' if len(rest) > 1 else 'is'} {names} ({minus(span)})")
     evidence = f"{basis(claims)} {adjusted(asked)}{paper(card, 'baseline', 'logistic_regression')}"
     evidence += f" Of {len(others)} simpler models and variants, asked against scBERT in accuracy, {'; '.join(found)}."
+    same = [
+        f"{points(row)} in {SCORES[row['metric']]} ({row['verdict']})"
+        for row in family[(family["arm"] == SAME) & family["metric"].isin(SCORES)].to_dict("records")
+    ]
     caveat = [
         f"one training of scBERT has a mean accuracy of {mean['full']:.3f}, its {runs} trainings averaged into one classifier "
         f"{whole['ensemble']:.3f} ({whole['ensemble_low']:.3f} to {whole['ensemble_high']:.3f}), logistic regression "
         f"{mean['logistic_regression']:.3f}",
-        *(
-            f"from the same four fifths of the labels (scBERT ends by a fifth) {LR} − {HERE} is {points(row)} in "
-            f"{SCORES[row['metric']]} ({row['verdict']})"
-            for row in family[(family["arm"] == SAME) & family["metric"].isin(SCORES)].to_dict("records")
-        ),
+        f"from the same four fifths of the labels (scBERT ends by the rest) {LR} − {HERE} is {listed(same)}",
         f"the depth of a cell's sequencing alone gives {mean['depth']:.3f}, the most common type {mean['majority']:.3f}",
     ]
     return joined([claim]), evidence, joined(caveat)
@@ -116,13 +116,13 @@ def _few_labels(family, same, card):
     told = []
     for rows, of in (
         (family, "with few labels"),
-        (same, f"from the same labels, which are four fifths since {HERE} ends by a fifth,"),
+        (same, f"where both learn from the same four fifths of them ({HERE} ends by the rest),"),
     ):
         asked = rows["metric"].map(SCORES) + " at " + rows["fraction"].map(percent)
         told += [f"{of} {verdicts(rows.assign(of=asked), LR, HERE)}"] * (not rows.empty)
     evidence = f"{basis(family)} {adjusted(family)}{paper(card, 'few_shot', 'logistic_regression')}"
-    evidence += f" From the same labels: {adjusted(same)}" * bool(len(same) and adjusted(same))
-    return joined(told), evidence.strip(), "Both sides have the settings that were chosen with all labels."
+    evidence += f" {adjusted(same, 'from the same four fifths, ')}".rstrip()
+    return joined(told), evidence, "Both sides have the settings that were chosen with all labels."
 
 
 def _ablations(family, few, card):

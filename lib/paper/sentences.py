@@ -58,11 +58,19 @@ def basis(rows: pd.DataFrame) -> str:
     return f"{int(row['n_cells'])} test cells, {words.runs(row)} of scBERT."
 
 
-def adjusted(family: pd.DataFrame) -> str:
-    """p before and after Holm's method, where that turns what is said; a sentence with a blank behind it, or nothing."""
+def adjusted(family: pd.DataFrame, of: str = "") -> str:
+    """p before and after Holm's method, where that turns what is said; a sentence with a blank behind it, or nothing.
+
+    ``of``: what the sentence begins with, where it is not clear which family is meant.
+    """
     turned = family[(family["p"] < 0.05) & (family["p_holm"] >= 0.05) & (family["verdict"] == "undecided")]
-    told = [f"of {SCORES[row.metric]} p is {row.p:.2g}, {row.p_holm:.2g} when adjusted" for row in turned.itertuples()]
-    return f"{joined([listed(told) + f' for the {len(family)} questions of the family'])} " if told else ""
+    if turned.empty:
+        return ""
+    names, shares = list(turned["metric"].map(SCORES)), family.get("fraction", pd.Series(dtype=float))
+    if shares.nunique() > 1:
+        names = [f"{name} at {percent(share)}" for name, share in zip(names, turned["fraction"], strict=True)]
+    p, holm = (listed([f"{value:.2g}" for value in turned[column]]) for column in ("p", "p_holm"))
+    return joined([f"{of}in {listed(names)} p is {p}, adjusted for the {len(family)} questions of the family {holm}"]) + " "
 
 
 def paper(card: pd.DataFrame, experiment: str, arm: str, name: str = "") -> str:
