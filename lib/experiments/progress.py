@@ -125,7 +125,7 @@ def shown(
     waiting, left = dict.fromkeys(specs), Counter(map(kind, specs.values()))
     took, started = defaultdict(list), time.monotonic()
     total, mode, over = len(specs), settings.progress(), threading.Event()
-    idle, changed = 0.0, started
+    idle, changed, furthest = 0.0, started, 0.0
     if not total:
         yield lambda *_: None
         return
@@ -135,19 +135,22 @@ def shown(
         bar = tqdm_text(**how, ncols=78, nrows=20) if mode else tqdm_auto(**how)
 
     def tell():
+        nonlocal furthest
         elapsed = time.monotonic() - started
         share, seconds = share_and_left(left.copy(), took, elapsed, places, idle + unused(time.monotonic() - changed))
         learnt = took and (took.keys() & TOOK.keys() or not (+left).keys() & TOOK.keys())  # not from short runs about long ones
+        furthest = max(furthest, share)  # where a kind takes longer than was thought the bar waits; it never goes back
         words = f"{total - left.total()} of {total} done"
         if seconds is None:
             words += ", the rest takes longer than expected"
         elif learnt:
             words += f", about {clock(seconds)} left"
         if bar is not None:
-            bar.n = 100 * share
+            bar.n = 100 * furthest
             bar.set_description_str(words)
         elif mode == "log":
-            print(f"Runs: {words}, {share:.0%} of the work, {clock(elapsed)} so far", flush=True)
+            words += "" if seconds is None else f", {furthest:.0%} of the work"
+            print(f"Runs: {words}, {clock(elapsed)} so far", flush=True)
 
     def tick():
         while not over.wait(1 if bar is not None else EVERY):

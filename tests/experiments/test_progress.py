@@ -1,6 +1,7 @@
 """One bar over all runs: work told from the runs that finished, a line in a log, and nothing of it in a kept notebook."""
 
 import json
+import re
 import time
 from collections import Counter
 
@@ -97,6 +98,25 @@ def test_a_place_that_waits_for_a_pre_training_does_no_work(monkeypatch, capfd):
         time.sleep(0.4)
     told = capfd.readouterr().out.splitlines()[0]
     assert "1 of 3 done, about 0:01 left" in told
+
+
+def test_the_bar_never_goes_back(monkeypatch, capfd):
+    """Two runs are done in no time, of a kind that was thought as long as the four to come, which then turn out to be long."""
+    monkeypatch.setenv("SCBERT_PROGRESS", "log")
+    monkeypatch.setattr(progress, "EVERY", 0.1)
+    monkeypatch.setattr(progress, "TOOK", {("pretraining", "own"): 1.0, ("cell_types", "own"): 1.0})
+    before = {"task": "pretraining", "model": "scBERT", "gene_embedding": "own"}
+    after = before | {"task": "cell_types"}
+    with progress.shown(dict.fromkeys("ab", before) | dict.fromkeys("cdef", after), 1, True) as finished:
+        for name in "ab":
+            finished(name, before, 2.0)
+        time.sleep(0.25)
+        finished("c", after, 60.0)
+        time.sleep(0.25)
+    said = capfd.readouterr().out
+    shares = [int(share) for share in re.findall(r"(\d+)% of the work", said)]
+    assert len(shares) >= 3 and shares == sorted(shares) and 0 < shares[-1] < 50
+    assert "3 of 6 done, about 3:00 left" in said, "what is left is told anew"
 
 
 def test_what_a_notebook_printed_itself_stays():
