@@ -4,6 +4,7 @@
 """
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -53,12 +54,15 @@ CONTRACTS = {
 }
 
 
+parsed = functools.lru_cache(ast.parse)  # many tests read the same files
+
+
 def modules(root):
     """The modules of ``root/lib`` by name, a folder's face under the folder's name: {name: syntax tree}."""
     found = {}
     for path in sorted(root.glob("lib/**/*.py")):
         parts = path.relative_to(root).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = ast.parse(path.read_text(encoding="utf-8"))
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = parsed(path.read_text(encoding="utf-8"))
     return found
 
 

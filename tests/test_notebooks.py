@@ -329,6 +329,7 @@ def test_all_notebooks_open_alike():
     assert f'"{texts.address()}.git"' in opening(BOOKS[0])
 
 
+@pytest.mark.slow
 def test_alone_on_colab_a_notebook_fetches_its_repository_and_installs_what_is_missing(tmp_path):
     """Executed in an empty folder, with a repository on this disk for that on the network; here nothing is missing."""
     if not shutil.which("git"):
@@ -441,6 +442,7 @@ def test_in_a_browser_a_reader_changes_a_parameter_runs_all_and_saves(in_browser
     run_notebooks.check_pair(copy / "notebooks" / book.name)
 
 
+@pytest.mark.slow
 def test_a_cell_changed_in_jupyter_is_in_both(tmp_path):
     """And one that was changed in one of them alone is refused, with the command that mends it."""
     for path in run_notebooks.NOTEBOOKS.glob("01_*"):

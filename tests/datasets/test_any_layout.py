@@ -7,6 +7,7 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pandas as pd
+import pytest
 import scipy.sparse as sp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -92,6 +93,7 @@ def read(adata, folder):
 
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(layouts())
+@pytest.mark.slow
 def test_any_layout_gives_the_tokens_of_the_counts(layout):
     """Whatever lies beside them; logarithms in half precision alone may be refused."""
     x, names, adata, what = layout

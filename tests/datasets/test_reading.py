@@ -685,6 +685,7 @@ def test_refusals_have_fields_and_travel():
     assert (error.remedy, error.where) == ("Copy it again.", "cells.h5ad") and isinstance(error, ValueError)
 
 
+@pytest.mark.slow
 def test_the_shell_shows_what_was_understood(real, tmp_path):
     """The same words as in the notebook, before anything is run."""
     real.write_h5ad(tmp_path / MADE)

@@ -90,6 +90,7 @@ def test_a_full_disk_where_cells_are_prepared(disk):
 
 
 @root
+@pytest.mark.slow
 def test_a_store_that_can_only_be_read_serves(disk, wanted, expected, same, capsys):
     """What is done there is read, by a profile loaded there; what is not is refused, with the folder and what to do."""
     runs.complete(wanted[:1])
@@ -105,6 +106,7 @@ def test_a_store_that_can_only_be_read_serves(disk, wanted, expected, same, caps
     assert same(runs.complete(wanted[:1])[0].predictions, expected[0])
 
 
+@pytest.mark.slow
 def test_a_clock_that_was_set_back_makes_no_run_old_or_new(profile, wanted, same):
     """All that is stored was written a year from now: it serves; by force it is done again, once for each word."""
     spec = wanted[0]
@@ -135,6 +137,7 @@ def test_a_clock_that_was_set_back_makes_no_run_old_or_new(profile, wanted, same
 
 
 @pytest.mark.parametrize("rubbish", [b"", b"\0" * 100, b"{", "[1]".encode("utf-16")], ids=["empty", "zeros", "cut", "UTF-16"])
+@pytest.mark.slow
 def test_rubbish_in_place_of_stored_files_is_written_again(profile, tmp_path, monkeypatch, rubbish):
     """Of prepared cells, their depths, names and a run: loaded and asked for again, everything is as it was."""
     monkeypatch.setenv("SCBERT_CACHE", str(tmp_path))

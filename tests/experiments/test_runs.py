@@ -28,6 +28,7 @@ def test_done_is_not_done_again(profile, capsys):
     assert "2 of 2 runs are stored already" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_force_does_runs_again_once_for_each_word(profile, monkeypatch):
     """Runs whose mark carries another word are done again, what they depend on too; by a variable as by an argument."""
     [spec] = specs.cell_types(profile, ["full"], [0.5], [0])

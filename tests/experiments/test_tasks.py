@@ -144,6 +144,7 @@ def test_depth_and_equal_depth_learn_from_what_they_say(profile):
     np.testing.assert_allclose(p["probabilities"][:, model.classes_], model.predict_proba(depth[p["test"], 1:]), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_trials_never_see_a_reported_cell(profile):
     """What is learnt from, chosen by and scored on lies within the training cells, and no cell is two of these."""
     grids = {"full": {"weighted": [False]}, "logistic_regression": {"C": [0.3]}}

@@ -416,6 +416,7 @@ def test_two_questions_never_share_a_folder(raw, cache):
     assert profiles.figures("quick") == "quick" and profiles.figures("quick", "liver") == "liver-quick"
 
 
+@pytest.mark.slow
 def test_rubbish_in_place_of_what_was_decided_is_decided_again(raw, cache):
     """The plan of sizes, its seal, and the table of folders: loaded again, cells and names are what they were."""
     small(raw, 150).write_h5ad(cache / "cells.h5ad")

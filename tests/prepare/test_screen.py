@@ -85,6 +85,7 @@ def test_repeats_whose_labels_contradict_each_other_are_refused(raw):
 
 
 @pytest.mark.parametrize("scale", ["counts", "logarithms"])
+@pytest.mark.slow
 def test_cells_that_nearly_repeat_another(raw, shared, scale):
     """As processed twice: every tenth count gone, the others up to two more. No other cells are taken for it."""
     for path in [shared / "zheng_sorted.h5ad", shared / "liver.h5ad", *(shared / "corpus").glob("*.h5ad")]:

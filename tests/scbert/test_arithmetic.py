@@ -89,6 +89,7 @@ def test_large_keys_do_not_overflow():
 
 @low
 @pytest.mark.parametrize("use", [True, False], ids=["compiled", "PyTorch"])
+@pytest.mark.slow
 def test_bf16_is_near(use):
     """At scBERT's width, against float64: 1e-2 of the largest logit, and 99.5 % of the tokens named alike."""
     sizes = {"dim": 200, "heads": 10, "dim_head": 64, "features": 266}
@@ -112,6 +113,7 @@ def test_small_models_are_computed_as_ever(monkeypatch, tmp_path):
     assert all(map(torch.equal, numbers(model, tokens, torch.float32, True), numbers(model, tokens, torch.float32, False)))
 
 
+@pytest.mark.slow
 def test_the_choice_is_measured_once_and_kept(monkeypatch, tmp_path):
     """In the cache folder, with what it was made of; what is kept decides, a broken file is made anew, a variable overrules."""
     monkeypatch.setenv("SCBERT_CACHE", str(tmp_path))
@@ -178,6 +180,7 @@ def job(kind, checkpoint=None, interrupt=None):
 
 
 @pytest.mark.parametrize("kind", ["finetune", "pretrain"])
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_as_it_began(monkeypatch, tmp_path, kind):
     """Though the variable says otherwise by then: same log and weights, bit for bit, and another training differs."""
     runs = {}

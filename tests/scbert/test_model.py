@@ -99,6 +99,7 @@ def test_classifier_has_the_papers_head():
 
 @pytest.mark.parametrize("prefix", ["", "module."], ids=["plain", "module."])
 @pytest.mark.parametrize("second_copy", [False, True], ids=["one net", "net twice"])
+@pytest.mark.slow
 def test_original_checkpoint_gives_the_same_logits(tmp_path, prefix, second_copy):
     """A checkpoint under scBERT's names, with or without prefix and second copy, gives performer-pytorch's logits."""
     theirs, tokens = performer_lm(), tokens_of()
