@@ -18,11 +18,11 @@
 # pre-trained on 11,562 other cells (+27.4 points, −36.2 to 91.1). Logistic regression is ahead of scBERT without a gene
 # embedding in accuracy, not pre-trained, with 10 % of the labels (+4.9 points, 2.9 to 7.0). scBERT's weights are chosen
 # on the reported cells where the protocol is the authors', which favours it. Of the runs, 3 of those of scBERT without a
-# gene embedding (without their seeds +4.0 points, −0.0 to 8.0) and 1 of those of scBERT with neither a gene embedding nor
-# pre-training (without their seeds +1.5 points, −0.6 to 3.6) stopped at their maximum, learnt nothing or fell back to a
-# guess. Of the runs, 3 of those of scBERT without a gene embedding (without their seeds +3.0 points, −2.0 to 8.0) stopped
-# at their maximum, learnt nothing or fell back to a guess. The arm that the paper is about, with a gene embedding and
-# pre-trained, is not among them.
+# gene embedding (without their seeds +4.0 points, −0.0 to 8.0), 1 of those of scBERT with neither a gene embedding nor
+# pre-training (without their seeds +1.5 points, −0.6 to 3.6) and 3 of those of scBERT without a gene embedding,
+# pre-trained on 11,562 other cells (without their seeds +3.0 points, −2.0 to 8.0) stopped at their maximum, learnt
+# nothing or fell back to a guess. The arm that the paper is about, with a gene embedding and pre-trained, is not among
+# them.
 # <!-- end of finding -->
 #
 # **What is done here.** Without a gene embedding, all genes of a cell that show one token are in one state in every layer, so that

@@ -127,7 +127,8 @@ def _outside(elsewhere):
 
 
 def _caveat(family, corpora):
-    asked = [pd.DataFrame(_asked(table)) for table in (family, corpora)]
-    told = ["scBERT's weights are chosen on the reported cells where the protocol is the authors', which favours it. "]
-    told += [flagged(rows, lambda row: NAMES[row["reference"]]) for rows in asked if len(rows)]
-    return "".join(told) + "The arm that the paper is about, with a gene embedding and pre-trained, is not among them."
+    rows = pd.DataFrame(_asked(family) + _asked(corpora))
+    rows = rows.fillna({"corpus": ""}) if "corpus" in rows else rows.assign(corpus="")
+    told = "scBERT's weights are chosen on the reported cells where the protocol is the authors', which favours it. "
+    told += flagged(rows, lambda row: NAMES[row["reference"]] + (row["corpus"] and f", pre-trained on {row['corpus']}"))
+    return told + "The arm that the paper is about, with a gene embedding and pre-trained, is not among them."
