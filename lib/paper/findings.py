@@ -14,7 +14,7 @@ from lib.arms import label
 from lib.evaluate import words
 from lib.paper import full_size
 from lib.paper.full_size import LR, PLAIN, SAME
-from lib.paper.sentences import SCORES, adjusted, basis, flagged, joined, listed, minus, paper, percent, points, verdicts
+from lib.paper.sentences import SCORES, adjusted, basis, flagged, joined, listed, paper, percent, placed, points, verdicts
 
 HERE = "scBERT"
 
@@ -46,11 +46,12 @@ def findings(tables: Mapping[str, pd.DataFrame]) -> list[Finding]:
         ("05_scorecard_claims.csv",): _scorecard,
         ("07_calibration_error.csv", "07_unknown.csv"): _unsure,
         full_size.TABLES: full_size.finding,
+        full_size.ELSEWHERE: full_size.elsewhere,
     }
     return [
         Finding(names[0][:2], *make(*(tables[name] for name in names)), names)
         for names, make in makers.items()
-        if set(names) <= set(tables)
+        if set(names) <= set(tables) and (names != full_size.ELSEWHERE or len(tables[names[0]]))
     ]
 
 
@@ -85,19 +86,8 @@ def _baseline(family, controls, card):
     value = controls[controls["metric"] == "accuracy"].set_index("arm")
     mean, runs, whole = value["mean"], int(value.loc["full", "n_runs"]), value.loc["full"]
     others = family[(family["experiment"] == "controls") & (family["metric"] == "accuracy")]
-    ways = {"ahead": "ahead of it", "behind": "behind it", "equivalent": "equivalent to it"}
-    found = []
-    for verdict, said in ways.items():
-        rows = others[others["verdict"] == verdict].to_dict("records")
-        if rows:
-            names = listed([f"{label(row['arm'])} ({points(row)})" for row in rows])
-            found.append(f"{said} {'are' if rows[1:] else 'is'} {names}")
-    if len(rest := others[others["verdict"] == "undecided"]):
-        names, low, high = listed(list(rest["arm"].map(label))), rest["difference"].min(), rest["difference"].max()
-        span = f"{100 * low:+.1f} to {100 * high:+.1f} points" if len(rest) > 1 else f"{100 * low:+.1f} points"
-        found.append(f"undecided {'are' if len(rest) > 1 else 'is'} {names} ({minus(span)})")
     evidence = f"{basis(claims)} {adjusted(asked)}{paper(card, 'baseline', 'logistic_regression')}"
-    evidence += f" Of {len(others)} simpler models and variants, asked against scBERT in accuracy, {'; '.join(found)}."
+    evidence += f" Of {len(others)} simpler models and variants, asked against scBERT in accuracy, {placed(others)}."
     same = [
         f"{points(row)} in {SCORES[row['metric']]} ({row['verdict']})"
         for row in family[(family["arm"] == SAME) & family["metric"].isin(SCORES)].to_dict("records")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from lib.evaluate import words
-from lib.paper.sentences import adjusted, basis, flagged, joined, listed, minus, percent, points, verdicts
+from lib.paper.sentences import adjusted, basis, flagged, joined, listed, minus, percent, placed, points, verdicts
 
 LR, PLAIN = "logistic regression", "scBERT without a gene embedding"
 SAME = "logistic_regression_four_fifths"  # learnt from the labels that scBERT learns from
@@ -17,9 +17,11 @@ NAMES = {
     "no_gene2vec_no_pretraining": "scBERT with neither a gene embedding nor pre-training",
     "no_pretraining": "scBERT without pre-training",
 }
+LABELLED = "Their labels were given by likeness to the means of sorted types (Zheng et al. 2017), which favours a nearest mean."
 # How the arm without a gene embedding began, by arm; of other cells it is their name.
 BEGUN = {"no_gene2vec": "pre-trained on the training cells", "no_gene2vec_no_pretraining": "not pre-trained"}
 TABLES = ("08_family.csv", "08_other_protocol.csv", "08_few_labels.csv", "08_corpora.csv", "08_elsewhere.csv", "08_runs.csv")
+ELSEWHERE = ("08_elsewhere.csv",)  # of a profile of any size
 
 
 def questions(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict]:
@@ -35,6 +37,19 @@ def questions(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict]:
         same = ", both from 4/5 of them" * (row["arm"] == SAME)
         found[f"{asked}, not pre-trained, {percent(row['fraction'])} of the labels{same}"] = row
     return found
+
+
+def elsewhere(table: pd.DataFrame) -> tuple[str, str, str]:
+    """Claim, evidence and caveat of what the models and controls of any size say of cells of another preparation."""
+    turned = table["verdict"].replace({"ahead": "behind", "behind": "ahead"})
+    others = table.assign(arm=table["reference"], verdict=turned, difference=-table["difference"])
+    others = others.assign(low=-table["high"], high=-table["low"])
+    row = others.iloc[0]
+    return (
+        joined([f"asked about {int(row['n_cells'])} cells of another preparation, beside {LR} {placed(others)}, in accuracy"]),
+        f"{words.runs(row.to_dict())} and as many; one family of {len(others)} questions.",
+        LABELLED,
+    )
 
 
 def adverse(tables: Mapping[str, pd.DataFrame]) -> str:
@@ -73,7 +88,7 @@ def finding(family, other, few, corpora, elsewhere, runs) -> tuple[str, str, str
     ]
     told = [_learnt(own), verdicts(pd.DataFrame(rows), LR, PLAIN)]
     told += [verdicts(pd.DataFrame(ended), LR, PLAIN)] if ended else []
-    return joined(told), _evidence(family, other, few, elsewhere, own), _caveat(family, corpora)
+    return joined(told), _evidence(family, other, few, elsewhere, own), _caveat(family, corpora, elsewhere)
 
 
 def _learnt(runs):
@@ -126,9 +141,10 @@ def _outside(elsewhere):
     return f"{said}{minus(span) if len(learnt) else ''}."
 
 
-def _caveat(family, corpora):
+def _caveat(family, corpora, elsewhere):
     rows = pd.DataFrame(_asked(family) + _asked(corpora))
     rows = rows.fillna({"corpus": ""}) if "corpus" in rows else rows.assign(corpus="")
     told = "scBERT's weights are chosen on the reported cells where the protocol is the authors', which favours it. "
     told += flagged(rows, lambda row: NAMES[row["reference"]] + (row["corpus"] and f", pre-trained on {row['corpus']}"))
+    told += f"Of the cells of another preparation: {LABELLED[0].lower()}{LABELLED[1:]} " if len(elsewhere) else ""
     return told + "The arm that the paper is about, with a gene embedding and pre-trained, is not among them."

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 
 import pandas as pd
 
+from lib.arms import label
 from lib.evaluate import words
 
 SCORES = {"accuracy": "accuracy", "macro_f1": "macro-F1"}
@@ -35,6 +36,27 @@ def verdicts(rows: pd.DataFrame, first: str, second: str) -> str:
 def points(row: Mapping, who: str = "") -> str:
     """A difference and its interval, with a minus sign: ``+4.2 points, 0.5 to 7.8``; ``who`` as in :func:`words.points`."""
     return words.points(row, "{:+.1f} points, {:.1f} to {:.1f}", who).replace("-", "−")
+
+
+def placed(others: pd.DataFrame) -> str:
+    """Where several arms stand beside *it*, by verdict; sizes of what is shown, of the undecided from where to where.
+
+    Parameters
+    ----------
+    others : DataFrame
+        ``arm``, ``difference`` (the arm minus it), ``low``, ``high``, ``verdict``.
+    """
+    found = []
+    for verdict, said in {"ahead": "ahead of it", "behind": "behind it", "equivalent": "equivalent to it"}.items():
+        rows = others[others["verdict"] == verdict].to_dict("records")
+        if rows:
+            names = listed([f"{label(row['arm'])} ({points(row)})" for row in rows])
+            found.append(f"{said} {'are' if rows[1:] else 'is'} {names}")
+    if len(rest := others[others["verdict"] == "undecided"]):
+        names, low, high = listed(list(rest["arm"].map(label))), rest["difference"].min(), rest["difference"].max()
+        span = f"{100 * low:+.1f} to {100 * high:+.1f} points" if len(rest) > 1 else f"{100 * low:+.1f} points"
+        found.append(f"undecided {'are' if len(rest) > 1 else 'is'} {names} ({minus(span)})")
+    return "; ".join(found)
 
 
 def flagged(rows: pd.DataFrame, names: Callable[[dict], str]) -> str:

@@ -38,10 +38,14 @@ VERDICTS = (
 
 
 def _told(load):
-    """(profile, what its cells are called, finding) of all that is published: notebook 08 is about the full size alone."""
+    """(profile, what its cells are called, finding) of all that is published.
+
+    Of notebook 08 the full size has all, the others what they say of cells from elsewhere.
+    """
     for profile, cells in (CELLS | FULL_SIZE).items():
+        kept = full_size.TABLES if profile in FULL_SIZE else full_size.ELSEWHERE
         for found in findings.findings(load(profile)):
-            if (found.notebook == "08") == (profile in FULL_SIZE):
+            if found.tables == kept or (found.notebook != "08" and profile not in FULL_SIZE):
                 yield profile, cells, found
 
 

@@ -138,7 +138,7 @@ def at_full_size():
 
 def test_at_full_size_it_is_told_how_many_runs_learn(at_full_size):
     """By beginning; and what those that do name right; other protocols and fewer labels are not counted."""
-    [told] = findings.findings(at_full_size)
+    told, outside = findings.findings(at_full_size)
     assert told.claim.startswith(
         "Of the runs of scBERT without a gene embedding 1 of 2 pre-trained on the training cells, 0 of 2 not pre-trained and "
         "1 of 1 pre-trained on some cells stay at a guess; the others name 0.800 to 0.860 of the test cells right, logistic "
@@ -162,6 +162,23 @@ def test_at_full_size_it_is_told_how_many_runs_learn(at_full_size):
     assert said.endswith("by +10.0 points, 1.0 to 20.0 (not adjusted); with all 5 it is undecided.")
     said = "1 of those of scBERT without a gene embedding (without their seeds −0.1 points, −2.0 to 1.8) stopped"
     assert said in told.caveat
+
+
+def test_cells_of_another_preparation_are_told_from_where_logistic_regression_stands(at_full_size):
+    """Which side is ahead is turned with the sign; how the cells were labelled is a caveat, there and at the full size."""
+    rows = [
+        row("ahead", 0.36, 0.28, 0.44, arm="logistic_regression", reference="majority"),
+        row("behind", -0.17, -0.25, -0.08, arm="logistic_regression", reference="nearest_centroid"),
+        row("undecided", 0.07, -0.03, 0.16, arm="logistic_regression", reference="rank_means"),
+    ]
+    [told] = findings.findings({"08_elsewhere.csv": pd.DataFrame(rows)})
+    assert told.claim == (
+        "Asked about 99 cells of another preparation, beside logistic regression ahead of it is Nearest mean cell of a type (+17.0 "
+        "points, 8.0 to 25.0); behind it is Majority class (−36.0 points, −44.0 to −28.0); undecided is Ranks, projected on types' "
+        "means (−7.0 points), in accuracy."
+    )
+    assert "family of 3 questions" in told.evidence and "likeness to the means of sorted types" in told.caveat
+    assert told.caveat[1:] in findings.findings(at_full_size)[0].caveat
 
 
 def test_at_full_size_nothing_is_told_of_what_was_not_run(at_full_size):
