@@ -232,8 +232,9 @@ measures.endings(sum(elsewhere.values(), [])).style.hide()
 # %% [markdown]
 # ## Cells from elsewhere
 #
-# The models trained above, asked about cells that they have nothing to do with: in `standard` 165 of Zheng68K, which were not sorted,
-# 15 of each type by labels that come from their expression; Dendritic is one that the models never met. Look at whether who is ahead
+# The models trained above, asked about cells that they have nothing to do with: in `standard` and `laptop` 165 of Zheng68K, which
+# were not sorted, 15 of each type. Their labels were given by rank correlation with the mean of each sorted type, so that whatever
+# compares with means, as *nearest mean cell*, has an advantage; Dendritic is one that the models never met. Look at whether who is ahead
 # on the test cells is ahead here, how far all fall, and whether logistic regression on scBERT's input (*tokens*) or on detected genes
 # falls as far: if not, the input explains it, not the transformer. *auc*: as in notebook 07. Without such cells there is no table.
 

@@ -46,7 +46,11 @@ def elsewhere(table: pd.DataFrame) -> tuple[str, str, str]:
     others = others.assign(low=-table["high"], high=-table["low"])
     row = others.iloc[0]
     return (
-        joined([f"asked about {int(row['n_cells'])} cells of another preparation, beside {LR} {placed(others)}, in accuracy"]),
+        joined(
+            [
+                f"asked about {int(row['n_cells'])} cells of another preparation, compared with {LR} in accuracy: {placed(others)}"
+            ]
+        ),
         f"{words.runs(row.to_dict())} and as many; one family of {len(others)} questions.",
         LABELLED,
     )
