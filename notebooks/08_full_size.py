@@ -247,7 +247,7 @@ probed = {name: runs.complete(runs.to_be_had(each)) for name, each in probed.ite
 (first, *others), reasons = probed, measures.flagged(sum(groups.values(), []))
 rows = []
 for name in (name for name in others if probed[first] and probed[name]):
-    bad = {run.spec["seed"] for run in groups[name] if run.id in reasons}
+    bad = {(measures.pretraining_of(run), run.spec["seed"]) for run in groups[name] if run.id in reasons}
     row = {"arm": first, "reference": groups[name][0].spec["arm"], "corpus": name.partition(", ")[2], "metric": "accuracy"}
     rows.append(row | calibration.elsewhere_difference(probed[first], probed[name], bad))
 outside = differences.judged(rows) if rows else scarce.iloc[:0].assign(corpus="")

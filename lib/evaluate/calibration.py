@@ -171,25 +171,34 @@ def elsewhere(runs: list) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def elsewhere_difference(first: list, second: list, flagged: Set[int] = frozenset(), resamples: int = 2000) -> dict:
-    """Accuracy on another data set's cells of known types, first − second, of models with the same seeds.
+def elsewhere_difference(first: list, second: list, flagged: Set[tuple] = frozenset(), resamples: int = 2000) -> dict:
+    """Accuracy on another data set's cells of known types, first − second, paired as in :func:`lib.evaluate.differences.pair`.
 
-    As :func:`lib.evaluate.differences.by_luck` gives it, for other such cells, seeds and pre-trainings, with ``n_flagged`` and,
-    beside it, ``difference_ended`` … without the seeds of which a training is ``flagged``, where enough are left.
+    As :func:`lib.evaluate.differences.by_luck` gives it, for other such cells, seeds and pre-trainings, with ``n_flagged``, how
+    many of the second's trainings are ``flagged`` (by the seeds of their pre-training, or None, and their own), and, beside it,
+    ``difference_ended`` … without the seeds of which one is, where enough are left.
     """
-    by_seed = {run.spec["seed"]: run for run in second}
-    pairs = [(run, by_seed[run.spec["seed"]]) for run in first if run.spec["seed"] in by_seed]
+    pairs = [
+        (a, b)
+        for a in first
+        for b in second
+        if _drawn(a)[1] == _drawn(b)[1] and (None in (_drawn(a)[0], _drawn(b)[0]) or _drawn(a) == _drawn(b))
+    ]
     more = np.stack([_right(a) - _right(b) for a, b in pairs], 1)  # (cells, pairs)
     weights = resample(len(more), resamples)
-    begun = [[run.spec["trained"].get("pretraining", {}).get("seed") for run in pair] for pair in pairs]
-    drawn = [(a if b is None else b, run.spec["seed"]) for (a, b), (run, _) in zip(begun, pairs)]
+    drawn = [max(_drawn(a), _drawn(b), key=lambda each: each[0] is not None) for a, b in pairs]
     found = differences.by_luck(weights @ more / weights.sum(1, keepdims=True), drawn, len(more))
-    kept = [run for run in first if run.spec["seed"] not in flagged]
-    found["n_flagged"] = len(flagged & by_seed.keys())
-    if found["n_flagged"] and len(pairs) - found["n_flagged"] >= LEAST:
-        ended = elsewhere_difference(kept, second, resamples=resamples)
+    found["n_flagged"] = len(flagged & set(map(_drawn, second)))
+    bad = {seed for _, seed in flagged}
+    if found["n_flagged"] and found["n_seeds"] - len(bad & {seed for _, seed in drawn}) >= LEAST:
+        ended = elsewhere_difference([run for run in first if run.spec["seed"] not in bad], second, resamples=resamples)
         found |= {f"{name}_ended": ended[name] for name in ("difference", "low", "high")}
     return found
+
+
+def _drawn(run):
+    """What was left to chance in the training of a classifier that was asked: its pre-training, if it has one, and its seed."""
+    return run.spec["trained"].get("pretraining", {}).get("seed"), run.spec["seed"]
 
 
 def _right(run):

@@ -45,13 +45,10 @@ def elsewhere(table: pd.DataFrame) -> tuple[str, str, str]:
     others = table.assign(arm=table["reference"], verdict=turned, difference=-table["difference"])
     others = others.assign(low=-table["high"], high=-table["low"])
     row = others.iloc[0]
+    asked = f"asked about {int(row['n_cells'])} cells of another preparation, compared with {LR} in accuracy"
     return (
-        joined(
-            [
-                f"asked about {int(row['n_cells'])} cells of another preparation, compared with {LR} in accuracy: {placed(others)}"
-            ]
-        ),
-        f"{words.runs(row.to_dict())} and as many; one family of {len(others)} questions.",
+        joined([f"{asked}: {placed(others)}"]),
+        f"{int(row['n_seeds'])} seeds of each; one family of {len(others)} questions.",
         LABELLED,
     )
 

@@ -188,6 +188,30 @@ def test_cells_from_elsewhere_by_hand():
     assert calibration.elsewhere([one])["auc"].tolist() == [1]  # a single known cell, doubted less than all others
 
 
+def asked(arm, seed, predicted, before=None):
+    """What a classifier of two types says of four cells; ``before``: the seed of its pre-training."""
+    one = run(arm, [0, 0, 1, 1], predicted, seed, classes=["A", "B"], sure=[0.9] * 4)
+    one.predictions["label_names"] = np.array(["A", "B"])
+    one.spec["trained"] = {} if before is None else {"pretraining": {"seed": before}}
+    return one
+
+
+def test_elsewhere_every_pre_training_counts():
+    """A run that knows nothing of pre-trainings stands beside each of them; a flagged run takes its seed's runs with it."""
+    linear = [asked("logistic_regression", seed, [0, 0, 1, 1]) for seed in range(4)]
+    names = {(before, seed): [0, 0, 1, 0] if before else [0, 0, 1, 1] for before in (0, 1) for seed in range(4)}
+    names[1, 3] = [1, 1, 0, 0]
+    scbert = [asked("full", seed, predicted, before) for (before, seed), predicted in names.items()]
+    found = calibration.elsewhere_difference(linear, scbert, {(1, 3)})
+    assert found["difference"] == pytest.approx((3 * 0.25 + 1) / 8) and found["crossed"]
+    assert (found["n_seeds"], found["n_pretrainings"], found["n_flagged"]) == (4, 2, 1)
+    assert found["difference_ended"] == pytest.approx(0.25 / 2)
+    turned = calibration.elsewhere_difference(scbert, linear)
+    assert turned["difference"] == pytest.approx(-found["difference"]) and turned["n_pretrainings"] == 2
+    both = calibration.elsewhere_difference(scbert, scbert)
+    assert both["difference"] == 0 and (both["n_seeds"], both["n_pretrainings"]) == (4, 2)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["paper", "clean"])
 def test_a_type_left_out_is_nowhere_learnt_from_and_wholly_tested(smoke, protocol):
@@ -250,5 +274,5 @@ def test_true_zheng68k_cells_are_named_by_models_of_other_cells(smoke, shared):
     assert found["difference"] == pytest.approx(means[0] - means[1]) and found["low"] < found["difference"] < found["high"]
     assert found["n_cells"] == row["cells"] and found["n_seeds"] == 2 and found["n_pretrainings"] == 1
     assert calibration.elsewhere_difference(first, first)["difference"] == 0 == found["n_flagged"]
-    flagged = calibration.elsewhere_difference(first, second, {0})
+    flagged = calibration.elsewhere_difference(first, second, {(second[0].spec["trained"]["pretraining"]["seed"], 0)})
     assert flagged["n_flagged"] == 1 and "difference_ended" not in flagged, "of a single seed nothing is said"

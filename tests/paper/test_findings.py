@@ -173,9 +173,9 @@ def test_cells_of_another_preparation_are_told_from_where_logistic_regression_st
     ]
     [told] = findings.findings({"08_elsewhere.csv": pd.DataFrame(rows)})
     assert told.claim == (
-        "Asked about 99 cells of another preparation, compared with logistic regression in accuracy: ahead of it is Nearest mean "
-        "cell of a type (+17.0 points, 8.0 to 25.0); behind it is Majority class (−36.0 points, −44.0 to −28.0); undecided is "
-        "Ranks, projected on types' means (−7.0 points)."
+        "Asked about 99 cells of another preparation, compared with logistic regression in accuracy: ahead of it is "
+        "Nearest mean cell of a type (+17.0 points, 8.0 to 25.0); behind it is Majority class (−36.0 points, −44.0 to −28.0); "
+        "undecided is Ranks, projected on types' means (−7.0 points)."
     )
     assert "family of 3 questions" in told.evidence and "likeness to the means of sorted types" in told.caveat
     assert told.caveat[1:] in findings.findings(at_full_size)[0].caveat
