@@ -65,8 +65,8 @@ def adverse(tables: Mapping[str, pd.DataFrame]) -> str:
     found = points({name: -row[of] for name, of in size.items()})
     n, learnt = int(row["n_seeds"]), int(row["n_seeds"] - row["n_flagged"])
     return (
-        f"For scBERT speaks: of {int(row['n_cells'])} cells of another preparation the {learnt} of {n} runs of "
-        f"{NAMES[row['reference']]} that learn name more right than {LR}, by {found} (not adjusted); with all {n} it is "
+        f"For scBERT speaks: of {int(row['n_cells'])} cells of another preparation (labelled by likeness to types' means) the "
+        f"{learnt} of {n} runs of {NAMES[row['reference']]} that learn name more right than {LR}, by {found} (not adjusted); with all {n} it is "
         f"{row['verdict']}."
     )
 
