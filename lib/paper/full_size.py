@@ -66,8 +66,8 @@ def adverse(tables: Mapping[str, pd.DataFrame]) -> str:
     n, learnt = int(row["n_seeds"]), int(row["n_seeds"] - row["n_flagged"])
     return (
         f"For scBERT speaks: of {int(row['n_cells'])} cells of another preparation (labelled by likeness to types' means) the "
-        f"{learnt} of {n} runs of {NAMES[row['reference']]} that learn name more right than {LR}, by {found} (not adjusted); with all {n} it is "
-        f"{row['verdict']}."
+        f"{learnt} of {n} runs of {NAMES[row['reference']]} that learn name more right than {LR}, by {found} (not adjusted); "
+        f"with all {n} it is {row['verdict']}."
     )
 
 
