@@ -124,6 +124,11 @@ def _evidence(family, other, few, elsewhere, own):
         f"{points(row)} ({words.runs(row)}): these are fewer steps in proportion, and had not ended."
         for row in _asked(few[few["protocol"] == "paper"])
     ]
+    told += [
+        f"There scBERT with a gene embedding − without one, both not pre-trained, is {points(row)} ({words.runs(row)}, "
+        f"{row['verdict']})."
+        for row in few[(few["arm"] == "no_pretraining") & (few["metric"] == "accuracy")].to_dict("records")
+    ]
     if len(elsewhere):
         told.append(_outside(elsewhere.fillna({"corpus": ""})))
     return " ".join(told)

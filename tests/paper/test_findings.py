@@ -116,6 +116,7 @@ def at_full_size():
     family += [row("behind", -0.1, -0.2, -0.05, arm="no_gene2vec", reference="no_gene2vec_no_pretraining")]
     few = [row("ahead", **BARE, protocol="paper"), row("undecided", **BARE, protocol="clean")]
     few += [row("ahead", **BARE | {"arm": "logistic_regression_four_fifths"}, protocol="clean")]
+    few += [row("equivalent", -0.002, -0.02, 0.018, **BARE | {"arm": "no_pretraining"}, protocol="paper", crossed=True)]
     outside = [row("ahead", **ARMS, corpus=""), row("undecided", **ARMS, corpus="some cells", n_flagged=2)]
     outside += [
         row("undecided", value, arm="logistic_regression", reference=f"control {value}", corpus="") for value in (-0.05, 0.02)
@@ -149,6 +150,8 @@ def test_at_full_size_it_is_told_how_many_runs_learn(at_full_size):
     )
     assert f"{said}with 10 % of the labels" in told.claim, "runs that have ended are a finding"
     assert "from the same four fifths, logistic regression − it is +4.0 points, 1.0 to 7.0 (ahead)" in told.evidence
+    said = "There scBERT with a gene embedding − without one, both not pre-trained, is −0.2 points, −2.0 to 1.8 (5 seeds"
+    assert said in told.evidence
     assert "had not ended" in told.evidence and "after the authors' ten epochs" not in told.claim, "runs of few steps are none"
     assert "5 seeds, each on one of 3 pre-trainings) scBERT without a gene embedding is behind" in told.evidence
     said = "logistic regression − scBERT without a gene embedding is +4.0 points, 1.0 to 7.0 (ahead) and scBERT without a gene"
