@@ -119,11 +119,12 @@ def _evidence(family, other, few, elsewhere, own):
         f"({row['verdict']})."
         for row in same.to_dict("records")
     ]
-    told += [
-        f"With {percent(row['fraction'])} of the labels, after the authors' ten epochs, {LR} − {NAMES[row['reference']]} is "
-        f"{points(row)} ({words.runs(row)}): these are fewer steps in proportion, and had not ended."
-        for row in _asked(few[few["protocol"] == "paper"])
-    ]
+    if rows := _asked(few[few["protocol"] == "paper"]):
+        each = listed([f"{NAMES[row['reference']]} is {points(row)} ({words.runs(row)})" for row in rows])
+        told.append(
+            f"With {percent(rows[0]['fraction'])} of the labels, after the authors' ten epochs, {LR} − {each}: these are fewer steps "
+            "in proportion, and had not ended."
+        )
     told += [
         f"There scBERT with a gene embedding − without one, both not pre-trained, is {points(row)} ({words.runs(row)}, "
         f"{row['verdict']})."
