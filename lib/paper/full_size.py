@@ -121,10 +121,8 @@ def _evidence(family, other, few, elsewhere, own):
     ]
     if rows := _asked(few[few["protocol"] == "paper"]):
         each = listed([f"{NAMES[row['reference']]} is {points(row)} ({words.runs(row)})" for row in rows])
-        told.append(
-            f"With {percent(rows[0]['fraction'])} of the labels, after the authors' ten epochs, {LR} − {each}: these are fewer steps "
-            "in proportion, and had not ended."
-        )
+        at = f"With {percent(rows[0]['fraction'])} of the labels, after the authors' ten epochs"
+        told.append(f"{at}, {LR} − {each}: these are fewer steps in proportion, and had not ended.")
     told += [
         f"There scBERT with a gene embedding − without one, both not pre-trained, is {points(row)} ({words.runs(row)}, "
         f"{row['verdict']})."
