@@ -153,7 +153,8 @@ for found in family.query("metric == 'accuracy'").to_dict("records"):
     rows.append(row | {name: theirs[key] for name, key in names.items() if theirs})
 answer = pd.DataFrame(rows)
 answer.to_csv(plots.folder(chosen) / "02_difference.csv", index=False, float_format="%.6g")
-answer.set_index("fraction").mul(100).round(1).rename_axis("fraction (differences in points)")
+shown = answer.assign(fraction=answer["fraction"].map(plots.percent)).set_index("fraction").mul(100)
+shown.rename_axis("labels (differences in points)").style.format(precision=1, na_rep="–")
 
 # %% [markdown]
 # These fractions and both scores are one family of questions: the more are asked, the likelier one of them has p < 0.05
