@@ -168,9 +168,8 @@ shown.rename_axis("labels (differences in points)").style.format(precision=1, na
 # %% tags=["answer", "table"]
 same = scorecard.same_labels(done)  # without a row under the authors' protocol, where both learn from the same labels already
 same.to_csv(plots.folder(chosen) / "02_same_labels.csv", index=False, float_format="%.6g")
-told = {"logistic regression": family} | ({} if same.empty else {"logistic regression on the same four fifths": same})
-display(*(words.show_family(each, plots.label) for each in told.values()))
-Markdown("\n".join(f"- {words.by_fraction(each, name, 'scBERT')}" for name, each in told.items()))
+display(*(words.show_family(each, plots.label) for each in (family, same) if not each.empty))
+Markdown(words.by_fraction(family, "logistic regression", "scBERT", same))
 
 # %% [markdown]
 # ## Where these numbers come from

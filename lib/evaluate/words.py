@@ -230,14 +230,28 @@ def summary(name: str, table: pd.DataFrame) -> str:
     return f"- {name}: differences from {low:+.1f} to {high:+.1f} points; of {len(table)} questions {said}."
 
 
-def by_fraction(table: pd.DataFrame, first: str, second: str) -> str:
-    """The family of few labels in a sentence: at which fractions, and by which score, the first is what."""
+def by_fraction(table: pd.DataFrame, first: str, second: str, same: pd.DataFrame | None = None) -> str:
+    """The family of few labels in a sentence: at which fractions, and by which score, the first is what.
+
+    ``same``: the same questions where both learn from the same four fifths of the labels, if they were asked.
+    """
+    told = [_by_verdict(table)]
+    if same is not None and not same.empty:
+        told.append(f"both from the same four fifths of them: {_by_verdict(same)}")
+    none = "" if "behind" in " ".join(told) else f" **At no fraction is {second} shown to be ahead of {first}.**"
+    return f"By shares of the labels, {first} against {second}: {'; '.join(told)}.{none}"
+
+
+def _by_verdict(table):
+    """What is said with which fractions, and by which scores."""
     at = {}
     for row in table.to_dict("records"):
-        at.setdefault(row["verdict"], []).append(f"{row['fraction']:.0%} ({_score(row['metric'])})")
-    said = "; ".join(f"{word} with {', '.join(at[word])}" for word in SAID if word in at)
-    none = "" if "behind" in at else f" **At no fraction is {second} shown to be ahead of {first}.**"
-    return f"By shares of the labels, {first} against {second}: {said}.{none}"
+        at.setdefault(row["verdict"], {}).setdefault(f"{row['fraction']:.0%}", []).append(_score(row["metric"]))
+    return "; ".join(
+        f"{word} with {', '.join(share + ' (' + ', '.join(scores) + ')' for share, scores in at[word].items())}"
+        for word in SAID
+        if word in at
+    )
 
 
 def _score(metric):

@@ -214,6 +214,18 @@ def test_few_labels_in_a_sentence():
         "By shares of the labels, A against B: ahead with 25% (accuracy); behind with 10% (accuracy); equivalent with 10% "
         "(macro-F1)."
     )
+    both = words.by_fraction(FAMILY, "A", "B", turned)
+    assert both.startswith(
+        "By shares of the labels, A against B: ahead with 10% (accuracy), 25% (accuracy); undecided with 10% ("
+    )
+    assert both.endswith(
+        "; both from the same four fifths of them: ahead with 25% (accuracy); behind with 10% (accuracy); equivalent with 10% "
+        "(macro-F1)."
+    ), "there B is ahead, so that nothing is said of none"
+    alike = words.by_fraction(FAMILY.assign(verdict="ahead"), "A", "B", FAMILY.iloc[:0])
+    assert alike.startswith(
+        "By shares of the labels, A against B: ahead with 10% (accuracy, macro-F1), 25% (accuracy). **At no"
+    )
 
 
 def test_a_family_as_a_table():
