@@ -294,8 +294,7 @@ Markdown("\n".join(f"- {sentence}" for sentence in sentences))
 # ## What was not run
 #
 # Of scBERT's twelve arms, those without a gene embedding whose last block alone is trained are above, and with a gene embedding what
-# was not pre-trained, on few labels. The others are missing here at this size, and so are pre-trainings on the authors' Panglao and on
-# some 3,000 other cells (between the training cells and all 11,562):
+# was not pre-trained, on few labels. The others are missing here at this size, and so is pre-training on the authors' Panglao:
 
 # %%
 missing = [name for name in FACTORIAL if name not in {run.spec["arm"] for run in sum(few.values(), done)}]
