@@ -100,7 +100,7 @@ def _learnt(runs):
         failed.append(f"{(each['flagged'] != '').sum()} of {len(each)} {begun}")
         kept.append(each.loc[each["flagged"] == "", "value"])
     better, linear = pd.concat(kept), runs.loc[runs["arm"] == "logistic_regression", "value"]
-    others = f"the others name {better.min():.3f} to {better.max():.3f} of the test cells right"
+    others = f"the others name {better.min():.3f} to {better.max():.3f} (median {better.median():.3f}) of the test cells right"
     others = others if len(better) else "none learns"
     return f"of the runs of {PLAIN} {listed(failed)} stay at a guess; {others}, {LR} {linear.min():.3f} to {linear.max():.3f}"
 

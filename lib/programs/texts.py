@@ -55,7 +55,7 @@ def finding(number: str) -> Callable[[Load], str]:
     def make(load):
         told = [
             f"**What we find** in {cells} (`figures/{profile}`): {found.claim} {found.caveat}"
-            for profile, cells, found in _told(load)
+            for profile, cells, found in sorted(_told(load), key=lambda each: each[0] not in FULL_SIZE)
             if found.notebook == number
         ]
         return "\n\n".join(_wrapped(text) for text in told) + "\n"
