@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import warnings
 
 import numpy as np
@@ -218,5 +219,9 @@ def holm(p) -> np.ndarray:
     p = np.asarray(p, float)
     known, adjusted = np.isfinite(p), np.full(p.shape, np.nan)
     if known.any():
-        adjusted[known] = multipletests(p[known], method="holm")[1]
+        gc.freeze()  # multipletests collects garbage, which takes half a second among the objects of torch and scanpy
+        try:
+            adjusted[known] = multipletests(p[known], method="holm")[1]
+        finally:
+            gc.unfreeze()
     return adjusted

@@ -318,6 +318,7 @@ def opened(case, which, cases, real, path):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("case", READ)
+@pytest.mark.slow
 def test_a_made_file_gives_the_same_cells(case, real, tmp_path):
     """The tokens are those of the clean counts, whatever the file looks like, and the report says what was done."""
     path = opened(READ[case], "made", None, real, tmp_path / MADE)

@@ -117,6 +117,7 @@ def test_random_is_drawn_by_share(split):
     assert np.allclose(drawn[0].mean(0), share, atol=0.015) and not np.array_equal(*drawn)
 
 
+@pytest.mark.slow
 def test_labels_of_test_cells_reach_no_weight(split):
     """Class weights, and all else in training, come from the training cells: other test labels, the same answers."""
     import torch

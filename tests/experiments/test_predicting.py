@@ -48,6 +48,7 @@ def stored(profile, done):
 
 
 @pytest.mark.parametrize("arm", ["full", "logistic_regression"])
+@pytest.mark.slow
 def test_test_cells_get_the_probabilities_of_the_run(tmp_path, done, whole, stored, arm):
     """And the file's own entries stay as they were."""
     found = named(tmp_path, whole, done[arm])
@@ -81,6 +82,7 @@ def test_logarithms_are_named_as_their_counts(tmp_path, done, whole, base):
     assert np.abs(here.obsm["scbert_probabilities"] - there.obsm["scbert_probabilities"]).max() < 1e-4
 
 
+@pytest.mark.slow
 def test_missing_genes_and_empty_cells_are_said(tmp_path, done, whole):
     some, said = whole[:, 50:].copy(), []
     some.X = sp.csr_matrix(some.X.multiply((np.arange(some.n_obs) != 3)[:, None]), dtype=np.float32)

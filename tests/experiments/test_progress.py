@@ -71,6 +71,7 @@ def test_a_failure_leaves_the_settings_as_they_were(monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("Runs: 1 of 3 computed in")
 
 
+@pytest.mark.slow
 def test_a_bar_of_text(monkeypatch, capfd):
     """It moves while nothing finishes, and is gone at the end."""
     monkeypatch.setenv("SCBERT_PROGRESS", "bar")
@@ -83,6 +84,7 @@ def test_a_bar_of_text(monkeypatch, capfd):
     assert progress.without(errors + "\r" + output) == ""
 
 
+@pytest.mark.slow
 def test_a_place_that_waits_for_a_pre_training_does_no_work(monkeypatch, capfd):
     """Two places, one pre-training of 1.2 s, then two runs that begin with it: these are still to come, not overdue."""
     monkeypatch.setenv("SCBERT_PROGRESS", "log")

@@ -359,6 +359,7 @@ def test_labels_that_mean_none(case, raw, cache):
 
 
 @pytest.mark.parametrize("minutes", [0.01, 1, 1e6])
+@pytest.mark.slow
 def test_many_even_types_and_few_minutes(case, minutes):
     """Ten cells of each of sixty types, whatever the minutes; how many minutes that takes is said with the file's numbers."""
     chosen = yours.load("quick", case("31a"), minutes=minutes)

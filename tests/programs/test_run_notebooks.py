@@ -142,6 +142,7 @@ def test_own_cells_that_serve_are_let_through(mine, monkeypatch):
     assert [given["data"] for given in ran] == [str(mine / "my_cells.h5ad"), str(mine / "expression.csv")]
 
 
+@pytest.mark.slow
 def test_a_refusal_in_a_notebook_is_a_paragraph(place):
     """Another error comes with its cell."""
     book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("")])

@@ -128,6 +128,7 @@ def test_gene_embedding_may_be_given_beside_the_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize("prefix", ["", "module."], ids=["plain", "module."])
+@pytest.mark.slow
 def test_classification_checkpoint(tmp_path, prefix):
     """A fine-tuned scBERT checkpoint loads with its sizes, and gives the logits its head's formula gives."""
     theirs, tokens = performer_lm(), tokens_of()

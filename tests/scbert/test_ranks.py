@@ -68,6 +68,7 @@ def assert_close(a, b):
 
 @pytest.mark.parametrize("kind", ["pretrain", "plateau", "finetune"])
 @pytest.mark.parametrize("at_once", ["1", "3"])
+@pytest.mark.slow
 def test_a_batch_in_parts_is_the_batch(kind, at_once, monkeypatch):
     """Gradients accumulated over parts are those of the whole: cells with more targets, or of rarer types, count for more."""
     whole = train(kind)
