@@ -215,7 +215,7 @@ families = []
 for protocol, each in zip(few, compared):
     there, at = {run.spec["arm"] for run in each}, {"fraction": each[0].spec["fraction"]}
     asked = [(arms[0], arms[2]), (arms[0], "no_pretraining"), ("no_pretraining", arms[2])]
-    asked += [("logistic_regression_four_fifths", arms[2])]  # both from the labels that scBERT keeps none of to end by
+    asked += [("logistic_regression_four_fifths", arms[2])]  # both from the labels that scBERT learns from
     asked = [(*two, metric, at) for two in asked for metric in differences.METRICS if there >= set(two)]
     families.append(differences.family(asked, each).assign(protocol=protocol))
 scarce = pd.concat(families)
@@ -259,7 +259,7 @@ probed = {name: runs.complete(runs.to_be_had(each)) for name, each in probed.ite
 (first, *others), reasons = probed, measures.flagged(sum(groups.values(), []))
 rows = []
 for name in (name for name in others if probed[first] and probed[name]):
-    bad = {(measures.pretraining_of(run), run.spec["seed"]) for run in groups[name] if run.id in reasons}
+    bad = {differences.drawn(run) for run in groups[name] if run.id in reasons}
     row = {"arm": first, "reference": groups[name][0].spec["arm"], "corpus": name.partition(", ")[2], "metric": "accuracy"}
     rows.append(row | calibration.elsewhere_difference(probed[first], probed[name], bad))
 outside = differences.judged(rows) if rows else scarce.iloc[:0].assign(corpus="")

@@ -178,27 +178,17 @@ def elsewhere_difference(first: list, second: list, flagged: Set[tuple] = frozen
     many of the second's trainings are ``flagged`` (by the seeds of their pre-training, or None, and their own), and, beside it,
     ``difference_ended`` … without the seeds of which one is, where enough are left.
     """
-    pairs = [
-        (a, b)
-        for a in first
-        for b in second
-        if _drawn(a)[1] == _drawn(b)[1] and (None in (_drawn(a)[0], _drawn(b)[0]) or _drawn(a) == _drawn(b))
-    ]
+    pairs = differences.matched(first, second)
     more = np.stack([_right(a) - _right(b) for a, b in pairs], 1)  # (cells, pairs)
     weights = resample(len(more), resamples)
-    drawn = [max(_drawn(a), _drawn(b), key=lambda each: each[0] is not None) for a, b in pairs]
+    drawn = [differences.drawn(*two) for two in pairs]
     found = differences.by_luck(weights @ more / weights.sum(1, keepdims=True), drawn, len(more))
-    found["n_flagged"] = len(flagged & set(map(_drawn, second)))
+    found["n_flagged"] = len(flagged & set(map(differences.drawn, second)))
     bad = {seed for _, seed in flagged}
     if found["n_flagged"] and found["n_seeds"] - len(bad & {seed for _, seed in drawn}) >= LEAST:
         ended = elsewhere_difference([run for run in first if run.spec["seed"] not in bad], second, resamples=resamples)
         found |= {f"{name}_ended": ended[name] for name in ("difference", "low", "high")}
     return found
-
-
-def _drawn(run):
-    """What was left to chance in the training of a classifier that was asked: its pre-training, if it has one, and its seed."""
-    return run.spec["trained"].get("pretraining", {}).get("seed"), run.spec["seed"]
 
 
 def _right(run):

@@ -28,19 +28,27 @@ def pair(runs: list, first: str, second: str, **where) -> tuple[list, list]:
         Entries of the specification that the runs must have, such as ``fraction=0.1``.
     """
     asked = [run for run in runs if all(run.spec.get(key) == value for key, value in where.items())]
-    found = [{_drawn(run): run for run in asked if run.spec["arm"] == arm} for arm in (first, second)]
-    pairs = []
-    for (before, seed), run in found[0].items():
-        others = [key for key in found[1] if key[1] == seed and (None in (before, key[0]) or before == key[0])]
-        pairs += [(run, found[1][key]) for key in others]
+    pairs = matched(*([run for run in asked if run.spec["arm"] == arm] for arm in (first, second)))
     if not pairs:
         raise DataError(f"No run of {first} has the seed of a run of {second}{f' with {where}' if where else ''}.")
     return [one for one, _ in pairs], [other for _, other in pairs]
 
 
-def _drawn(run):
-    """What was left to chance in a run: its pre-training, if it has one, and its seed."""
-    return measures.pretraining_of(run), run.spec["seed"]
+def matched(first: list, second: list) -> list[tuple]:
+    """Runs of one arm beside those of another, as :func:`pair` says, for runs of any task: (one, other), …"""
+    one, other = ({drawn(run): run for run in runs} for runs in (first, second))
+    return [
+        (run, other[key])
+        for (before, seed), run in one.items()
+        for key in other
+        if key[1] == seed and (None in (before, key[0]) or before == key[0])
+    ]
+
+
+def drawn(run, beside=None) -> tuple:
+    """What was left to chance in a run, or in a pair: its pre-training (None where neither has one), and its seed."""
+    before = measures.pretraining_of(run)
+    return measures.pretraining_of(beside) if beside is not None and before is None else before, run.spec["seed"]
 
 
 def over_splits(runs: list, first: str, second: str, metric: str = "accuracy") -> dict:
@@ -148,17 +156,13 @@ def paired_difference(first: list, second: list, metric="accuracy", resamples=20
     cells covers that too: it is counted twice, which makes intervals a few hundredths wider. Taking it out again was tried,
     and left them too narrow with three seeds (coverage 0.92). How often they cover: :mod:`lib.programs.coverage`.
     """
-    drawn = []
     for a, b in zip(first, second, strict=True):
-        one, other = _drawn(a), _drawn(b)
-        unlike = None not in (one[0], other[0]) and one[0] != other[0]
-        if one[1] != other[1] or unlike or not np.array_equal(a.predictions["test"], b.predictions["test"]):
+        if not matched([a], [b]) or not np.array_equal(a.predictions["test"], b.predictions["test"]):
             raise ValueError(f"Runs {a.id} and {b.id} are not paired: they differ in seed or test cells.")
-        drawn.append((other[0] if one[0] is None else one[0], one[1]))
     labels = first[0].predictions["labels"]
     cells = resample(len(labels), resamples, seed, None if metric == "accuracy" else labels)
     each = _scores(first, cells, metric) - _scores(second, cells, metric)
-    return by_luck(each, drawn, _counted(first[0], metric), margin)
+    return by_luck(each, list(map(drawn, first, second)), _counted(first[0], metric), margin)
 
 
 def _counted(run, metric):

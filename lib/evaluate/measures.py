@@ -28,8 +28,8 @@ MIXES = {"zheng68k": ZHENG68K}  # how many cells of each type there are elsewher
 
 
 def pretraining_of(run) -> int | None:
-    """The seed of the pre-training that a run begins from, or None."""
-    return run.spec.get("pretraining", {}).get("seed")
+    """The seed of the pre-training that a run, or the classifier that it asks, begins from; or None."""
+    return run.spec.get("trained", run.spec).get("pretraining", {}).get("seed")
 
 
 def mix_weights(labels, classes, mix: dict = ZHENG68K) -> np.ndarray:
